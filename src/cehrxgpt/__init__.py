@@ -1,0 +1,30 @@
+"""CEHR-XGPT: a foundation model of patients' health records that a hospital trains on its own data.
+
+    import cehrxgpt as cx
+    events = cx.read_omop("cdm/", out="events/")
+    ...
+
+The names below are loaded on first use, so that `import cehrxgpt` stays instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> module that holds it
+_PUBLIC: dict[str, str] = {}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'cehrxgpt' has no attribute '{name}'; it offers {', '.join(sorted(__all__))}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,97 @@
+"""Outputs that are there whole or not at all.
+
+Everything is written beside its destination and renamed into place, so that a crash, a full disk or `kill -9` never leaves half
+a result under the final name. What a killed run leaves is a sibling named `.<name>.partial-<pid>`; the next run removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cehrxgpt.errors import OutputExistsError, StorageError
+
+
+def refuse_existing(out: Path, *, force: bool) -> None:
+    """Raise `OutputExistsError` if `out` is there and `force` is not given."""
+    if out.exists() and not force:
+        raise OutputExistsError(f"{out} exists already; give --force to replace it, or another --out")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists() or path.is_symlink():
+        path.unlink()
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _partial_beside(out: Path) -> Path:
+    """A fresh path beside `out`; leftovers of processes that are gone are removed."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(f"cannot make the folder {out.parent}: {error.strerror}") from error
+    for old in out.parent.glob(f".{out.name}.partial-*"):
+        if not _alive(old.name.rsplit("-", 1)[-1]) or old.name.endswith(f"-{os.getpid()}"):
+            _remove(old)
+    return out.parent / f".{out.name}.partial-{os.getpid()}"
+
+
+def _replace(partial: Path, out: Path) -> None:
+    if out.is_dir() and not out.is_symlink():
+        # A non-empty folder cannot be replaced by one rename: move the old one aside first, drop it last.
+        old = out.parent / f".{out.name}.old-{os.getpid()}"
+        _remove(old)
+        os.rename(out, old)
+        os.rename(partial, out)
+        _remove(old)
+    else:
+        os.replace(partial, out)
+
+
+@contextmanager
+def atomic_path(out: str | Path, *, force: bool = False, folder: bool = False) -> Iterator[Path]:
+    """Yield a path to write to; rename it to `out` when the block ends well, remove it when it does not.
+
+    Args:
+        out: the final file or folder; its parents are made.
+        force: replace what is there; otherwise an existing `out` raises `OutputExistsError` before anything is written.
+        folder: make the yielded path a folder.
+
+    Raises:
+        OutputExistsError: `out` exists and `force` is false.
+        StorageError: the machine failed (disk full, read-only, ...); nothing is left behind.
+    """
+    out = Path(out)
+    refuse_existing(out, force=force)
+    partial = _partial_beside(out)
+    try:
+        if folder:
+            partial.mkdir()
+        yield partial
+        _replace(partial, out)
+    except OSError as error:
+        raise StorageError(f"could not write {out}: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        _remove(partial)
+
+
+def write_json(out: str | Path, value: Any, *, force: bool = True) -> None:
+    """Write `value` as indented JSON, atomically. Keys keep their order; NaN and infinity are refused."""
+    with atomic_path(out, force=force) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,187 @@
+"""Strict YAML to frozen dataclasses and back, and fingerprints of what was resolved.
+
+A recipe is YAML; each stage's settings are one frozen, keyword-only dataclass that checks itself in `__post_init__`. Unknown keys,
+wrong types and duplicate keys are errors that name the file, the key and the valid choices: a typo fails at once and nothing is
+silently ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from cehrxgpt.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys."""
+
+
+def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=deep)
+        if key in seen:
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' stands twice")
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: no such file, not YAML, duplicate keys, or not a mapping; the message has the file and the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML text file") from error
+    return parse_yaml(text, where=str(path))
+
+
+def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
+    """Parse YAML text into a mapping; `where` names it in messages."""
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark is not None else ""
+        raise ConfigError(f"{where}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected a mapping of keys to values at the top, found {type(value).__name__}")
+    return value
+
+
+def _describe(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(repr(choice) for choice in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " | ".join(_describe(option) for option in get_args(annotation))
+    if annotation is type(None):
+        return "null"
+    return str(annotation) if origin is not None else getattr(annotation, "__name__", str(annotation))
+
+
+def _convert(value: Any, annotation: Any, where: str) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in arguments:
+            if option is type(None):
+                continue
+            try:
+                return _convert(value, option, where)
+            except ConfigError:
+                if len([choice for choice in arguments if choice is not type(None)]) == 1:
+                    raise
+        raise ConfigError(f"{where}: expected {_describe(annotation)}, found {value!r}")
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where}: expected {_describe(annotation)}, found {value!r}")
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if isinstance(value, annotation):
+            return value
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a mapping, found {type(value).__name__}")
+        return from_dict(annotation, value, where=where)
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, found {type(value).__name__}")
+        if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+            if len(value) != len(arguments):
+                raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")
+            return tuple(_convert(item, kind, f"{where}[{index}]") for index, (item, kind) in enumerate(zip(value, arguments, strict=True)))
+        kind = arguments[0] if arguments else Any
+        return origin(_convert(item, kind, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a mapping, found {type(value).__name__}")
+        return {_convert(key, arguments[0], f"{where} key"): _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if annotation is float and isinstance(value, str):
+        # YAML 1.1 reads "2e-4" as text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if annotation is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(annotation, type) and isinstance(value, annotation) and not (annotation in (int, float) and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: expected {_describe(annotation)}, found {value!r}")
+
+
+def from_dict(cls: type[T], values: dict[str, Any], *, where: str) -> T:
+    """Build the dataclass `cls` from a mapping, strictly.
+
+    Raises:
+        ConfigError: an unknown key (the closest valid one is suggested), a missing required key, a value of the wrong type, or
+            one that `__post_init__` refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"valid keys: {', '.join(sorted(fields))}"
+            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"{where}: key '{name}' is required ({_describe(hints[name])})")
+    converted = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**converted)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def read_config(cls: type[T], path: str | Path) -> T:
+    """`from_dict` on a YAML file."""
+    return from_dict(cls, read_yaml(path), where=str(path))
+
+
+def to_dict(config: Any) -> Any:
+    """A dataclass (nested) as plain JSON types."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hex digits that change when any setting does (SHA-256 of canonical JSON)."""
+    text = json.dumps(to_dict(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,52 @@
+"""The errors a user can meet, as one small tree.
+
+Every message says what was wrong, where, and what would be right, in one line. The command line prints the message without a
+traceback and exits with the class's `exit_status`: 2 where the input or the arguments are at fault, 1 where we or the machine are.
+Messages may name files, columns, codes and subject ids; they never quote a patient's values.
+"""
+
+from __future__ import annotations
+
+
+class CehrxgptError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_status = 1
+
+
+class InputError(CehrxgptError):
+    """The input or the arguments cannot be used as they are; the message says what would be right."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """A recipe, task or option has an unknown key, a wrong type or a value out of range."""
+
+
+class SchemaError(InputError):
+    """A table lacks a column, has a column of the wrong type, or breaks an invariant of its schema."""
+
+
+class SourceError(InputError):
+    """A source folder, file or database cannot be read as what it was taken for."""
+
+
+class TaskError(InputError):
+    """A task is malformed, or its concepts are absent from the data."""
+
+
+class MismatchError(InputError):
+    """Two artefacts do not belong together: a model and a token store, labels and events, predictions and labels."""
+
+
+class OutputExistsError(InputError):
+    """The output is there already and `--force` was not given."""
+
+
+class StorageError(CehrxgptError):
+    """The machine failed us while reading or writing (disk full, device error); nothing half-written was left behind."""
+
+
+class TrainingError(CehrxgptError):
+    """Training cannot go on: too many non-finite losses, or no usable checkpoint."""

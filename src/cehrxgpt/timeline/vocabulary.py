@@ -1,0 +1,146 @@
+"""The vocabulary: one row per token, kept as columns, saved as Parquet beside the model.
+
+NumPy and Arrow only. Fitting one from events is `timeline.fit`'s work; this is the finished thing, which encoding, training,
+generation and decoding share. Nothing in it comes from fewer than `min_subjects` patients (bounds are quantiles, never extremes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cehrxgpt.errors import InputError, SchemaError
+from cehrxgpt.timeline.kinds import Kind
+
+VOCABULARY_FILE = "vocabulary.parquet"
+VERSION = 1
+
+VOCABULARY_SCHEMA = pa.schema(
+    [
+        pa.field("token", pa.large_string(), nullable=False),  # unique, readable
+        pa.field("kind", pa.int8(), nullable=False),
+        pa.field("amount", pa.int32(), nullable=False),  # the number in a time or prompt token; -1 = none or unknown
+        pa.field("minutes", pa.int64(), nullable=False),  # how far a time token moves the clock; 0 elsewhere
+        pa.field("code", pa.large_string()),  # the event code it decodes to
+        pa.field("unit", pa.large_string()),
+        pa.field("text_value", pa.large_string()),
+        pa.field("bin_low", pa.float32()),  # value bins: winsorised bounds, low <= value < high (last bin closed)
+        pa.field("bin_high", pa.float32()),
+        pa.field("quantiles", pa.list_(pa.float32())),  # inside the bin, evenly spaced in probability, ends included
+        pa.field("origin", pa.large_string()),  # source table, the exporter's way back
+        pa.field("subjects", pa.int64()),  # training patients who have it; null for structural tokens
+        pa.field("name", pa.large_string()),  # readable name where one is known
+    ]
+)
+
+
+class Vocabulary:
+    """Tokens as columns: `kind[i]`, `amount[i]`, ... describe token id `i`. Id 0 is always `[PAD]`.
+
+    Attributes:
+        kind: int8[V].  amount: int32[V].  minutes: int64[V].
+        token, code, unit, text_value, origin, name: lists of V strings or None.
+        bin_low, bin_high: float32[V], NaN outside value tokens.
+        quantiles: list of V float32 arrays or None.
+        settings: how it was fitted (calendar, long_gap, min_subjects, ...), plain JSON.
+    """
+
+    def __init__(self, table: pa.Table, settings: Mapping[str, Any]):
+        table = table.select(VOCABULARY_SCHEMA.names).cast(VOCABULARY_SCHEMA)
+        self.table = table
+        self.settings: dict[str, Any] = dict(settings)
+        column = {name: table.column(name).to_pylist() for name in ("token", "code", "unit", "text_value", "origin", "name", "quantiles", "subjects")}
+        self.token: list[str] = column["token"]
+        self.code: list[str | None] = column["code"]
+        self.unit: list[str | None] = column["unit"]
+        self.text_value: list[str | None] = column["text_value"]
+        self.origin: list[str | None] = column["origin"]
+        self.name: list[str | None] = column["name"]
+        self.subjects: list[int | None] = column["subjects"]
+        self.quantiles: list[npt.NDArray[np.float32] | None] = [None if q is None else np.asarray(q, dtype=np.float32) for q in column["quantiles"]]
+        self.kind: npt.NDArray[np.int8] = table.column("kind").to_numpy().astype(np.int8)
+        self.amount: npt.NDArray[np.int32] = table.column("amount").to_numpy().astype(np.int32)
+        self.minutes: npt.NDArray[np.int64] = table.column("minutes").to_numpy().astype(np.int64)
+        self.bin_low: npt.NDArray[np.float32] = table.column("bin_low").to_numpy(zero_copy_only=False).astype(np.float32)
+        self.bin_high: npt.NDArray[np.float32] = table.column("bin_high").to_numpy(zero_copy_only=False).astype(np.float32)
+        self._id = {token: index for index, token in enumerate(self.token)}
+        if len(self._id) != len(self.token):
+            raise SchemaError("vocabulary: a token stands twice; tokens must be unique")
+        if not self.token or self.kind[0] != Kind.PAD:
+            raise SchemaError("vocabulary: token 0 must be [PAD]")
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Vocabulary:
+        """Build from one mapping per token; absent keys are null, absent numbers are `amount` -1 and `minutes` 0."""
+        defaults: dict[str, Any] = dict.fromkeys(VOCABULARY_SCHEMA.names) | {"amount": -1, "minutes": 0}
+        return cls(pa.Table.from_pylist([defaults | dict(row) for row in rows], schema=VOCABULARY_SCHEMA), settings)
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._id
+
+    def id_of(self, token: str) -> int:
+        """Id of a token.
+
+        Raises:
+            InputError: the vocabulary has no such token.
+        """
+        try:
+            return self._id[token]
+        except KeyError:
+            raise InputError(f"vocabulary: no token '{token}' among its {len(self):,}") from None
+
+    def ids_of_kind(self, *kinds: Kind) -> npt.NDArray[np.int64]:
+        """Ids of all tokens of these kinds, ascending."""
+        return np.flatnonzero(np.isin(self.kind, [int(kind) for kind in kinds])).astype(np.int64)
+
+    @cached_property
+    def amount_to_id(self) -> dict[Kind, dict[int, int]]:
+        """kind -> amount -> token id, for kinds that are numbers (gaps, prompt, day of stay)."""
+        table: dict[Kind, dict[int, int]] = {}
+        for index in np.flatnonzero(np.isin(self.kind, [2, 3, 4, 5, 11, 14, 15, 16, 17, 18])):
+            table.setdefault(Kind(int(self.kind[index])), {})[int(self.amount[index])] = int(index)
+        return table
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits; changes when any token, id or bin does. Stores and models carry it."""
+        digest = hashlib.sha256()
+        for row in self.table.drop_columns(["name"]).to_pylist():
+            digest.update(repr(tuple(row.values())).encode())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `vocabulary.parquet` (settings inside, as metadata) into an existing folder."""
+        metadata = {b"cehrxgpt": json.dumps({"version": VERSION, "settings": self.settings}, sort_keys=True).encode()}
+        pq.write_table(self.table.replace_schema_metadata(metadata), Path(folder) / VOCABULARY_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Vocabulary:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is none, it is unreadable, or it is of a later version.
+        """
+        path = Path(folder) / VOCABULARY_FILE
+        if not path.exists():
+            raise InputError(f"{folder}: no {VOCABULARY_FILE}; give a folder made by tokenize or pretrain")
+        try:
+            table = pq.read_table(path)
+            facts = json.loads((table.schema.metadata or {})[b"cehrxgpt"])
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a vocabulary (damaged or foreign file)") from error
+        if facts["version"] > VERSION:
+            raise InputError(f"{path}: vocabulary of version {facts['version']}, this release reads up to {VERSION}; upgrade cehrxgpt")
+        return cls(table, facts["settings"])
