@@ -1,0 +1,43 @@
+# Every target sets up what it needs: a virtual environment in .venv and the pinned dependencies.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN ?= runs/demo
+
+.PHONY: demo test test-slow lint format bench clean help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("cehrxgpt needs Python >= 3.11; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## simulate, train, embed, forecast, synthesise; ends with runs/demo/report.html
+	$(BIN)/cehrxgpt demo --out $(RUN)
+
+test: $(STAMP) ## the fast lane and the documented commands, under ten minutes
+	$(BIN)/python -m pytest -n 2 -q
+
+test-slow: $(STAMP) ## the slow lane as well
+	$(BIN)/python -m pytest -n 2 -q -m 'not gpu'
+
+lint: $(STAMP) ## ruff, mypy, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## every benchmark, one after the other
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment and the runs
+	rm -rf $(VENV) runs
