@@ -1,0 +1,76 @@
+"""The shape of the decoder: one frozen, keyword-only dataclass that checks itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Rotary = Literal["both", "order", "age", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Settings of `Decoder`.
+
+    Attributes:
+        vocabulary_size: tokens, `[PAD]` included.
+        width: of the residual stream.
+        layers: blocks.
+        heads: query heads; the head width is `width // heads` and must be even.
+        kv_heads: key-value heads, each shared by `heads // kv_heads` query heads.
+        context: tokens the model is trained on at once; generation never goes beyond.
+        rotary: what attention turns by: `order` (places in the sequence), `age` (decoded time), `both` (the first half of the
+            key-value heads by order, the second by age; needs two of them) or `none`.
+        feedforward: inner width of SwiGLU; 0 = 8/3 of `width`, rounded up to a multiple of 32.
+        norm_eps: added to the mean square in every RMSNorm.
+        tie: the head is the embedding, transposed.
+    """
+
+    vocabulary_size: int
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    context: int = 512
+    rotary: Rotary = "both"
+    feedforward: int = 0
+    norm_eps: float = 1e-6
+    tie: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "width", "layers", "heads", "kv_heads", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.feedforward < 0:
+            raise ValueError(f"feedforward is {self.feedforward}; it must be 0 (chosen from the width) or more")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width {self.width} does not give {self.heads} heads of equal, even width; choose width = heads x an even number")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.rotary not in ("both", "order", "age", "none"):
+            raise ValueError(f"rotary is '{self.rotary}'; valid: both, order, age, none")
+        if self.rotary == "both" and self.kv_heads < 2:
+            raise ValueError("rotary 'both' splits the key-value heads between order and age; kv_heads must be at least 2")
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps is {self.norm_eps}; it must be positive")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def feedforward_width(self) -> int:
+        """Inner width of SwiGLU, resolved."""
+        return self.feedforward or -(-self.width * 8 // 3 // 32) * 32
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that every token is multiplied with, the head included: two FLOP each forward, six in training."""
+        block = self.width * (2 * self.width + 2 * self.kv_heads * self.head_width + 3 * self.feedforward_width)
+        return self.layers * block + self.vocabulary_size * self.width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `ModelConfig(**d)` is the inverse."""
+        return dataclasses.asdict(self)

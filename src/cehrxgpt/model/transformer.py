@@ -1,0 +1,280 @@
+"""The whole model: a pre-norm decoder with grouped key-value heads that turns by order and by age.
+
+Dimension letters; tensors carry them as suffixes:
+
+    B  rows of a batch           H  query heads                  D  width of the residual stream
+    T  places in a row           K  key-value heads              E  width of a head
+    S  places in the cache       G  query heads per K, H = K*G   F  inner width of the feed-forward
+    N  documents of like length  P  rotary pairs, P = E/2        V  tokens of the vocabulary
+
+Time enters through attention alone. Half of the key-value heads turn by the token's place, half by its decoded age in days, with
+wavelengths from one day to 160 years: only differences matter, so a window needs no absolute time. Angles are computed in float64,
+where a century in minutes loses nothing, and only their sine and cosine are rounded to the model's precision.
+
+Attention never crosses a segment, and its cost is linear in the tokens of a batch:
+
+    one segment a row, padded right   plain causal attention (what stands behind cannot be seen, so padding needs no mask)
+    packed rows                       documents are gathered into rows of like length (at most a quarter of padding), attended
+                                      causally, and put back; no T x T mask over a pack is ever built
+    with a cache                      explicit: new queries against the row's own past
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.config import ModelConfig
+
+ORDER_BASE = 10_000.0  # the longest wavelength over order is 2 pi times this many places
+AGE_WAVELENGTH_DAYS = (1.0, 160 * 365.25)  # a quarter of the longest is four decades, so decades stay in order
+MINUTES_PER_DAY = 1440.0
+LIKE_LENGTH = 1.25  # documents share an attention call while the longest is at most this much longer than the shortest ...
+SLACK = 8  # ... or at most this many places longer
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * w, computed in float32 or wider."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+def rotary_frequencies(config: ModelConfig) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Radians per place and radians per day of every rotary pair: two float64[K, P]; zero where a head does not turn."""
+    pairs = config.head_width // 2
+    step = np.arange(pairs) / max(pairs - 1, 1)
+    shortest, longest = AGE_WAVELENGTH_DAYS
+    by_order = ORDER_BASE ** -(np.arange(pairs) / pairs)
+    by_age = 2 * math.pi / shortest * (shortest / longest) ** step
+    first_age_head = {"both": (config.kv_heads + 1) // 2, "order": config.kv_heads, "age": 0, "none": 0}[config.rotary]
+    turns_by_order = np.arange(config.kv_heads)[:, None] < first_age_head
+    turns_by_age = ~turns_by_order & (config.rotary != "none")
+    return turns_by_order * by_order, turns_by_age * by_age
+
+
+class Rotation:
+    """Sine and cosine of every place, computed once per forward pass and shared by all layers."""
+
+    def __init__(self, position_BT: Tensor, age_minutes_BT: Tensor, per_place_KP: Tensor, per_day_KP: Tensor, dtype: torch.dtype):
+        days_BT = age_minutes_BT.double() / MINUTES_PER_DAY
+        angle_BTKP = position_BT.double()[..., None, None] * per_place_KP + days_BT[..., None, None] * per_day_KP
+        self.cos_BTKP = angle_BTKP.cos().to(dtype)
+        self.sin_BTKP = angle_BTKP.sin().to(dtype)
+
+    def __call__(self, x_BTKGE: Tensor) -> Tensor:
+        """Turn the pairs (x[p], x[p + P]) of every head."""
+        cos, sin = self.cos_BTKP[:, :, :, None], self.sin_BTKP[:, :, :, None]
+        first, second = x_BTKGE.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class DocumentGroups:
+    """Where the documents of packed rows stand, grouped by like length; made once per forward pass.
+
+    Attributes:
+        places: one int64[N, longest] per group: flat place (row * T + column) of each token; beyond a document's end its last token.
+        kept: one int64 per group: which of the group's N * longest places are real.
+        back: int64[B*T]: for each place, where its result stands in the concatenated results; 0 = the zero row, for padding.
+    """
+
+    def __init__(self, segment_id_BT: Tensor):
+        device = segment_id_BT.device
+        segment = segment_id_BT.detach().cpu().numpy()
+        rows, width = segment.shape
+        change = np.ones((rows, width), dtype=bool)
+        change[:, 1:] = segment[:, 1:] != segment[:, :-1]
+        first = np.flatnonzero(change)
+        length = np.diff(np.append(first, rows * width))
+        first, length = first[segment.ravel()[first] > 0], length[segment.ravel()[first] > 0]
+        order = np.argsort(length, kind="stable")
+        first, length = first[order], length[order]
+        self.places: list[Tensor] = []
+        self.kept: list[Tensor] = []
+        back = np.zeros(rows * width, dtype=np.int64)
+        done, low = 1, 0
+        while low < len(length):
+            limit = max(length[low] * LIKE_LENGTH, length[low] + SLACK)
+            high = int(np.searchsorted(length, limit, side="right"))
+            column = np.arange(length[high - 1])
+            place = first[low:high, None] + np.minimum(column, length[low:high, None] - 1)
+            kept = np.flatnonzero((column < length[low:high, None]).ravel())
+            back[place.ravel()[kept]] = done + np.arange(len(kept))
+            self.places.append(torch.from_numpy(place).to(device))
+            self.kept.append(torch.from_numpy(kept).to(device))
+            done, low = done + len(kept), high
+        self.back = torch.from_numpy(back).to(device)
+
+
+def causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
+    """softmax(q k / sqrt(E)) v over each place and those before it; [B, T, H, E]."""
+    groups = q_BTHE.shape[2] // k_BTKE.shape[2]
+    k_BTHE, v_BTHE = (x.repeat_interleave(groups, dim=2) if groups > 1 else x for x in (k_BTKE, v_BTKE))
+    q_BHTE, k_BHTE, v_BHTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTHE, v_BTHE))
+    return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True).transpose(1, 2)
+
+
+def packed_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, groups: DocumentGroups) -> Tensor:
+    """Causal attention inside each document of packed rows; [B, T, H, E], zero at padding."""
+    q, k, v = (x.flatten(0, 1) for x in (q_BTHE, k_BTKE, v_BTKE))
+    done = [q.new_zeros(1, *q.shape[1:])]
+    for place, kept in zip(groups.places, groups.kept, strict=True):
+        done.append(causal_attention(q[place], k[place], v[place]).flatten(0, 1)[kept])
+    return torch.cat(done)[groups.back].view_as(q_BTHE)
+
+
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, seen_BTS: Tensor | None) -> Tensor:
+    """New queries against the cache, `seen_BTS` = which of its places each may see (None = all); [B, T, H, E]."""
+    B, T, H, E = q_BTHE.shape
+    K, S = k_BKSE.shape[1], k_BKSE.shape[2]
+    q_BKTGE = q_BTHE.view(B, T, K, H // K, E).transpose(1, 2)
+    score_BKTGS = (q_BKTGE.reshape(B, K, -1, E) * E**-0.5 @ k_BKSE.transpose(2, 3)).view(B, K, T, H // K, S)
+    if seen_BTS is not None:
+        score_BKTGS = score_BKTGS.masked_fill(~seen_BTS[:, None, :, None], float("-inf"))
+    weight = score_BKTGS.softmax(-1).view(B, K, -1, S).to(v_BKSE.dtype)
+    return (weight @ v_BKSE).view(B, K, T, H // K, E).transpose(1, 2).reshape(B, T, H, E)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
+        self.query_key_value = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * config.head_width, bias=False)
+        self.query_norm = RMSNorm(config.head_width, config.norm_eps)
+        self.key_norm = RMSNorm(config.head_width, config.norm_eps)
+        self.output = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: DocumentGroups | None, cache: KVCache | None, layer: int) -> Tensor:
+        B, T, _ = x_BTD.shape
+        H, K, E = self.heads, self.kv_heads, self.head_width
+        q, k, v_BTKE = self.query_key_value(x_BTD).view(B, T, H + 2 * K, E).split((H, K, K), dim=2)
+        q_BTHE, k_BTKE = self.query_norm(q), self.key_norm(k)
+        if rotation is not None:
+            q_BTHE = rotation(q_BTHE.view(B, T, K, H // K, E)).view(B, T, H, E)
+            k_BTKE = rotation(k_BTKE.view(B, T, K, 1, E)).view(B, T, K, E)
+        q_BTHE, k_BTKE = q_BTHE.to(v_BTKE.dtype), k_BTKE.to(v_BTKE.dtype)
+        if cache is not None:
+            k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
+        if cache is not None and not cache.fresh:
+            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.seen_BTS)
+        elif groups is not None:
+            out_BTHE = packed_attention(q_BTHE, k_BTKE, v_BTKE, groups)
+        else:
+            out_BTHE = causal_attention(q_BTHE, k_BTKE, v_BTKE)
+        return self.output(out_BTHE.reshape(B, T, H * E))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.feedforward_width, bias=False)
+        self.down = nn.Linear(config.feedforward_width, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_BTF) * up_BTF)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x))."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention = Attention(config)
+        self.feedforward_norm = RMSNorm(config.width, config.norm_eps)
+        self.feedforward = FeedForward(config)
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: DocumentGroups | None, cache: KVCache | None, layer: int) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, groups, cache, layer)
+        return x_BTD + self.feedforward(self.feedforward_norm(x_BTD))
+
+
+class Decoder(nn.Module):
+    """Tokens with their places and ages in, hidden states out; `head` turns states into logits.
+
+    Weights start normal with deviation 0.02; those that write into the residual stream are scaled by 1/sqrt(2 * layers), so that
+    its variance does not grow with depth.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.untied = None if config.tie else nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self._frequencies = rotary_frequencies(config)  # NumPy, so that casting the model leaves them in float64
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, weight in self.named_parameters():
+            if weight.dim() > 1:
+                residual = name.endswith(("attention.output.weight", "feedforward.down.weight"))
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02)
+
+    def forward(
+        self,
+        token_id: Tensor,
+        *,
+        position: Tensor,
+        age_minutes: Tensor,
+        segment_id: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states after the last norm.
+
+        Args:
+            token_id: int[B, T].
+            position: int[B, T], 0, 1, ... within the segment; with a cache it goes on from the row's past.
+            age_minutes: int[B, T], decoded age.
+            segment_id: int[B, T], 0 = padding. None: every row is one full segment. With a cache: padding at the right only, and the
+                other numbers are not looked at.
+            cache: keys and values of the rows' past; the new ones are added to it.
+
+        Returns:
+            [B, T, D]. What stands at padding is arbitrary and finite.
+        """
+        groups = None
+        if cache is not None:
+            cache.begin(token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1))
+        elif segment_id is not None and not right_padded(segment_id):
+            groups = DocumentGroups(segment_id)
+        x_BTD = self.embedding(token_id)
+        rotation = None
+        if self.config.rotary != "none":
+            per_place, per_day = (torch.from_numpy(table).to(token_id.device) for table in self._frequencies)
+            dtype = x_BTD.dtype if x_BTD.dtype == torch.float64 else torch.float32
+            rotation = Rotation(position, age_minutes, per_place, per_day, dtype)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, rotation, groups, cache, layer)
+        if cache is not None:
+            cache.end()
+        return self.norm(x_BTD)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]."""
+        return F.linear(hidden, self.embedding.weight if self.untied is None else self.untied.weight)
+
+
+def right_padded(segment_id_BT: Tensor) -> bool:
+    """Every row is one segment, then padding: plain causal attention is exact."""
+    real = segment_id_BT > 0
+    one_segment = (segment_id_BT == segment_id_BT[:, :1]) | ~real
+    return bool((one_segment.all() & (real[:, 1:] <= real[:, :-1]).all()).item())
