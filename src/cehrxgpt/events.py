@@ -86,7 +86,7 @@ def conform(events: pl.DataFrame) -> pl.DataFrame:
 def validate_events(events: pl.DataFrame, *, where: str = "event table") -> None:
     """Raise `SchemaError` unless the frame keeps the invariants of an EventTable (see `schema`)."""
     s.check_columns(events.to_arrow(), s.EVENT_SCHEMA, where=where)
-    ordered = sort_events(events.select(EVENT_DTYPES))
+    ordered = sort_events(events.select(list(EVENT_DTYPES)))
     if not ordered.select("subject_id", "time", "code").equals(events.select("subject_id", "time", "code")):
         raise SchemaError(f"{where}: rows are not sorted by subject, time, kind, code; use events.sort_events")
     early = events.filter(pl.col("available_time") < pl.col("time")).height
