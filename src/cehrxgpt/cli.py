@@ -1,0 +1,432 @@
+"""The command line: thin verbs over the functions that do the work.
+
+Names and files are a contract that scripts rely on. Nothing heavy is imported before a verb runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from cehrxgpt import console as ui
+from cehrxgpt.errors import InputError
+
+app = typer.Typer(
+    name="cehrxgpt",
+    help="Foundation model of patients' health records: represent patients, forecast outcomes, write synthetic OMOP tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write; never overwritten without --force.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Processor threads to use (default: all).")]  # noqa: UP045 - Typer reads it
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables; only the last line.")]
+Json = Annotated[bool, typer.Option("--json", help="Only the last line, a JSON object, on standard output.")]
+Events = Annotated[Path, typer.Argument(metavar="EVENTS", help="A folder made by ingest.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder made by pretrain.")]
+Labels = Annotated[list[Path], typer.Option("--labels", help="Labels made by label (repeat it for several tasks).")]
+
+
+def _prepare(threads: int | None, *, quiet: bool, json_only: bool) -> ui.Console:
+    """Settle the number of threads before any library reads it."""
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(threads)
+    return ui.Console(quiet=quiet, json_only=json_only)
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Seed = 7,
+    threads: Threads = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A two-minute run on fewer patients, to see that all works.")] = False,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """A whole run on a simulated population, from OMOP tables to report.html; rerun it and what is done is skipped.
+
+    Example: cehrxgpt demo --out runs/demo
+    """
+    from cehrxgpt.pipeline import demo_recipe, run_recipe
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    console.result(run_recipe(demo_recipe(quick=quick, seed=seed, threads=threads), out, console=console))
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The stages and their settings; see recipes/run-demo.yaml.")],
+    out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the run (default: runs/<name of the recipe>).")] = None,  # noqa: UP045
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """The stages a recipe names, in order; finished ones are skipped, an interrupted one goes on.
+
+    Example: cehrxgpt run recipes/run-demo.yaml --out runs/mine
+    """
+    from cehrxgpt.pipeline import read_recipe, run_recipe
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    console.result(run_recipe(read_recipe(recipe), out or Path("runs") / recipe.stem, console=console))
+
+
+@app.command()
+def simulate(
+    out: Out,
+    patients: Annotated[int, typer.Option("--patients", min=1, help="How many people.")] = 10_000,
+    seed: Seed = 1,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """A population with known hazards as OMOP CDM 5.4 tables, and the true risk of library tasks under truth/.
+
+    Example: cehrxgpt simulate --patients 10000 --seed 1 --out cdm
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    with console.progress("simulate") as progress:
+        console.result(stages.simulate(out, {"patients": patients, "seed": seed}, force=force, progress=progress))
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder of OMOP tables, a DuckDB file, or a MEDS folder.")],
+    out: Out,
+    format: Annotated[str, typer.Option("--format", help="auto, omop or meds.")] = "auto",
+    dialect: Annotated[Optional[str], typer.Option("--dialect", help="MEDS dialect: plain, mimic, or a YAML file.")] = None,  # noqa: UP045
+    seed: Seed = 0,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Raw tables to an event data set; ingest.json counts every row read, kept, dropped and mended.
+
+    Example: cehrxgpt ingest cdm --out events
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    settings: dict[str, Any] = {"format": format, "seed": seed}
+    if dialect is not None:
+        settings["dialect"] = dialect
+    if threads is not None:
+        settings["threads"] = threads
+    with console.progress("ingest") as progress:
+        console.result(stages.ingest(source, out, settings, force=force, progress=progress))
+
+
+@app.command()
+def tokenize(
+    events: Events,
+    out: Out,
+    vocabulary: Annotated[Optional[Path], typer.Option("--vocabulary", help="Use this vocabulary (a timeline or model folder).")] = None,  # noqa: UP045
+    min_subjects: Annotated[int, typer.Option("--min-subjects", min=1, help="Codes and bins of fewer patients are left out.")] = 11,
+    value_bins: Annotated[int, typer.Option("--value-bins", min=1, help="Quantile bins per code and unit.")] = 10,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Events to a token store; the vocabulary is fitted on the train split alone unless one is given.
+
+    Example: cehrxgpt tokenize events --out timeline
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    settings = {"min_subjects": min_subjects, "value_bins": value_bins}
+    with console.progress("tokenize") as progress:
+        console.result(stages.tokenize(events, out, settings, vocabulary=vocabulary, force=force, progress=progress))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Any artefact: events, timeline, model, labels, risks, tables.")],
+    subject: Annotated[Optional[int], typer.Option("--subject", help="Show this subject's timeline.")] = None,  # noqa: UP045
+    json_only: Json = False,
+) -> None:
+    """What an artefact is; or one subject's timeline, readably.
+
+    Example: cehrxgpt inspect events --subject 17
+    """
+    from cehrxgpt import stages
+
+    lines = stages.inspect(path, subject=subject)
+    console = ui.Console(json_only=json_only)
+    for line in lines:
+        console.say(line)
+    console.result({"path": str(path), "lines": len(lines)})
+
+
+@app.command()
+def pretrain(
+    timeline: Annotated[Path, typer.Argument(metavar="TIMELINE", help="A folder made by tokenize.")],
+    out: Out,
+    recipe: Annotated[str, typer.Option("--recipe", help="tiny, demo, base, large, or a YAML file.")] = "demo",
+    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Stop after this many steps.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option("--minutes", help="Stop after this much time.")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of an interrupted run.")] = False,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random (default: the recipe's).")] = None,  # noqa: UP045
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Train a model on a token store.
+
+    Example: cehrxgpt pretrain timeline --recipe demo --out model
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    overrides = {"steps": steps, "max_minutes": minutes, "seed": seed}
+    with console.progress("pretrain") as progress:
+        console.result(stages.pretrain(timeline, out, recipe, overrides=overrides, resume=resume, force=force, progress=progress))
+
+
+@app.command()
+def tasks(
+    action: Annotated[Optional[str], typer.Argument(metavar="[show]", help="'show' prints one task's file.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None,  # noqa: UP045
+    json_only: Json = False,
+) -> None:
+    """The task library; `tasks show NAME` prints one.
+
+    Example: cehrxgpt tasks show t2dm_hf_1y
+    """
+    from cehrxgpt import stages
+
+    console = ui.Console(json_only=json_only)
+    if action is None:
+        rows = stages.list_tasks()
+        console.table("Task library", ["task", "what it asks"], [[row["name"], row["description"]] for row in rows])
+        console.result({"tasks": [row["name"] for row in rows]})
+        return
+    if action != "show" or name is None:
+        raise InputError("tasks: expected nothing, or 'show NAME'; list the names with: cehrxgpt tasks")
+    console.say(stages.show_task(name))
+    console.result({"task": name})
+
+
+@app.command()
+def label(
+    events: Events,
+    task: Annotated[str, typer.Option("--task", help="A library task's name or a YAML file.")],
+    out: Out,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Index times and outcomes of a task, with the count of subjects lost at each step.
+
+    Example: cehrxgpt label events --task t2dm_hf_1y --out t2dm_hf_1y.parquet
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    figures = stages.label(events, task, out, force=force)
+    console.table(
+        f"Attrition of {figures['task']}", ["step", "subjects", "rows"], [[str(cell) for cell in row.values()] for row in figures["attrition"]]
+    )
+    console.result(figures)
+
+
+@app.command()
+def embed(
+    model: Model,
+    events: Events,
+    labels: Labels,
+    out: Out,
+    pooling: Annotated[str, typer.Option("--pooling", help="last (token) or visit_ends (mean).")] = "last",
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """One vector per label row, from what the record knew at its prediction time.
+
+    Example: cehrxgpt embed model events --labels t2dm_hf_1y.parquet --out emb.parquet
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    with console.progress("embed") as progress:
+        console.result(stages.embed(model, events, labels, out, {"pooling": pooling}, force=force, progress=progress))
+
+
+@app.command()
+def probe(
+    embeddings: Annotated[Path, typer.Argument(metavar="EMB.parquet", help="Made by embed.")],
+    labels: Annotated[Path, typer.Option("--labels", help="The labels to learn and to judge by.")],
+    events: Annotated[Path, typer.Option("--events", help="The event data set: splits, and what the baselines count.")],
+    out: Out,
+    seed: Seed = 0,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Logistic regression on the vectors, beside counts + LightGBM, counts + logistic regression, and age and sex.
+
+    Example: cehrxgpt probe emb.parquet --labels t2dm_hf_1y.parquet --events events --out probe
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    figures = stages.probe(embeddings, labels, events, out, {"seed": seed}, force=force)
+    console.table("Held-out patients", ["method", "AUROC", "95% interval"], figures.pop("rows"))
+    console.result(figures)
+
+
+@app.command()
+def forecast(
+    model: Model,
+    events: Events,
+    labels: Labels,
+    out: Out,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Simulated futures per row.")] = 50,
+    estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo).")] = "mc",
+    split: Annotated[Optional[str], typer.Option("--split", help="Only rows of this split, e.g. held_out.")] = None,  # noqa: UP045
+    max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows, drawn by seed.")] = None,  # noqa: UP045
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Token budget of one future.")] = 256,
+    trajectories: Annotated[Optional[Path], typer.Option("--trajectories", help="Keep the futures in this folder.")] = None,  # noqa: UP045
+    seed: Seed = 0,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Risk of each label row's outcome by simulating futures; no training.
+
+    Example: cehrxgpt forecast model events --labels t2dm_hf_1y.parquet --samples 50 --out risk.parquet
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    if estimator != "mc":
+        raise InputError(f"--estimator: no '{estimator}' here; valid: mc")
+    settings = {"samples": samples, "seed": seed, "max_new_tokens": max_tokens}
+    with console.progress("forecast") as progress:
+        figures = stages.forecast(
+            model, events, labels, out, settings, split=split, max_rows=max_rows, trajectories=trajectories, force=force, progress=progress
+        )
+    console.result(figures)
+
+
+@app.command()
+def synthesize(
+    model: Model,
+    out: Out,
+    patients: Annotated[int, typer.Option("--patients", min=1, help="How many people to write.")] = 1000,
+    format: Annotated[str, typer.Option("--format", help="omop (CDM 5.4 tables) or meds (an event data set).")] = "omop",
+    seed: Seed = 0,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Synthetic patients as OMOP CDM 5.4 tables or as a MEDS data set.
+
+    Example: cehrxgpt synthesize model --patients 1000 --out synthetic
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    with console.progress("synthesize") as progress:
+        console.result(stages.synthesize(model, out, patients, {"seed": seed}, format=format, force=force, progress=progress))
+
+
+evaluate = typer.Typer(help="Judge predictions against labels, or synthetic patients against real ones.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.command("predictions")
+def evaluate_predictions(
+    risk: Annotated[Path, typer.Argument(metavar="RISK.parquet", help="Predictions made by forecast or probe.")],
+    labels: Annotated[Path, typer.Option("--labels", help="What came true.")],
+    out: Annotated[Optional[Path], typer.Option("--out", help="Keep the metric rows here (Parquet).")] = None,  # noqa: UP045
+    seed: Seed = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """AUROC, AUPRC, Brier score and calibration, with intervals by patient.
+
+    Example: cehrxgpt evaluate predictions risk.parquet --labels t2dm_hf_1y.parquet
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(None, quiet=quiet, json_only=json_only)
+    figures = stages.evaluate_predictions(risk, labels, out, seed=seed, force=force)
+    console.table("Metrics", ["metric", "value", "95% interval"], figures.pop("rows"))
+    console.result(figures)
+
+
+@evaluate.command("synthetic")
+def evaluate_synthetic(
+    synthetic: Annotated[Path, typer.Argument(metavar="EVENTS", help="Synthetic patients, as ingest or synthesize --format meds wrote them.")],
+    real: Annotated[Path, typer.Option("--real", help="The real event data set.")],
+    out: Annotated[Optional[Path], typer.Option("--out", help="Keep the metric rows here (Parquet).")] = None,  # noqa: UP045
+    force: Force = False,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """How often each concept occurs, synthetic against real.
+
+    Example: cehrxgpt evaluate synthetic synthetic_events --real events
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(None, quiet=quiet, json_only=json_only)
+    figures = stages.evaluate_synthetic(synthetic, real, out, force=force)
+    console.table("Fidelity", ["figure", "value"], figures.pop("rows"))
+    console.result(figures)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
+    out: Annotated[Optional[Path], typer.Option("--out", help="The page (default: DIR/report.html).")] = None,  # noqa: UP045
+    patient: Annotated[str, typer.Option("--patient", help="Whose timeline to show: auto, none, or a subject id.")] = "auto",
+    force: Force = False,
+    json_only: Json = False,
+) -> None:
+    """One self-contained HTML page of a run.
+
+    Example: cehrxgpt report runs/demo --force
+    """
+    from cehrxgpt import stages
+
+    ui.Console(json_only=json_only).result(stages.report(folder, out, patient=patient, force=force))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from cehrxgpt import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `cehrxgpt` command."""
+    raise SystemExit(ui.run(typer.main.get_command(app)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What a verb prints: progress on standard error, and a last line of JSON on standard output.
+
+Rich is imported only when something is drawn, so that `--help` stays instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from cehrxgpt.errors import CehrxgptError
+
+Progress = Callable[[int, int, str], None]
+"""`progress(done, total, what)`: how far a stage has come; `total` 0 means not known yet."""
+
+DEBUG_VARIABLE = "CEHRXGPT_DEBUG"
+
+
+@dataclass(frozen=True)
+class Console:
+    """How much one command says. `json_only` leaves nothing but the last line on standard output."""
+
+    quiet: bool = False
+    json_only: bool = False
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+        if not self.quiet and not self.json_only:
+            print(text, flush=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table for the reader."""
+        if self.quiet or self.json_only or not rows:
+            return
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        width = None if sys.stdout.isatty() else 150
+        RichConsole(width=width, highlight=False).print(table)
+
+    def result(self, figures: dict[str, Any]) -> None:
+        """The last line: the figures that matter, as one JSON object."""
+        print(json.dumps(figures, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """Yield a `Progress` that draws a bar with rate and time left; a plain line every tenth where there is no terminal."""
+        if self.quiet or self.json_only:
+            yield lambda done, total, what: None
+            return
+        if not sys.stderr.isatty():
+            yield _plain_progress(title)
+            return
+        from rich import progress as bars
+        from rich.console import Console as RichConsole
+
+        columns = (
+            bars.TextColumn("[bold]{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            _rate_column(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[what]}"),
+        )
+        with bars.Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=None, what="")
+
+            def update(done: int, total: int, what: str) -> None:
+                bar.update(task, completed=done, total=total or None, what=what)
+
+            yield update
+
+
+def _rate_column() -> Any:
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Units per second."""
+
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:,.1f}/s" if task.speed else "")
+
+    return Rate()
+
+
+def _plain_progress(title: str) -> Progress:
+    last = {"what": "", "tenth": -1}
+
+    def update(done: int, total: int, what: str) -> None:
+        tenth = 10 * done // total if total else -1
+        if tenth != last["tenth"] or (not total and what != last["what"]):
+            last.update(what=what, tenth=tenth)
+            share = f"{done:,}/{total:,}" if total else f"{done:,}"
+            print(f"{title}: {share} {what}".rstrip(), file=sys.stderr, flush=True)
+
+    return update
+
+
+def _one_line(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    print(f"error: a fault in cehrxgpt ({kind.__name__}); set {DEBUG_VARIABLE}=1 to see where", file=sys.stderr)
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command and turn what it raises into an exit status: 0, 1 (a fault), 2 (bad input), 130 (interrupted).
+
+    SIGTERM counts as Ctrl-C: both unwind, so that nothing half-written stays.
+    """
+    interrupted = False
+
+    def interrupt(signum: int, frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    if not os.environ.get(DEBUG_VARIABLE):
+        # Anything we did not foresee ends with status 1 and one line; a traceback could show a patient's values.
+        sys.excepthook = _one_line
+    try:
+        command()
+    except CehrxgptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except (KeyboardInterrupt, SystemExit) as error:
+        if interrupted or isinstance(error, KeyboardInterrupt):
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            return 130
+        return error.code if isinstance(error.code, int) else 0
+    except MemoryError:
+        print("error: out of memory; try fewer --threads or a smaller batch", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; that is no fault.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
