@@ -178,7 +178,7 @@ def test_the_front_door_is_light() -> None:
 
 
 def test_an_interrupted_verb_exits_with_130(tmp_path: Path) -> None:
-    code = "import sys, time; from cehrxgpt import console; print('ready', flush=True); sys.exit(console.run(lambda: (print('set', flush=True), time.sleep(60))))"
+    code = "import sys, time; from cehrxgpt import console; sys.exit(console.run(lambda: (print('set', flush=True), time.sleep(60))))"
     for sent in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None
