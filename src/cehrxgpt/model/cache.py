@@ -1,9 +1,10 @@
 """Keys and values of what each row has read: one preallocated tensor per layer and side, rows of different lengths side by side.
 
 Rows are aligned left, so that row r owns places 0 .. lengths[r] - 1 and a new token is written at its own length; places beyond are
-never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twice. A prompt is read once and `take` copies its row
-for each of its samples; rows that are done are left out by the same call; `extend` adds the rows of new prompts. Room is
-doubled when it runs out.
+never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twice; room is doubled when it runs out.
+
+A prompt is read once: `append` copies its row for each of its samples. When rows are done, `drop` moves live rows from the end into
+the holes, so that leaving costs the rows that leave and not the whole cache.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ class KVCache:
 
     Args:
         config: of the model.
-        rows: how many.
-        capacity: places to make room for at once; more are made when needed.
+        rows: how many there are at first, with nothing read.
+        capacity: places to make room for at once.
         dtype, device: of keys and values.
 
     Attributes:
-        lengths: int64[rows], on the cache's device: tokens read.
-        longest: the greatest of them.
+        rows: rows in use.
+        longest: tokens read by the longest of them.
     """
 
     def __init__(
@@ -37,101 +38,127 @@ class KVCache:
         device: torch.device | str = "cpu",
     ):
         self.config = config
-        self.capacity = max(capacity, 1)
-        shape = (rows, config.kv_heads, self.capacity, config.head_width)
+        self.rows = rows
+        self.longest = 0
         # Zeros and not empty memory: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
+        shape = (rows, config.kv_heads, max(capacity, 1), config.head_width)
         self.key_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.value_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.longest = 0
+        self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.fresh = True  # during a forward pass: nothing had been read before it
-        self.seen_BTS: Tensor | None = None  # during a forward pass: bool, which places each new token may see
+        self.mask_BTS: Tensor | None = None  # during a forward pass: 0 where a new token may look, -inf elsewhere; None = everywhere
         self._new = 0
         self._added: Tensor | None = None
+        self._places: tuple[Tensor, Tensor] | None = None
 
     @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return self.lengths.shape[0]
+    def lengths(self) -> Tensor:
+        """Tokens read, int64[rows], a copy: the position of each row's next token."""
+        return self._lengths[: self.rows].clone()
+
+    @property
+    def capacity(self) -> int:
+        """Places there is room for."""
+        return self.key_BKSE[0].shape[2]
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(store.numel() * store.element_size() for store in (*self.key_BKSE, *self.value_BKSE))
 
     # -- called by the model ------------------------------------------------------------------------------------------------------
 
     def begin(self, new: int, added: Tensor | None) -> None:
         """A forward pass over `new` places starts; `added` int64[rows] of them are real (None: all)."""
         self.fresh, self._new, self._added = self.longest == 0, new, added
-        self.reserve(self.longest + new)
+        self.reserve(self.rows, self.longest + new)
+        self.mask_BTS, self._places = None, None
         if self.fresh:
-            self.seen_BTS = None
             return
-        self._place_BT = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
-        self._row_B1 = torch.arange(self.rows, device=self.lengths.device)[:, None]
-        uniform = new == 1 and bool((self.lengths == self.longest).all())
-        place_S = torch.arange(self.longest + new, device=self.lengths.device)
-        self.seen_BTS = None if uniform else place_S <= self._place_BT[..., None]
+        lengths = self.lengths
+        place_BT = lengths[:, None] + torch.arange(new, device=lengths.device)
+        self._places = (torch.arange(self.rows, device=lengths.device)[:, None], place_BT)
+        if new > 1 or bool((lengths < self.longest).any()):
+            unseen_BTS = torch.arange(self.longest + new, device=lengths.device) > place_BT[..., None]
+            mask_BTS = torch.zeros(unseen_BTS.shape, dtype=self.key_BKSE[0].dtype, device=lengths.device)
+            self.mask_BTS = mask_BTS.masked_fill_(unseen_BTS, float("-inf"))
 
     def write(self, layer: int, key_BTKE: Tensor, value_BTKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer; returns all so far, two [B, K, S, E] views."""
+        end = self.longest + self._new
         for store, new in ((self.key_BKSE[layer], key_BTKE), (self.value_BKSE[layer], value_BTKE)):
-            if self.fresh:
-                store[:, :, : self._new] = new.transpose(1, 2)
+            if self._places is None:
+                store[: self.rows, :, :end] = new.transpose(1, 2)
             else:
-                store[self._row_B1, :, self._place_BT] = new.to(store.dtype)
-        return self.key_BKSE[layer][:, :, : self.longest + self._new], self.value_BKSE[layer][:, :, : self.longest + self._new]
+                store[self._places[0], :, self._places[1]] = new.to(store.dtype)
+        return self.key_BKSE[layer][: self.rows, :, :end], self.value_BKSE[layer][: self.rows, :, :end]
 
     def end(self) -> None:
         """The forward pass is over: the rows have grown."""
-        self.lengths = self.lengths + (self._new if self._added is None else self._added)
-        self.longest = int(self.lengths.max()) if self.rows else 0
-        self.seen_BTS = None
+        self._lengths[: self.rows] += self._new if self._added is None else self._added
+        self._measure()
+        self.mask_BTS, self._places, self._added = None, None, None
+
+    def _measure(self) -> None:
+        self.longest = int(self._lengths[: self.rows].max()) if self.rows else 0
 
     # -- called by the engine -----------------------------------------------------------------------------------------------------
 
-    def reserve(self, capacity: int) -> None:
-        """Make room for at least `capacity` places (doubling)."""
-        if capacity <= self.capacity:
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for at least so many rows and places; either is doubled when it is too small."""
+        held, _, places, _ = self.key_BKSE[0].shape
+        if rows <= held and capacity <= places:
             return
-        capacity = max(capacity, 2 * self.capacity)
-        for store in (self.key_BKSE, self.value_BKSE):
-            for layer, old in enumerate(store):
-                store[layer] = old.new_zeros(old.shape[0], old.shape[1], capacity, old.shape[3])
-                store[layer][:, :, : self.longest] = old[:, :, : self.longest]
-        self.capacity = capacity
+        to_rows = held if rows <= held else max(rows, 2 * held)
+        to_places = places if capacity <= places else max(capacity, 2 * places)
+        for stores in (self.key_BKSE, self.value_BKSE):
+            for layer, old in enumerate(stores):
+                stores[layer] = old.new_zeros(to_rows, old.shape[1], to_places, old.shape[3])
+                stores[layer][: self.rows, :, : self.longest] = old[: self.rows, :, : self.longest]
+        lengths = self._lengths.new_zeros(to_rows)
+        lengths[: self.rows] = self.lengths
+        self._lengths = lengths
 
-    def take(self, rows: Tensor, capacity: int | None = None) -> KVCache:
-        """A cache of these rows (int64, in this order; a row may stand several times), with room for `capacity` places."""
-        taken = KVCache.__new__(KVCache)
-        taken.__dict__.update(self.__dict__)
-        taken.lengths = self.lengths[rows]
-        taken.longest = int(taken.lengths.max()) if len(rows) else 0
-        taken.capacity = max(capacity or self.capacity, taken.longest, 1)
-        taken.key_BKSE, taken.value_BKSE = [], []
-        for source, target in ((self.key_BKSE, taken.key_BKSE), (self.value_BKSE, taken.value_BKSE)):
-            for old in source:
-                new = old.new_zeros(len(rows), old.shape[1], taken.capacity, old.shape[3])
-                new[:, :, : taken.longest] = old[rows, :, : taken.longest]
-                target.append(new)
+    def append(self, other: KVCache, rows: Tensor) -> None:
+        """Add copies of the other cache's rows (int64, in this order; a row may stand several times) at the end."""
+        start, stop = self.rows, self.rows + len(rows)
+        self.reserve(stop, other.longest)
+        for mine, theirs in ((self.key_BKSE, other.key_BKSE), (self.value_BKSE, other.value_BKSE)):
+            for target, source in zip(mine, theirs, strict=True):
+                target[start:stop, :, : other.longest] = source[rows, :, : other.longest]
+        self._lengths[start:stop] = other.lengths[rows]
+        self.rows = stop
+        self._measure()
+
+    def drop(self, gone: Tensor) -> tuple[Tensor, Tensor]:
+        """Remove the rows where `gone` bool[rows] is true.
+
+        Returns:
+            source, target: int64; row source[i] now stands at target[i], all others where they stood. Whoever keeps things by row
+            does the same: `x[target] = x[source]; x = x[:cache.rows]`.
+        """
+        kept = int((~gone).sum())
+        target = torch.nonzero(gone[:kept])[:, 0]
+        source = kept + torch.nonzero(~gone[kept:])[:, 0]
+        for store in (*self.key_BKSE, *self.value_BKSE):
+            store[target, :, : self.longest] = store[source, :, : self.longest]
+        self._lengths[target] = self._lengths[source]
+        self.rows = kept
+        self._measure()
+        return source, target
+
+    def take(self, rows: Tensor) -> KVCache:
+        """A new cache of these rows (int64, in this order; a row may stand several times)."""
+        store = self.key_BKSE[0]
+        taken = KVCache(self.config, 0, 1, store.dtype, store.device)
+        taken.reserve(len(rows), self.longest + 1)
+        taken.append(self, rows)
         return taken
 
     def keep(self, rows: Tensor) -> KVCache:
-        """Only these rows: what is left when others are done."""
+        """Only these rows, in this order."""
         return self.take(rows)
 
     def repeat(self, times: int) -> KVCache:
-        """Each row `times` times over, neighbours: a prompt that was read once, for each of its samples."""
-        return self.take(torch.arange(self.rows, device=self.lengths.device).repeat_interleave(times))
-
-    def extend(self, other: KVCache) -> KVCache:
-        """This cache's rows, then the other's."""
-        capacity = max(self.capacity, other.capacity)
-        both = KVCache.__new__(KVCache)
-        both.__dict__.update(self.__dict__)
-        both.capacity, both.longest = capacity, max(self.longest, other.longest)
-        both.lengths = torch.cat((self.lengths, other.lengths))
-        both.key_BKSE, both.value_BKSE = [], []
-        for name, target in (("key_BKSE", both.key_BKSE), ("value_BKSE", both.value_BKSE)):
-            for mine, theirs in zip(getattr(self, name), getattr(other, name), strict=True):
-                new = mine.new_zeros(both.rows, mine.shape[1], capacity, mine.shape[3])
-                new[: self.rows, :, : self.longest] = mine[:, :, : self.longest]
-                new[self.rows :, :, : other.longest] = theirs[:, :, : other.longest]
-                target.append(new)
-        return both
+        """Each row `times` times over, neighbours."""
+        return self.take(torch.arange(self.rows, device=self._lengths.device).repeat_interleave(times))

@@ -135,16 +135,17 @@ def packed_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, groups: Doc
     return torch.cat(done)[groups.back].view_as(q_BTHE)
 
 
-def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, seen_BTS: Tensor | None) -> Tensor:
-    """New queries against the cache, `seen_BTS` = which of its places each may see (None = all); [B, T, H, E]."""
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Tensor | None) -> Tensor:
+    """New queries against the cache, `mask_BTS` added to the scores (None = all is seen); [B, T, H, E].
+
+    The query heads that share a key-value head stand as further queries, so that keys are never repeated.
+    """
     B, T, H, E = q_BTHE.shape
-    K, S = k_BKSE.shape[1], k_BKSE.shape[2]
-    q_BKTGE = q_BTHE.view(B, T, K, H // K, E).transpose(1, 2)
-    score_BKTGS = (q_BKTGE.reshape(B, K, -1, E) * E**-0.5 @ k_BKSE.transpose(2, 3)).view(B, K, T, H // K, S)
-    if seen_BTS is not None:
-        score_BKTGS = score_BKTGS.masked_fill(~seen_BTS[:, None, :, None], float("-inf"))
-    weight = score_BKTGS.softmax(-1).view(B, K, -1, S).to(v_BKSE.dtype)
-    return (weight @ v_BKSE).view(B, K, T, H // K, E).transpose(1, 2).reshape(B, T, H, E)
+    K, G = k_BKSE.shape[1], H // k_BKSE.shape[1]
+    q_BKQE = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B, K, T * G, E)
+    mask = None if mask_BTS is None else mask_BTS.to(q_BTHE.dtype).repeat_interleave(G, dim=1)[:, None]
+    out_BKQE = F.scaled_dot_product_attention(q_BKQE, k_BKSE.to(q_BTHE.dtype), v_BKSE.to(q_BTHE.dtype), attn_mask=mask)
+    return out_BKQE.view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
 
 
 class Attention(nn.Module):
@@ -170,7 +171,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
         if cache is not None and not cache.fresh:
-            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.seen_BTS)
+            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_BTS)
         elif groups is not None:
             out_BTHE = packed_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         else:
