@@ -1,0 +1,60 @@
+"""Prediction tasks: declared in YAML, labelled on real events and on simulated futures by the same function.
+
+task = load_task("hf_readmission_30d")
+labelled = label(EventDataset("events/"), task)
+labelled.labels, labelled.attrition, labelled.counts
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cehrxgpt.tasks.codes import DataFacts, resolve
+    from cehrxgpt.tasks.definition import Criterion, Index, Outcome, Task, library_tasks, load_task, parse_task, task_text
+    from cehrxgpt.tasks.labeler import Labelled, label
+    from cehrxgpt.tasks.outcome import attach_stay, outcome_in_window
+    from cehrxgpt.tasks.tokens import outcome_tokens
+
+_PUBLIC = {
+    "Criterion": "definition",
+    "DataFacts": "codes",
+    "Index": "definition",
+    "Labelled": "labeler",
+    "Outcome": "definition",
+    "Task": "definition",
+    "attach_stay": "outcome",
+    "label": "labeler",
+    "library_tasks": "definition",
+    "load_task": "definition",
+    "outcome_in_window": "outcome",
+    "outcome_tokens": "tokens",
+    "parse_task": "definition",
+    "resolve": "codes",
+    "task_text": "definition",
+}
+
+__all__ = [  # loaded on first use: the definitions alone need no data stack
+    "Criterion",
+    "DataFacts",
+    "Index",
+    "Labelled",
+    "Outcome",
+    "Task",
+    "attach_stay",
+    "label",
+    "library_tasks",
+    "load_task",
+    "outcome_in_window",
+    "outcome_tokens",
+    "parse_task",
+    "resolve",
+    "task_text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"cehrxgpt.tasks.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'cehrxgpt.tasks' has no attribute '{name}'")

@@ -1,0 +1,133 @@
+"""Who is asked about, and when: index events, and what the history must and must not hold."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.tasks.codes import discharge_codes, visit_class
+from cehrxgpt.tasks.definition import Criterion, Task
+from cehrxgpt.tasks.outcome import concept_events, days, is_after, known_at, visit_rows, with_codes
+
+_INSTANT = pl.Datetime("us")
+_NO_STAY = (pl.lit(None, dtype=_INSTANT).alias("stay_start"), pl.lit(None, dtype=_INSTANT).alias("stay_end"))
+DAYS_PER_YEAR = 365.25
+
+
+def known_end() -> pl.Expr:
+    """When the end of each Visit row is known: at its end, or at the end of that day where it has no time of day."""
+    last_instant = pl.col("end_time").dt.truncate("1d") + pl.duration(microseconds=86_399_999_999, time_unit="us")
+    return pl.when(pl.col("time_precision") == "day").then(last_instant).otherwise(pl.col("end_time"))
+
+
+def _visits_at_end(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+    """Finished visits; asked about when the visit's end, and the place of discharge, are known."""
+    stays = visit_rows(events).filter(pl.col("end_time").is_not_null() & visit_class().is_in(list(task.index.visit)))
+    stays = stays.select(
+        "subject_id", "visit_id", pl.col("time").alias("stay_start"), pl.col("end_time").alias("stay_end"), known_end().alias("_end")
+    )
+    places = events.filter(pl.col("code").str.starts_with(s.DISCHARGE_PREFIX) & pl.col("visit_id").is_not_null())
+    if task.index.discharge:
+        stays = stays.join(with_codes(places, discharge_codes(task)), on=["subject_id", "visit_id"], how="semi")
+    said = places.group_by("subject_id", "visit_id").agg(known_at().max().alias("_said"))
+    stays = stays.join(said, on=["subject_id", "visit_id"], how="left")
+    return stays.with_columns(pl.max_horizontal("_end", "_said").alias("prediction_time"))
+
+
+def _visits_at_start(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+    """Visits still going on `hours_after` their start, classed by what is known then."""
+    stays = visit_rows(events).with_columns(
+        pl.max_horizontal(pl.col("time") + pl.duration(hours=task.index.hours_after, time_unit="us"), known_at()).alias("prediction_time")
+    )
+    going_on = pl.col("end_time").is_null() | (pl.col("end_time") > pl.col("prediction_time"))
+    stays = stays.filter(going_on & visit_class(pl.col("prediction_time")).is_in(list(task.index.visit)))
+    return stays.select("subject_id", "visit_id", "prediction_time", pl.col("time").alias("stay_start"), pl.col("end_time").alias("stay_end"))
+
+
+def _visit_index(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+    stays = _visits_at_end(task, events) if task.index.at == "end" else _visits_at_start(task, events)
+    if task.index.contains is not None:
+        inside = concept_events(task, task.index.contains, events).select("subject_id", "visit_id", known_at().alias("_known"))
+        inside = stays.select("subject_id", "visit_id", "prediction_time").join(inside, on=["subject_id", "visit_id"], how="inner")
+        inside = inside.filter(pl.col("_known") <= pl.col("prediction_time"))
+        stays = stays.join(inside, on=["subject_id", "visit_id", "prediction_time"], how="semi")
+    return stays.select("subject_id", "prediction_time", "stay_start", "stay_end")
+
+
+def _concept_index(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+    if not task.index.also:
+        found = concept_events(task, task.index.concepts or "", events)
+        return found.select("subject_id", known_at().alias("prediction_time"), *_NO_STAY)
+    names = (task.index.concepts or "", *task.index.also)
+    firsts = [concept_events(task, name, events).group_by("subject_id").agg(known_at().min().alias("prediction_time")) for name in names]
+    both = pl.concat(firsts).group_by("subject_id").agg(pl.col("prediction_time").max(), pl.len().alias("_sets"))
+    return both.filter(pl.col("_sets") == len(firsts)).select("subject_id", "prediction_time", *_NO_STAY)
+
+
+def _content(events: pl.DataFrame) -> pl.DataFrame:
+    """Timed rows that say something happened: all but birth and the marks of observation."""
+    return events.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in([s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]))
+
+
+def index_rows(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+    """Every index event of one shard: `subject_id`, `prediction_time`, `stay_start`, `stay_end` (null unless it is a visit).
+
+    Distinct in (subject, prediction time), sorted; `occurrence` is already applied.
+    """
+    if task.index.visit:
+        rows = _visit_index(task, events)
+    elif task.index.concepts is not None:
+        rows = _concept_index(task, events)
+    else:
+        first = _content(events).group_by("subject_id").agg(pl.col("time").min())
+        rows = first.select("subject_id", (pl.col("time") + days(task.index.days_after_first_event or 0)).alias("prediction_time"), *_NO_STAY)
+    rows = rows.sort("subject_id", "prediction_time", "stay_start", "stay_end").unique(["subject_id", "prediction_time"], keep="first")
+    if task.index.occurrence != "each":
+        rows = rows.sort("subject_id", "prediction_time").unique("subject_id", keep=task.index.occurrence)
+    return rows.sort("subject_id", "prediction_time")
+
+
+def person_facts(events: pl.DataFrame) -> pl.DataFrame:
+    """Per subject: `observed_from`, `observed_until`, `birth`.
+
+    Observation begins at the earlier of OBSERVATION//START and the first event, and ends at the later of OBSERVATION//END, the time
+    the last event became known, and the end of the last visit.
+    """
+    timed = events.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH))
+    is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX)
+    until = pl.max_horizontal(known_at(), pl.when(is_visit).then(pl.col("end_time")))
+    facts = timed.group_by("subject_id").agg(pl.col("time").min().alias("observed_from"), until.max().alias("observed_until"))
+    births = events.filter(pl.col("code") == s.BIRTH).group_by("subject_id").agg(pl.col("time").min().alias("birth"))
+    return facts.join(births, on="subject_id", how="left")
+
+
+def history_holds(task: Task, criterion: Criterion, events: pl.DataFrame, rows: pl.DataFrame, *, known: bool) -> pl.Series:
+    """Does each row's history meet the criterion? Boolean, in the order of `rows`.
+
+    Args:
+        task: whose concept sets are meant.
+        criterion: what to look for.
+        events: the shard.
+        rows: `subject_id`, `prediction_time`, `birth`.
+        known: True: what the record knew at the prediction time (inclusion); False: all that is not after it (exclusion), so that
+            something of the index day whose hour is not known counts too.
+    """
+    if criterion.by_age:
+        # Completed years: the birthday of the year must have come.
+        now, birth = pl.col("prediction_time"), pl.col("birth")
+        had_birthday = (now.dt.month() * 100 + now.dt.day()) >= (birth.dt.month() * 100 + birth.dt.day())
+        age = now.dt.year() - birth.dt.year() - (~had_birthday).cast(pl.Int32)
+        low, high = criterion.age_at_least, criterion.age_at_most
+        met = (age >= low if low is not None else pl.lit(True)) & (age <= high if high is not None else pl.lit(True))
+        return rows.select(met.fill_null(False).alias("met"))["met"]
+    found = concept_events(task, criterion.concepts, events) if criterion.concepts is not None else visit_rows(events)
+    keyed = rows.select("subject_id", "prediction_time").with_row_index("_row")
+    found = found.select("subject_id", "time", "code", "end_time", "available_time").join(keyed, on="subject_id", how="inner")
+    before = known_at() <= pl.col("prediction_time") if known else ~is_after("prediction_time")
+    found = found.filter(before)
+    if criterion.within_days is not None:
+        found = found.filter(pl.col("time") > pl.col("prediction_time") - days(criterion.within_days))
+    if criterion.visit:
+        found = found.filter(visit_class(pl.col("prediction_time")).is_in(list(criterion.visit)))
+    enough = found.group_by("_row").agg(pl.len().alias("_count")).filter(pl.col("_count") >= criterion.count)
+    return keyed["_row"].is_in(enough["_row"].implode())

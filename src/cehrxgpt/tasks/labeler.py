@@ -1,0 +1,216 @@
+"""From a task and events to labels, shard by shard, with an account of who fell out where.
+
+Nothing is dropped in silence: every step of the attrition says how many subjects and rows went in, how many came out, and why. A task
+whose concepts the data does not have yields no rows and says so; it never yields all-negative labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.atomic import atomic_path
+from cehrxgpt.events import EventDataset
+from cehrxgpt.tasks.codes import DataFacts, resolve
+from cehrxgpt.tasks.definition import Criterion, Task, load_task
+from cehrxgpt.tasks.index import history_holds, index_rows, person_facts
+from cehrxgpt.tasks.outcome import days, is_after, outcome_in_window, with_codes
+
+LABEL_DTYPES: dict[str, pl.DataType] = {
+    "subject_id": pl.Int64(),
+    "prediction_time": pl.Datetime("us"),
+    "boolean_value": pl.Boolean(),
+    "task": pl.String(),
+    "time_to_event_days": pl.Float32(),
+    "observed": pl.Boolean(),
+    "end_reason": pl.String(),
+}
+"""The LabelTable's columns as Polars types (twin of `schema.LABEL_SCHEMA`)."""
+
+_COLUMNS = ("subject_id", "time", "code", "end_time", "available_time", "time_precision", "visit_id")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labels, and how they came about.
+
+    Attributes:
+        labels: LabelTable, sorted by subject and prediction time.
+        attrition: one mapping per step: `step`, `subjects`, `rows` (left after it), `dropped_subjects`, `dropped_rows`, `note`.
+        task: as it was asked, concept sets widened by the data's vocabulary.
+    """
+
+    labels: pl.DataFrame
+    attrition: list[dict[str, Any]]
+    task: Task
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows, subjects, and how many labels are positive, negative, null."""
+        value = self.labels["boolean_value"]
+        positive, negative = int(value.sum() or 0), int((~value).sum() or 0)
+        subjects = self.labels["subject_id"].n_unique()
+        return {"rows": value.len(), "subjects": subjects, "positive": positive, "negative": negative, "null": value.null_count()}
+
+    @property
+    def note(self) -> str | None:
+        """Why there are no rows, if there are none."""
+        if self.labels.height:
+            return None
+        empty = next((step for step in self.attrition if step["rows"] == 0 and step["step"] != "subjects in the data"), None)
+        return None if empty is None else (empty["note"] or f"nobody is left after: {empty['step']}")
+
+    def write(self, out: str | Path, *, force: bool = False) -> None:
+        """Write the labels as Parquet, atomically."""
+        with atomic_path(out, force=force) as partial:
+            self.labels.write_parquet(partial)
+
+
+class _Attrition:
+    """Sums the steps over shards; subjects are distinct across shards, so their counts add up."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[int]] = {}
+
+    def add(self, step: str, rows: pl.DataFrame) -> None:
+        entry = self.steps.setdefault(step, [0, 0])
+        entry[0] += rows["subject_id"].n_unique()
+        entry[1] += rows.height
+
+    def finish(self, subjects: int) -> list[dict[str, Any]]:
+        result = [{"step": "subjects in the data", "subjects": subjects, "rows": 0, "dropped_subjects": 0, "dropped_rows": 0, "note": ""}]
+        before_subjects, before_rows = subjects, None
+        for step, (people, rows) in self.steps.items():
+            dropped = 0 if before_rows is None else before_rows - rows
+            entry = {"step": step, "subjects": people, "rows": rows, "dropped_subjects": before_subjects - people, "dropped_rows": dropped}
+            result.append(entry | {"note": ""})
+            before_subjects, before_rows = people, rows
+        return result
+
+
+def _eligible(task: Task, events: pl.DataFrame, attrition: _Attrition) -> pl.DataFrame:
+    """Index rows that may be asked about, with the person's facts."""
+    rows = index_rows(task, events)
+    what = task.index.concepts or "fixed time after the first event"
+    if task.index.visit:
+        what = f"visit ({', '.join(task.index.visit)}) {task.index.at}"
+    attrition.add(f"index: {what}, {task.index.occurrence}", rows)
+    rows = rows.join(person_facts(events), on="subject_id", how="left", maintain_order="left")
+
+    rows = rows.filter(~_dead(events, rows))
+    attrition.add("alive at the prediction time", rows)
+    if task.censoring != "closed_world":
+        rows = rows.filter(pl.col("observed_until") + days(task.grace_days) >= pl.col("prediction_time"))
+        attrition.add("under observation at the prediction time", rows)
+    if task.history_days:
+        rows = rows.filter(pl.col("observed_from") <= pl.col("prediction_time") - days(task.history_days))
+        attrition.add(f"history of {task.history_days} days", rows)
+    for criterion in task.inclusion:
+        rows = rows.filter(history_holds(task, criterion, events, rows, known=True))
+        attrition.add(f"included: {criterion.describe()}", rows)
+    for criterion in task.exclusion:
+        rows = rows.filter(~history_holds(task, criterion, events, rows, known=False))
+        attrition.add(f"excluded: {criterion.describe()}", rows)
+    if task.first_onset:
+        rows = rows.filter(~history_holds(task, Criterion(concepts=task.outcome.concepts), events, rows, known=False))
+        attrition.add(f"first onset: no {task.outcome.concepts} before", rows)
+    return rows
+
+
+def _dead(events: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
+    """Is each row's subject dead by the prediction time?"""
+    deaths = with_codes(events, [s.DEATH]).group_by("subject_id").agg(pl.col("time").min(), pl.col("available_time").min())
+    joined = rows.select("subject_id", "prediction_time").join(deaths, on="subject_id", how="left", maintain_order="left")
+    return joined.select((pl.col("time").is_not_null() & ~is_after("prediction_time")).fill_null(False).alias("dead"))["dead"]
+
+
+def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
+    """LabelTable columns from outcomes, deaths and the end of observation."""
+    close, until = pl.col("window_close"), pl.col("observed_until")
+    complete = pl.lit(True) if task.censoring == "closed_world" else until + days(task.grace_days) >= close
+    reason = (
+        pl.when(close.is_null()).then(pl.lit("censored"))
+        .when(pl.col("outcome_time").is_not_null()).then(pl.lit("outcome"))
+        .when(pl.col("death_time") <= close).then(pl.lit("death"))
+        .when(complete).then(pl.lit("horizon"))
+        .otherwise(pl.lit("censored"))
+    )  # fmt: skip
+    end = (
+        pl.when(pl.col("end_reason") == "outcome").then(pl.col("outcome_time"))
+        .when(pl.col("end_reason") == "death").then(pl.col("death_time"))
+        .when(pl.col("end_reason") == "horizon").then(close)
+        .otherwise(pl.max_horizontal(until, "prediction_time"))
+    )  # fmt: skip
+    labelled = found.with_columns(reason.alias("end_reason"), pl.lit(task.name).alias("task"))
+    is_outcome = pl.col("end_reason") == "outcome"
+    labelled = labelled.with_columns(
+        pl.when(pl.col("end_reason") != "censored").then(is_outcome).alias("boolean_value"),
+        is_outcome.alias("observed"),
+        ((end - pl.col("prediction_time")).dt.total_microseconds() / 86_400_000_000).alias("time_to_event_days"),
+    )
+    return labelled.select(pl.col(name).cast(dtype) for name, dtype in LABEL_DTYPES.items())
+
+
+def _frames(events: EventDataset | pl.DataFrame, split: str | None) -> Iterator[pl.DataFrame]:
+    if isinstance(events, pl.DataFrame):
+        yield events.select(_COLUMNS)
+    else:
+        for _, frame in events.iter_shards(split):
+            yield frame.select(_COLUMNS)
+
+
+def _facts(events: EventDataset | pl.DataFrame) -> DataFacts:
+    """Of the whole data set, whatever split is labelled: absence is a property of the data."""
+    if isinstance(events, pl.DataFrame):
+        return DataFacts.of([events])
+    return DataFacts.of(pl.scan_parquet(path).select("code", "time", "end_time") for path in events.shards())
+
+
+def label(
+    events: EventDataset | pl.DataFrame,
+    task: Task | str | Path,
+    *,
+    split: str | None = None,
+    censoring: Literal["observation_period", "closed_world", "grace_days"] | None = None,
+    grace_days: int | None = None,
+) -> Labelled:
+    """Label every eligible (subject, prediction time).
+
+    Args:
+        events: a data set (read shard by shard), or one EventTable.
+        task: a Task, the name of a library task, or a path to a YAML file.
+        split: only this split.
+        censoring, grace_days: in place of the task's own, where a data set's observation periods ask for it.
+
+    Returns:
+        labels and attrition. `boolean_value` is True (outcome in the window), False (death before it, or the whole window seen
+        without it), or null (censored). `time_to_event_days` runs from the prediction time to the outcome, the death, the window's
+        close, or the end of observation.
+
+    Raises:
+        TaskError: the task is malformed.
+        InputError: there is no such split.
+    """
+    task = load_task(task)
+    if censoring is not None:
+        task = replace(task, censoring=censoring, grace_days=(grace_days or 0) if censoring == "grace_days" else 0)
+    task = resolve(task, events.codes if isinstance(events, EventDataset) else None)
+    facts = _facts(events)
+    attrition, labels, subjects = _Attrition(), [pl.DataFrame(schema=LABEL_DTYPES)], 0
+    missing = facts.missing(task)
+    for frame in _frames(events, split):
+        subjects += frame["subject_id"].n_unique()
+        if not missing:
+            rows = _eligible(task, frame, attrition)
+            found = outcome_in_window(task, frame, rows, by=("subject_id",))
+            labels.append(_verdicts(task, found))
+    steps = attrition.finish(subjects)
+    if missing:
+        note = "; ".join(missing)
+        steps.append({"step": "asked of this data", "subjects": 0, "rows": 0, "dropped_subjects": subjects, "dropped_rows": 0, "note": note})
+    return Labelled(pl.concat(labels).sort("subject_id", "prediction_time"), steps, task)

@@ -1,0 +1,146 @@
+"""The one function that finds outcomes, in real records and in simulated futures alike.
+
+What counts as *after* a prediction time p: an event that happened no earlier than p and that the record could not know at p,
+`time >= p and available_time > p`. So an event known at p is input and never an outcome; an event dated to the day of p, without a
+time of day, is neither input (it becomes known at the day's end) nor outcome (it may have happened before p), unless p is the
+midnight with which that day begins. A window (open, close] is judged by the same rule at `open`, and by `time <= close`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.errors import SchemaError
+from cehrxgpt.tasks.codes import matching_codes, visit_class
+from cehrxgpt.tasks.definition import Task
+
+SUBJECT_KEY = ("subject_id",)
+SAMPLE_KEY = ("subject_id", "prediction_time", "sample_id")
+
+_INSTANT = pl.Datetime("us")
+_ROW = "_row"
+
+
+def days(count: float) -> pl.Expr:
+    """A duration of so many days, to the microsecond."""
+    return pl.duration(microseconds=round(count * 86_400_000_000), time_unit="us")
+
+
+def known_at() -> pl.Expr:
+    """When the record could know each event; the event's own time where nothing else is said."""
+    return pl.coalesce("available_time", "time")
+
+
+def is_after(moment: str) -> pl.Expr:
+    """Did the event happen after the instant in column `moment`? See the module's docstring."""
+    return (pl.col("time") >= pl.col(moment)) & (known_at() > pl.col(moment))
+
+
+def with_codes(events: pl.DataFrame, codes: frozenset[str] | Sequence[str]) -> pl.DataFrame:
+    """Timed events with one of these codes."""
+    return events.filter(pl.col("code").is_in(sorted(codes)) & pl.col("time").is_not_null())
+
+
+def concept_events(task: Task, name: str, events: pl.DataFrame) -> pl.DataFrame:
+    """Timed events of one of the task's concept sets."""
+    return with_codes(events, matching_codes(task.concept_sets[name], events["code"].unique().to_list()))
+
+
+def visit_rows(events: pl.DataFrame) -> pl.DataFrame:
+    """The Visit rows."""
+    return events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX) & pl.col("time").is_not_null())
+
+
+def _outcome_events(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+    """All events that would be the outcome (not for stay_over_days)."""
+    if task.outcome.concepts is not None:
+        return concept_events(task, task.outcome.concepts, events)
+    if task.outcome.death:
+        return with_codes(events, [s.DEATH])
+    return visit_rows(events).filter(visit_class().is_in(list(task.outcome.visit)))
+
+
+def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] = SUBJECT_KEY) -> pl.DataFrame:
+    """`at` with `stay_start` and `stay_end` of the index visit that is going on at each prediction time.
+
+    A column that `at` has already is kept. The start is that of the earliest open visit of the index's classes (classed by what is
+    known at the prediction time); the end is that visit's, else the first discharge after the prediction time, else null.
+    """
+    if {"stay_start", "stay_end"} <= set(at.columns):
+        return at
+    keyed = at.with_row_index(_ROW)
+    pairs = keyed.select(_ROW, *dict.fromkeys((*by, "prediction_time")))
+    open_visits = visit_rows(events).join(pairs, on=list(by), how="inner")
+    open_visits = open_visits.filter(
+        (pl.col("time") <= pl.col("prediction_time"))
+        & (pl.col("end_time").is_null() | (pl.col("end_time") > pl.col("prediction_time")))
+        & visit_class(pl.col("prediction_time")).is_in(list(task.index.visit))
+    )
+    stays = open_visits.sort(_ROW, "time", "end_time", descending=[False, False, True], nulls_last=True).group_by(_ROW, maintain_order=True)
+    found = stays.agg(pl.col("time").first().alias("_start"), pl.col("end_time").first().alias("_end"))
+    places = events.filter(pl.col("code").str.starts_with(s.DISCHARGE_PREFIX)).join(pairs, on=list(by), how="inner")
+    places = places.filter(is_after("prediction_time")).group_by(_ROW).agg(pl.col("time").min().alias("_discharge"))
+    both = keyed.join(found, on=_ROW, how="left", maintain_order="left").join(places, on=_ROW, how="left", maintain_order="left")
+    fresh = {"stay_start": pl.col("_start"), "stay_end": pl.coalesce("_end", "_discharge")}
+    return both.select(*at.columns, *(value.cast(_INSTANT).alias(name) for name, value in fresh.items() if name not in at.columns))
+
+
+def _first_outcome(task: Task, events: pl.DataFrame, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """`_row`, `outcome_time`: the earliest outcome in each row's window (no row where there is none)."""
+    pairs = rows.select(_ROW, "window_open", "window_close", *dict.fromkeys((*by, "prediction_time")))
+    found = _outcome_events(task, events).join(pairs, on=list(by), how="inner").filter(is_after("window_open"))
+    in_time = pl.col("time") <= pl.col("window_close")
+    if task.horizon_days == "stay":
+        # A death without a time of day stands at the last instant of its day: it is in the stay if the stay ends that day.
+        same_day = (pl.col("time_precision") == "day") & (pl.col("time").dt.date() == pl.col("window_close").dt.date())
+        in_time = in_time | same_day.fill_null(False)
+    return found.filter(in_time).group_by(_ROW).agg(pl.col("time").min().alias("outcome_time"))
+
+
+def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] | None = None) -> pl.DataFrame:
+    """The first outcome in each row's window.
+
+    Args:
+        task: widened by `resolve` where the data has a vocabulary.
+        events: an EventTable, or a TrajectoryTable (simulated futures).
+        at: one row per window: `prediction_time`, the columns of `by`, and for tasks about a stay, where `events` does not hold it,
+            `stay_start` and `stay_end`. Further columns are kept.
+        by: the key that `events` and `at` share; default (subject_id, prediction_time, sample_id) if both have `sample_id`, else
+            (subject_id).
+
+    Returns:
+        `at`, same rows in the same order, with
+            window_open, window_close: timestamps; the close is null where a stay's end is not known;
+            outcome_time: of the first outcome in the window, or null;
+            death_time: of a death after the prediction time, or null (also where death is the outcome).
+
+    Raises:
+        SchemaError: `at` or `events` lacks a column of the key.
+    """
+    if by is None:
+        by = SAMPLE_KEY if "sample_id" in at.columns and "sample_id" in events.columns else SUBJECT_KEY
+    for name in dict.fromkeys((*by, "prediction_time")):
+        if name not in at.columns or (name in by and name not in events.columns):
+            raise SchemaError(f"outcome_in_window: column '{name}' is missing; events need {', '.join(by)}, the rows also prediction_time")
+    at = at.with_columns(pl.col("prediction_time").cast(_INSTANT))
+    events = events.select(*by, "time", "code", "end_time", "available_time", "time_precision")
+    rows = (attach_stay(task, events, at, by=by) if task.in_stay else at).with_row_index(_ROW)
+    rows = rows.with_columns((pl.col("prediction_time") + days(task.gap_days)).alias("window_open"))
+    if task.outcome.stay_over_days is not None:
+        limit = pl.col("stay_start") + days(task.outcome.stay_over_days)
+        rows = rows.with_columns(
+            pl.min_horizontal(pl.when(pl.col("stay_end").is_not_null()).then(limit), pl.col("stay_end")).alias("window_close"),
+            pl.when(pl.col("stay_end") > limit).then(limit).cast(_INSTANT).alias("outcome_time"),
+        )
+    else:
+        close = pl.col("stay_end") if task.horizon_days == "stay" else pl.col("prediction_time") + days(task.follow_days or 0)
+        rows = rows.with_columns(close.cast(_INSTANT).alias("window_close"))
+        rows = rows.join(_first_outcome(task, events, rows, by), on=_ROW, how="left", maintain_order="left")
+    deaths = with_codes(events, [s.DEATH]).join(rows.select(_ROW, *dict.fromkeys((*by, "prediction_time"))), on=list(by), how="inner")
+    deaths = deaths.filter(is_after("prediction_time")).group_by(_ROW).agg(pl.col("time").min().alias("death_time"))
+    rows = rows.join(deaths, on=_ROW, how="left", maintain_order="left")
+    added = ("window_open", "window_close", "outcome_time", "death_time")
+    return rows.select(*at.columns, *(pl.col(name).cast(_INSTANT) for name in added))
