@@ -1,0 +1,325 @@
+"""The data: how much came in, what the ingest kept and why it dropped the rest, splits, what the records hold."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.report.markup import (
+    Markup,
+    Section,
+    count,
+    details,
+    figure,
+    is_number,
+    join,
+    note,
+    number,
+    paragraph,
+    percent,
+    readable,
+    shorten,
+    table,
+    tag,
+)
+from cehrxgpt.report.run import RunFolder
+from cehrxgpt.report.sections import MissingInputs
+from cehrxgpt.report.svg import Axis, Chart, grid
+
+SMALL_CELL = 11
+"""Codes of fewer subjects are never named, and cells of fewer are not told apart: the page may leave the house."""
+
+_NOT_CLINICAL = (s.BIRTH, s.DEATH, s.OBSERVATION_START, s.OBSERVATION_END)
+
+
+def clinical() -> pl.Expr:
+    """Rows that are something that happened: not static, not birth, death or the limits of observation, not a visit's own rows."""
+    code = pl.col("code")
+    structural = code.str.starts_with(s.VISIT_PREFIX) | code.str.starts_with(s.DISCHARGE_PREFIX)
+    return pl.col("time").is_not_null() & ~code.is_in(_NOT_CLINICAL) & ~structural
+
+
+def split_counts(events: pl.LazyFrame) -> pl.DataFrame:
+    """Per split: subjects, events, visits, values, deaths, first and last time."""
+    return (
+        events.group_by("split")
+        .agg(
+            pl.col("subject_id").n_unique().alias("subjects"),
+            pl.len().alias("events"),
+            pl.col("code").str.starts_with(s.VISIT_PREFIX).sum().alias("visits"),
+            pl.col("numeric_value").is_not_null().sum().alias("values"),
+            (pl.col("code") == s.DEATH).sum().alias("deaths"),
+            pl.col("time").filter(clinical()).min().alias("first"),
+            pl.col("time").filter(clinical()).max().alias("last"),
+        )
+        .collect()
+        .sort(pl.col("split").replace_strict(list(s.SPLITS), [0, 1, 2], default=3), "split")
+    )
+
+
+def section(run: RunFolder) -> Section:
+    """The chapter.
+
+    Raises:
+        MissingInputs: neither events, nor labels, nor an ingest account.
+    """
+    ingest = run.json("events/ingest.json")
+    parts: list[Any] = []
+    children: list[tuple[str, str]] = []
+
+    def add(identifier: str, title: str, *content: Any) -> None:
+        children.append((identifier, title))
+        parts.extend([tag("h3", title, id=identifier), *content])
+
+    if run.events is not None:
+        parts.append(_overview(run, run.events))
+        parts.append(_charts(run.events))
+    if ingest is not None:
+        add("ingest", "What the ingest kept", _ingest(ingest))
+    if run.events is not None:
+        add("codes", "Most common codes", _codes(run, run.events))
+    if labels := _labels(run):
+        add("labels", "Labels", labels)
+    if not parts:
+        raise MissingInputs("events/, events/ingest.json or labels/")
+    return Section("data", "Data", join(parts), tuple(children))
+
+
+def _overview(run: RunFolder, events: pl.LazyFrame) -> Markup:
+    counts = split_counts(events)
+    rows = [
+        [readable(r["split"]), count(r["subjects"]), count(r["events"]), count(r["visits"]), count(r["values"]), count(r["deaths"])]
+        for r in counts.to_dicts()
+    ]
+    if len(rows) > 1:
+        total = counts.select(pl.col("subjects", "events", "visits", "values", "deaths").sum()).row(0)
+        rows.append(["all", *(count(value) for value in total)])
+    facts = (run.json("events/metadata/dataset.json") or {}).get("cehrxgpt", {})
+    shifted = isinstance(facts, dict) and facts.get("calendar") == "shifted"
+    first, last = counts["first"].min(), counts["last"].max()
+    span = ""
+    if isinstance(first, datetime) and isinstance(last, datetime):
+        span = f"Events run from {first:%B %Y} to {last:%B %Y}. "
+        span += "The release moved its dates to other centuries, so years are not used. " if shifted else ""
+    policy = facts.get("observation_policy") if isinstance(facts, dict) else None
+    extra = f"End of observation: {readable(str(policy))}. " if policy else ""
+    return join(
+        [
+            paragraph(span, extra, "Vocabulary and value bins were fitted on the training split alone; results below are of the held-out split."),
+            table(
+                ["Split", "Subjects", "Events", "Visits", "Values", "Deaths"],
+                rows,
+                caption="Subjects and events by split",
+                class_="sum" if len(rows) > 1 else "",
+            ),
+        ]
+    )
+
+
+def _charts(events: pl.LazyFrame) -> Markup:
+    per_subject, per_year = pl.collect_all(
+        [
+            events.filter(pl.col("time").is_not_null()).group_by("subject_id").len(),
+            events.filter(clinical()).group_by(pl.col("time").dt.year().alias("year")).len().sort("year"),
+        ]
+    )
+    charts = []
+    if per_subject.height:
+        values = per_subject["len"].to_numpy()
+        low, middle, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
+        caption = f"Events per subject: median {count(middle)}; one in ten has fewer than {count(low)}, one in ten more than {count(high)}."
+        charts.append(figure(log_histogram(values, "events").svg(caption), caption))
+    if per_year.height:
+        charts.append(figure(_years(per_year).svg("Events by calendar year"), "Events by calendar year."))
+    return grid(charts)
+
+
+def log_histogram(values: Any, unit: str, *, y_title: str = "subjects") -> Chart:
+    """Histogram of positive counts on a log axis; the outermost bins end at the 0.5th and 99.5th percentile (no single extreme shown)."""
+    values = np.asarray(values, dtype=float)
+    low, high = max(1.0, float(np.quantile(values, 0.005))), max(2.0, float(np.quantile(values, 0.995)))
+    high = max(high, low * 3)
+    edges = np.geomspace(low, high, 25)
+    heights, _ = np.histogram(np.clip(values, low, high), edges)
+    chart = Chart(
+        360,
+        230,
+        Axis.logarithmic(low, high),
+        Axis.linear(0, max(1, heights.max()), target=4, snap=True),
+        x_title=f"{unit} per subject",
+        y_title=y_title,
+    )
+    titles = [f"{left:,.0f} to {right:,.0f} {unit}: {height:,} {y_title}" for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)]
+    chart.bars(edges.tolist(), heights.tolist(), "fill c1", titles)
+    return chart
+
+
+def _years(per_year: pl.DataFrame) -> Chart:
+    known = dict(zip(per_year["year"].to_list(), per_year["len"].to_list(), strict=True))
+    years = list(range(min(known), max(known) + 1))
+    heights = [known.get(year, 0) for year in years]
+    step = max(1, -(-len(years) // 5))
+    ticks = tuple((year + 0.5, str(year)) for year in years if year % step == 0 or len(years) <= 5)
+    chart = Chart(
+        360,
+        230,
+        Axis(years[0], years[-1] + 1, ticks),
+        Axis.linear(0, max(heights), target=4, label=_thousands, snap=True),
+        x_title="year",
+        y_title="events",
+    )
+    chart.bars([*years, years[-1] + 1], heights, "fill c1", [f"{year}: {height:,} events" for year, height in zip(years, heights, strict=True)])
+    return chart
+
+
+def _thousands(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g} M"
+    return f"{value / 1e3:g} k" if value >= 1e4 else f"{value:,.10g}"
+
+
+def _codes(run: RunFolder, events: pl.LazyFrame) -> Markup:
+    subjects = events.select(pl.col("subject_id").n_unique()).collect().item()
+    common = (
+        events.filter(clinical())
+        .group_by("code")
+        .agg(
+            pl.col("subject_id").n_unique().alias("subjects"), pl.len().alias("events"), pl.col("numeric_value").is_not_null().mean().alias("valued")
+        )
+        .filter(pl.col("subjects") >= SMALL_CELL)
+        .sort("subjects", "events", "code", descending=[True, True, False])
+        .collect()
+    )
+    if common.is_empty():
+        return note(f"No code was recorded in {SMALL_CELL} subjects or more.")
+    rows = [
+        [
+            shorten(run.name(r["code"]), 60),
+            tag("code", shorten(r["code"], 60)),
+            count(r["subjects"]),
+            percent(r["subjects"] / subjects),
+            count(r["events"]),
+            percent(r["valued"], 0),
+        ]
+        for r in common.head(20).to_dicts()
+    ]
+    heads = ["Name", "Code", "Subjects", "Share", "Events", "With a value"]
+    shown = table(
+        heads, rows, caption=f"The {len(rows)} codes that most subjects have, of {common.height:,} in {SMALL_CELL} subjects or more", left=2
+    )
+    return shown
+
+
+# -- ingest -----------------------------------------------------------------------------------------------------------------------
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    """(name, content) pairs of a mapping, or of a list of objects that carry a `table` or `name`."""
+    if isinstance(value, dict):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, list):
+        return [(str(item.get("table", item.get("name", index))), item) for index, item in enumerate(value) if isinstance(item, dict)]
+    return []
+
+
+def _ingest(ingest: dict[str, Any]) -> Markup:
+    rows, drops = [], []
+    for name, account in _items(ingest.get("tables")):
+        if not isinstance(account, dict):
+            continue
+        dropped = account.get("dropped", 0)
+        reasons = [(reason, n) for reason, n in _items(dropped) if is_number(n) and n]
+        lost = sum(n for _, n in reasons) if isinstance(dropped, dict) else dropped
+        read = account.get("read")
+        share = lost / read if is_number(read) and read and is_number(lost) else None
+        rows.append([name, count(read), count(account.get("kept")), count(lost), percent(share)])
+        drops += [[name, readable(reason), count(n)] for reason, n in sorted(reasons, key=lambda pair: -pair[1])]
+    parts = []
+    if rows:
+        parts.append(paragraph("Every row read is either kept or dropped for a stated reason."))
+        parts.append(table(["Table", "Read", "Kept", "Dropped", "Share dropped"], rows, caption="Rows read from each source table"))
+    if drops:
+        parts.append(table(["Table", "Reason", "Rows"], drops, caption="Why rows were dropped", left=2))
+    for key, title in (("mended", "Rows mended rather than dropped"), ("derived", "Rows derived from others")):
+        found = [[readable(name), count(n)] for name, n in flatten(ingest.get(key)) if is_number(n)]
+        if found:
+            parts.append(table(["What", "Rows"], found, caption=title))
+    rest = [
+        (readable(name), value)
+        for name, value in flatten({k: v for k, v in ingest.items() if k not in ("tables", "mended", "derived", "settings", "versions")})
+    ]
+    if rest:
+        cells = [[name, shorten(number(v, 2) if isinstance(v, float) else count(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]]
+        parts.append(details("More from the ingest's account", table(["What", "Value"], cells, caption="Other entries of ingest.json", left=2)))
+    return join(parts)
+
+
+def flatten(value: Any, prefix: str = "", *, depth: int = 3) -> list[tuple[str, Any]]:
+    """Nested mappings as (path, scalar) pairs; short lists of scalars become text, the rest is left out."""
+    found: list[tuple[str, Any]] = []
+    if isinstance(value, dict) and depth:
+        for key, item in value.items():
+            found += flatten(item, f"{prefix}{' · ' if prefix else ''}{key}", depth=depth - 1)
+    elif isinstance(value, list):
+        if value and all(isinstance(item, (str, int, float)) for item in value) and len(value) <= 12:
+            found.append((prefix, ", ".join(str(item) for item in value)))
+    elif value is not None and not isinstance(value, dict):
+        found.append((prefix, value))
+    return found
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------------------
+
+
+def _labels(run: RunFolder) -> Markup | None:
+    rows, attritions = [], []
+    splits = run.parquet("events/metadata/subject_splits.parquet", ("subject_id", "split"))
+    for task in run.stems("labels"):
+        labels = run.labels(task)
+        if labels is None:
+            continue
+        if splits is not None:
+            labels = labels.join(
+                splits.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String)).unique("subject_id"), on="subject_id", how="left"
+            )
+        else:
+            labels = labels.with_columns(pl.lit("all").alias("split"))
+        counted = labels.group_by("split").agg(*_label_counts()).sort(pl.col("split").replace_strict(list(s.SPLITS), [0, 1, 2], default=3), "split")
+        if counted.is_empty():
+            rows.append([readable(task), "all", "0", "0", "0", "0", "0", "–"])
+        for index, row in enumerate(counted.to_dicts()):
+            known = row["positive"] + row["negative"]
+            share = percent(row["positive"] / known) if known else "–"
+            first = readable(task) if index == 0 else ""
+            rows.append(
+                [first, readable(row["split"] or "none"), *(count(row[k]) for k in ("rows", "subjects", "positive", "negative", "unknown")), share]
+            )
+        if steps := run.json_rows(f"labels/{task}.attrition.json"):
+            attritions.append(_attrition(task, steps))
+    if not rows:
+        return None
+    heads = ["Task", "Split", "Rows", "Subjects", "Positive", "Negative", "Unknown", "Positive share"]
+    explained = (
+        "Unknown: observation ended before the outcome could be told; such rows are neither positive nor negative. The share is of known rows."
+    )
+    return join([paragraph(explained), table(heads, rows, caption="Label rows by task and split", left=2, class_="grouped"), *attritions])
+
+
+def _label_counts() -> list[pl.Expr]:
+    value = pl.col("boolean_value")
+    return [
+        pl.len().alias("rows"),
+        pl.col("subject_id").n_unique().alias("subjects"),
+        (value.fill_null(False)).sum().alias("positive"),
+        (~value.fill_null(True)).sum().alias("negative"),
+        value.is_null().sum().alias("unknown"),
+    ]
+
+
+def _attrition(task: str, steps: list[dict[str, Any]]) -> Markup:
+    rows = [[readable(str(step.get("step", "?"))), count(step.get("subjects")), count(step.get("rows"))] for step in steps]
+    return details(f"Who was eligible: {readable(task)}", table(["Step", "Subjects", "Rows"], rows, caption=f"Attrition of {readable(task)}"))

@@ -1,0 +1,382 @@
+"""One held-out subject: the record up to the prediction time, then the futures the model simulated beside what happened.
+
+The only place of the page that shows a single person; `patient=None` leaves it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt import visits
+from cehrxgpt.report.markup import (
+    Markup,
+    Section,
+    count,
+    day,
+    details,
+    figure,
+    is_number,
+    join,
+    legend,
+    note,
+    number,
+    paragraph,
+    percent,
+    readable,
+    shorten,
+    table,
+    tag,
+)
+from cehrxgpt.report.methods import method, ordered
+from cehrxgpt.report.run import EVENT_COLUMNS, KEY, RunFolder
+from cehrxgpt.report.sections import MissingInputs
+from cehrxgpt.report.sections.data import clinical
+from cehrxgpt.report.sections.patient_charts import VISIT_COLOURS, incidence_chart, lab_chart, raster_chart, timeline_chart
+from cehrxgpt.report.svg import responsive
+
+Patient = int | Literal["auto"] | None
+
+_GROUPS = (
+    ("Conditions", "condition_occurrence", "condition/", "c2", 8), ("Drugs", "drug_exposure", "drug/", "c3", 8),
+    ("Procedures", "procedure_occurrence", "procedure/", "c4", 5), ("Observations", "observation", "observation/", "c7", 3),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject at one prediction time; `futures` and `samples` are empty where none were kept."""
+
+    subject: int
+    at: datetime
+    past: pl.DataFrame
+    actual: pl.DataFrame  # real events after the prediction time, up to the horizon
+    futures: pl.DataFrame  # simulated events, with sample_id
+    samples: pl.DataFrame  # one row per future: sample_id, end_time, stop_reason
+    horizon_days: float
+    observed_days: float  # how long the subject was really observed after the prediction time, at most the horizon
+
+
+def section(run: RunFolder, patient: Patient) -> Section:
+    """The chapter about one subject.
+
+    Raises:
+        MissingInputs: no events, no forecast of anybody, or the subject asked for is not there.
+    """
+    if run.events is None:
+        raise MissingInputs("events/")
+    case = _choose(run, patient)
+    has_futures = not case.samples.is_empty()
+    parts: list[Any] = [
+        paragraph(
+            f"Subject {case.subject}, held out from training, as the record stood on {day(case.at)}, the prediction time."
+            if _split(run, case.subject) == s.HELD_OUT
+            else f"Subject {case.subject} as the record stood on {day(case.at)}, the prediction time."
+        ),
+        _demographics(run, case),
+        tag("h3", "The record so far", id="patient-record"),
+        _record(run, case),
+    ]
+    children = [("patient-record", "The record so far")]
+    if labs := _labs(run, case):
+        parts += [tag("h3", "Values" + (", and where the futures take them" if has_futures else ""), id="patient-labs"), labs]
+        children.append(("patient-labs", "Values"))
+    if has_futures:
+        parts += [tag("h3", f"{len(case.samples)} simulated futures", id="patient-futures"), _futures(run, case)]
+        children.append(("patient-futures", "Simulated futures"))
+    if risks := _risks(run, case):
+        parts.append(risks)
+    return Section("patient", "One patient, and their simulated futures" if has_futures else "One patient", join(parts), tuple(children))
+
+
+# -- choosing and loading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_trajectories(run: RunFolder) -> pl.DataFrame:
+    needed = ("subject_id", "prediction_time", "sample_id", "time", "code")
+    frames = [run.parquet(f"forecast/trajectories/{stem}.parquet", needed) for stem in run.stems("forecast/trajectories")]
+    wanted = {**EVENT_COLUMNS, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32()}
+    found = [
+        frame.select(pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name) for name, dtype in wanted.items())
+        for frame in frames
+        if frame is not None
+    ]
+    return pl.concat(found) if found else pl.DataFrame(schema=wanted)
+
+
+def _split(run: RunFolder, subject: int) -> str | None:
+    assert run.events is not None
+    found = run.events.filter(pl.col("subject_id") == subject).select("split").head(1).collect()
+    return found.item() if found.height else None
+
+
+def _candidates(run: RunFolder, trajectories: pl.DataFrame) -> pl.DataFrame:
+    """(subject, prediction time) pairs that have futures as events, else a forecast, else a label."""
+    if trajectories.height:
+        return trajectories.select(KEY).unique().sort(KEY)
+    for folder in ("forecast", "labels"):
+        frames = [run.parquet(f"{folder}/{stem}.parquet", KEY) for stem in run.stems(folder) if not stem.endswith("attrition")]
+        found = [
+            frame.select(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
+            for frame in frames
+            if frame is not None
+        ]
+        if found and (pairs := pl.concat(found).unique().sort(KEY)).height:
+            return pairs
+    return pl.DataFrame(schema={"subject_id": pl.Int64, "prediction_time": pl.Datetime("us")})
+
+
+def _choose(run: RunFolder, patient: Patient) -> Case:
+    assert run.events is not None
+    trajectories = _read_trajectories(run)
+    candidates = _candidates(run, trajectories)
+    if patient != "auto" and patient is not None:
+        candidates = candidates.filter(pl.col("subject_id") == patient)
+        if candidates.is_empty():
+            last = run.events.filter((pl.col("subject_id") == patient) & clinical()).select(pl.col("time").max()).collect().item()
+            if last is None:
+                raise MissingInputs(f"events of subject {patient}")
+            candidates = pl.DataFrame({"subject_id": [patient], "prediction_time": [last]}, schema_overrides={"prediction_time": pl.Datetime("us")})
+    elif patient == "auto":
+        held_out = run.events.filter(pl.col("split") == s.HELD_OUT).select("subject_id").unique().collect()
+        candidates = candidates.join(held_out, on="subject_id", how="semi").head(200)
+    if candidates.is_empty():
+        raise MissingInputs("forecast/trajectories/*.parquet or forecast/<task>.parquet of a held-out subject")
+    events = run.events.filter(pl.col("subject_id").is_in(candidates["subject_id"].unique().implode())).drop("split").collect()
+    subject, at = _most_telling(events, candidates)
+    return _load(run, events.filter(pl.col("subject_id") == subject), trajectories, subject, at)
+
+
+def _most_telling(events: pl.DataFrame, candidates: pl.DataFrame) -> tuple[int, datetime]:
+    """The pair whose record has something of everything: visits, several codes, values that repeat; ties go to the smallest id."""
+    past = candidates.join(events.filter(pl.col("time").is_not_null()), on="subject_id").filter(pl.col("time") <= pl.col("prediction_time"))
+    counted = past.group_by(KEY).agg(
+        pl.col("code").filter(clinical()).n_unique().clip(0, 25).alias("codes"),
+        pl.col("code").str.starts_with(s.VISIT_PREFIX).sum().clip(0, 15).alias("visits"),
+        pl.col("numeric_value").is_not_null().sum().clip(0, 40).alias("values"),
+        pl.len().alias("rows"),
+    )
+    score = pl.col("codes") / 25 + pl.col("visits") / 15 + pl.col("values") / 40 - (pl.col("rows") > 1500).cast(pl.Float64)
+    ranked = (
+        candidates.join(counted, on=KEY, how="left")
+        .with_columns(score.fill_null(-9).alias("_score"))
+        .sort(["_score", *KEY], descending=[True, False, False])
+    )
+    best = ranked.row(0, named=True)
+    return best["subject_id"], best["prediction_time"]
+
+
+def _load(run: RunFolder, events: pl.DataFrame, trajectories: pl.DataFrame, subject: int, at: datetime) -> Case:
+    mine = (pl.col("subject_id") == subject) & (pl.col("prediction_time") == at)
+    samples = run.parquet("forecast/samples.parquet", (*KEY, "sample_id", "end_time", "stop_reason"))
+    chosen = samples.filter(mine) if samples is not None else pl.DataFrame()
+    futures = trajectories.filter(mine)
+    if chosen.is_empty() and not futures.is_empty():
+        chosen = futures.group_by("sample_id").agg(pl.col("time").max().alias("end_time")).with_columns(pl.lit("horizon").alias("stop_reason"))
+    horizon = 365.0
+    if not chosen.is_empty():
+        # Futures of several tasks share one pool: the longest says how far it was simulated.
+        horizon = max(1.0, max((end - at) / timedelta(days=1) for end in chosen["end_time"].to_list()))
+    limit = at + timedelta(days=horizon)
+    timed = events.filter(pl.col("time").is_not_null())
+    after = timed.filter(pl.col("time") > at)
+    observed = max([(time - at) / timedelta(days=1) for time in after["time"].to_list()], default=0.0)
+    return Case(
+        subject,
+        at,
+        events.filter(pl.col("time").is_null() | (pl.col("time") <= at)),
+        after.filter(pl.col("time") <= limit),
+        futures,
+        chosen,
+        horizon,
+        min(observed, horizon),
+    )
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------------------
+
+
+def _demographics(run: RunFolder, case: Case) -> Markup:
+    static = case.past.filter(pl.col("code").str.starts_with(s.GENDER_PREFIX) | pl.col("code").str.starts_with(s.RACE_PREFIX))["code"].to_list()
+    born = case.past.filter(pl.col("code") == s.BIRTH)["time"].min()
+    facts = []
+    if isinstance(born, datetime):
+        facts.append(f"aged {int((case.at - born).days / 365.25)}")
+    facts += [_demographic(run, code) for code in static]
+    rows = case.past.filter(clinical())
+    seen = case.past.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX)).height
+    facts.append(f"{count(rows.height)} events and {count(seen)} visits so far")
+    return paragraph("; ".join(facts).capitalize(), ".")
+
+
+def _demographic(run: RunFolder, code: str) -> str:
+    kind, _, value = code.partition("/")
+    known = {"gender/8532": "female", "gender/8507": "male"}.get(code)
+    name = run.name(code)
+    return known or (name.lower() if name != code else f"{kind} {value}" if value not in ("", "0") else f"{kind} unknown")
+
+
+def with_class(events: pl.DataFrame) -> pl.DataFrame:
+    """Visit rows with their class (`visits.CLASSES`)."""
+    stays = events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
+    minutes = (pl.col("end_time") - pl.col("time")).dt.total_minutes()
+    return stays.with_columns(visits.classify(pl.col("code"), minutes).alias("class"))
+
+
+def _record(run: RunFolder, case: Case) -> Markup:
+    rows = case.past.filter(clinical())
+    groups, hidden = [], []
+    for title, origin, prefix, colour, limit in _GROUPS:
+        own = rows.filter((pl.col("origin") == origin) | (pl.col("origin").is_null() & pl.col("code").str.starts_with(prefix)))
+        ranked = own.group_by("code").agg(pl.len().alias("n"), pl.col("time").min().alias("first")).sort("n", "code", descending=[True, False])
+        if ranked.is_empty():
+            continue
+        kept = ranked.head(limit).sort("first", "code")["code"].to_list()
+        groups.append((title, colour, [(run.name(code), own.filter(pl.col("code") == code).select("time", "end_time")) for code in kept]))
+        if ranked.height > limit:
+            hidden.append(f"{ranked.height - limit} more {title.lower()}")
+    stays = with_class(case.past)
+    start = case.past["time"].drop_nulls().filter(~case.past.filter(pl.col("time").is_not_null())["code"].is_in([s.BIRTH])).min()
+    if not isinstance(start, datetime):
+        return note("There is no dated event before the prediction time.")
+    shown = sorted(set(stays["class"].to_list()), key=visits.CLASSES.index)
+    chart = responsive(
+        lambda width: timeline_chart(width, start, case.at, stays, groups),
+        f"Timeline of visits and codes of subject {case.subject} up to {day(case.at)}",
+    )
+    caption = "Each row is a code; dots are records of it, bars the length of a drug." + (f" Not shown: {', '.join(hidden)}." if hidden else "")
+    parts: list[Any] = [
+        legend([(name, f"{VISIT_COLOURS[name]} box") for name in shown]) if shown else "",
+        figure(chart, caption),
+        _last_events(run, case),
+    ]
+    return join(parts)
+
+
+def _last_events(run: RunFolder, case: Case, limit: int = 60) -> Markup:
+    rows = case.past.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH)).sort("time", "code").tail(limit)
+    body = [
+        [f"{row['time']:%Y-%m-%d %H:%M}", shorten(run.name(row["code"]), 70), tag("code", shorten(row["code"], 60)), _value(run, row)]
+        for row in rows.to_dicts()
+    ]
+    return details(
+        f"The last {rows.height} events as a table", table(["Time", "Name", "Code", "Value"], body, caption=f"Events before {day(case.at)}", left=4)
+    )
+
+
+def _value(run: RunFolder, row: dict[str, Any]) -> str:
+    unit = unit_name(run, row.get("unit"))
+    if is_number(row["numeric_value"]):
+        return f"{row['numeric_value']:.4g} {unit}".strip()
+    return shorten(run.name(row["text_value"]), 40) if row["text_value"] else ""
+
+
+def unit_name(run: RunFolder, unit: str | None) -> str:
+    """Readable unit: an OMOP unit concept's name where one is known, else the text as it is."""
+    if not unit or unit == "0":
+        return ""
+    return run.names.get(unit) or run.names.get(f"unit/{unit}") or UNITS.get(unit, f"unit {unit}" if unit.isdigit() else unit)
+
+
+UNITS = {
+    "8554": "%", "8840": "mg/dL", "8753": "mmol/L", "8876": "mmHg", "9531": "kg/m²", "9529": "kg", "8582": "cm", "8749": "µmol/L", "8713": "g/dL", "9557": "mEq/L",
+    "8636": "g/L", "8842": "ng/mL", "8845": "pg/mL", "8647": "/µL", "8848": "10³/µL", "8961": "10³/mm³", "8541": "/min", "8795": "mL/min/1.73 m²", "720870": "mL/min/1.73 m²",
+    "8645": "U/L", "8923": "IU/L", "586323": "°C", "8653": "°C", "9289": "°F", "8785": "/mm³", "8817": "ng/dL", "9117": "mL/min/1.73 m²", "8859": "µg/mL",
+}  # fmt: skip
+"""The commonest OMOP unit concepts, in the symbols every reader knows."""
+
+
+def _labs(run: RunFolder, case: Case, limit: int = 6) -> Markup | None:
+    values = case.past.filter(pl.col("numeric_value").is_not_null() & clinical())
+    ranked = values.group_by("code", "unit").agg(pl.len().alias("n")).filter(pl.col("n") >= 3).sort("n", "code", descending=[True, False]).head(limit)
+    charts = []
+    for code, unit, _ in ranked.iter_rows():
+        same = (pl.col("code") == code) & pl.col("unit").eq_missing(pl.lit(unit, dtype=pl.String)) & pl.col("numeric_value").is_not_null()
+        title = shorten(run.name(code), 36) + (f", {unit_name(run, unit)}" if unit_name(run, unit) else "")
+        chart = lab_chart(title, case.at, case.horizon_days, values.filter(same), case.futures.filter(same), case.actual.filter(same))
+        charts.append(figure(chart.svg(f"Values of {run.name(code)} over time")))
+    if not charts:
+        return None
+    entries = [("recorded", "ink")]
+    if not case.samples.is_empty():
+        entries += [("simulated: middle of the futures, and 8 in 10 of them", "c1"), ("what happened", "ink dot")]
+    return join([legend(entries), tag("div", *charts, class_="charts")])
+
+
+def _futures(run: RunFolder, case: Case) -> Markup:
+    simulated, actual = with_class(case.futures), with_class(case.actual)
+    shown = sorted(set(simulated["class"].to_list()) | set(actual["class"].to_list()), key=visits.CLASSES.index)
+    parts: list[Any] = []
+    outcomes: list[tuple[str, str, pl.Expr]] = [("death", "ink", pl.col("code") == s.DEATH)]
+    first = {"death": _first_days(case, case.futures.filter(outcomes[0][2]))}
+    for name in ("inpatient", "emergency"):
+        first[f"{name} visit"] = _first_days(case, simulated.filter(pl.col("class") == name))
+    curves = [(name, VISIT_COLOURS.get(name.split(" ")[0], "ink"), found) for name, found in first.items() if found]
+    raster = responsive(
+        lambda width: raster_chart(width, case, simulated, actual),
+        f"{case.samples.height} simulated futures as rows: visits, events and deaths over time",
+    )
+    keys = [(f"{name} visit", f"{VISIT_COLOURS[name]} box") for name in shown]
+    parts += [legend([*keys, ("other event", "soft dot"), ("death", "ink cross")])]
+    parts.append(
+        figure(raster, "Each row is one future the model wrote from the prediction time on; the row above the line is what the record says happened.")
+    )
+    if curves:
+        parts.append(legend([(name, colour) for name, colour, _ in curves]))
+        chart = responsive(
+            lambda width: incidence_chart(width, case.horizon_days, case.samples.height, curves), "Share of futures with a first event by day"
+        )
+        parts.append(figure(chart, "Share of the futures in which the event has happened by that day (unfinished futures stay in the denominator)."))
+    parts.append(_foretold(run, case))
+    return join(parts)
+
+
+def _first_days(case: Case, rows: pl.DataFrame) -> list[float]:
+    """Days from the prediction time to each future's first such row, sorted."""
+    first = rows.group_by("sample_id").agg(pl.col("time").min())
+    return sorted((time - case.at) / timedelta(days=1) for time in first["time"].to_list() if time is not None)
+
+
+def _foretold(run: RunFolder, case: Case) -> Markup:
+    """The codes most futures hold, whether they are new, and whether they happened."""
+    counted = case.futures.filter(clinical()).group_by("code").agg(pl.col("sample_id").n_unique().alias("futures"), pl.len().alias("n"))
+    counted = counted.sort("futures", "n", "code", descending=[True, True, False]).head(12)
+    if counted.is_empty():
+        return Markup("")
+    before, after = set(case.past["code"].to_list()), set(case.actual["code"].to_list())
+    total = case.samples.height
+    rows = [
+        [shorten(run.name(code), 60), percent(futures / total, 0), "yes" if code in before else "new", "yes" if code in after else "no"]
+        for code, futures, _ in counted.iter_rows()
+    ]
+    heads = ["Code", "Share of futures", "Recorded before", "Happened"]
+    return details("What the futures hold most often", table(heads, rows, caption=f"Commonest codes in {total} futures"))
+
+
+def _risks(run: RunFolder, case: Case) -> Markup | None:
+    rows, names = [], []
+    found: dict[str, dict[str, Any]] = {}
+    for task in run.tasks:
+        mine = run.predictions(task).filter((pl.col("subject_id") == case.subject) & (pl.col("prediction_time") == case.at))
+        if mine.height:
+            found[task] = {row["method"]: row for row in mine.to_dicts()}
+            names += list(found[task])
+    if not found:
+        return None
+    columns = ordered(names)
+    for task, by_method in found.items():
+        outcome = next((row["boolean_value"] for row in by_method.values() if row["boolean_value"] is not None), None)
+        said = "unknown" if outcome is None else "yes" if outcome else "no"
+        rows.append([readable(task), *(_risk(by_method.get(name)) for name in columns), said])
+    caption = "This subject’s risks (± standard error) and what happened"
+    return table(["Task", *(method(name).label for name in columns), "Outcome"], rows, caption=caption)
+
+
+def _risk(row: dict[str, Any] | None) -> str | None:
+    if row is None or not is_number(row["probability"]):
+        return None
+    return percent(row["probability"]) + (f" ± {number(100 * row['std_error'], 1)}" if is_number(row["std_error"]) else "")

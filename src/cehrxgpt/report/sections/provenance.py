@@ -1,0 +1,89 @@
+"""Where it all comes from: the stages and their times, versions, seeds, fingerprints, and files that could not be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cehrxgpt.report.markup import Markup, Section, definitions, details, duration, is_number, join, number, paragraph, readable, shorten, table, tag
+from cehrxgpt.report.run import RunFolder
+from cehrxgpt.report.sections import MissingInputs
+from cehrxgpt.report.sections.data import flatten
+
+
+def stages(run: RunFolder) -> list[dict[str, Any]]:
+    """The stages of `run.json`, as objects."""
+    listed = (run.json("run.json") or {}).get("stages", [])
+    return [stage for stage in listed if isinstance(stage, dict)] if isinstance(listed, list) else []
+
+
+def section(run: RunFolder) -> Section:
+    """The chapter.
+
+    Raises:
+        MissingInputs: neither run.json nor manifests.
+    """
+    facts = run.json("run.json")
+    manifests = {name: run.json(f"manifests/{name}.json") or {} for name in run.stems("manifests", "*.json")}
+    if facts is None and not manifests:
+        raise MissingInputs("run.json, manifests/")
+    parts: list[Any] = []
+    if rows := _stage_rows(run):
+        seconds = [stage["seconds"] for stage in stages(run) if is_number(stage.get("seconds"))]
+        parts.append(
+            paragraph(f"The stages took {duration(sum(seconds))} in all; a stage that still held from an earlier run counts the time it took then.")
+        )
+        parts.append(table(["Stage", "Status", "Time", "Figures"], rows, caption="Stages of the run", left=1, class_="stages"))
+    versions: Any = (facts or {}).get("versions") or next((m["versions"] for m in manifests.values() if isinstance(m.get("versions"), dict)), {})
+    if isinstance(versions, dict) and versions:
+        parts += [tag("h3", "Versions"), definitions((name, str(version)) for name, version in versions.items())]
+    parts += _recipe(facts)
+    parts += _fingerprints(run, manifests)
+    if run.problems:
+        parts += [tag("h3", "Files that could not be read"), tag("ul", *(tag("li", problem) for problem in run.problems))]
+    return Section("provenance", "Provenance", join(parts))
+
+
+def _stage_rows(run: RunFolder) -> list[list[Any]]:
+    rows = []
+    for stage in stages(run):
+        status = "held, skipped" if stage.get("skipped") else str(stage.get("status", "–"))
+        figures = [(name, value) for name, value in flatten(stage.get("figures") or {}, depth=2) if is_number(value)]
+        shown = "; ".join(f"{readable(name)} {_figure(value)}" for name, value in figures[:5])
+        rows.append([readable(str(stage.get("name", "?"))), status, duration(stage.get("seconds")), tag("span", shown, class_="figures")])
+    return rows
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else number(value, 3)
+
+
+def _recipe(facts: dict[str, Any] | None) -> list[Markup]:
+    if not facts:
+        return []
+    recipe = facts.get("recipe")
+    pairs = [("started", facts.get("started")), ("finished", facts.get("finished"))]
+    seeds = [(name, value) for name, value in flatten(recipe) if name.split(" · ")[-1] == "seed"]
+    found = [tag("h3", "Seeds and recipe"), definitions([*((k, v) for k, v in pairs if v), *((f"{name}", str(value)) for name, value in seeds)])]
+    if isinstance(recipe, dict):
+        found.append(details("The whole recipe", definitions((readable(name), shorten(str(value), 300)) for name, value in flatten(recipe, depth=4))))
+    elif recipe:
+        found.append(paragraph("Recipe: ", tag("code", str(recipe))))
+    return found
+
+
+def _fingerprints(run: RunFolder, manifests: dict[str, dict[str, Any]]) -> list[Markup]:
+    rows = []
+    for name, manifest in manifests.items():
+        inputs = manifest.get("inputs")
+        read = ", ".join(f"{key} {value}" for key, value in inputs.items()) if isinstance(inputs, dict) else ""
+        rows.append([readable(name), tag("code", str(manifest.get("key", "–"))), tag("code", read) if read else "–"])
+    extra = [
+        ("vocabulary of the model", (run.json("model/config.json") or {}).get("vocabulary_fingerprint")),
+        ("vocabulary of the token store", (run.json("timeline/meta.json") or {}).get("vocabulary_fingerprint")),
+    ]
+    rows += [[name, tag("code", str(value)), "–"] for name, value in extra if value]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: str(row[0]))
+    inner = table(["Stage", "Key", "Inputs and the fingerprints of their contents"], rows, caption="A stage runs again when its key changes", left=3)
+    return [details("Fingerprints", inner)]

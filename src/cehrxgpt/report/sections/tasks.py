@@ -1,0 +1,338 @@
+"""How well outcomes are foretold: a glance over all tasks, then per task metrics, ROC, calibration, risk against the truth, few-shot."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cehrxgpt.report.markup import (
+    Markup,
+    Section,
+    count,
+    details,
+    figure,
+    is_number,
+    join,
+    legend,
+    note,
+    number,
+    paragraph,
+    percent,
+    readable,
+    table,
+    tag,
+)
+from cehrxgpt.report.methods import calibration, canonical, method, ordered, outcome_and_risk, roc
+from cehrxgpt.report.run import KEY, TRUE_RISK, RunFolder
+from cehrxgpt.report.sections import MissingInputs
+from cehrxgpt.report.svg import Axis, Chart, grid, responsive
+
+_METRICS = {
+    "auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "calibration_slope": "Slope", "calibration_intercept": "Intercept",
+    "correlation_with_truth": "Corr. with truth", "rmse_to_truth": "RMSE to truth",
+}  # fmt: skip
+_ALIASES = {
+    "roc_auc": "auroc", "average_precision": "auprc", "brier_score": "brier", "slope": "calibration_slope", "intercept": "calibration_intercept",
+    "truth_correlation": "correlation_with_truth", "true_risk_correlation": "correlation_with_truth", "correlation_true_risk": "correlation_with_truth",
+    "correlation": "correlation_with_truth", "pearson_true_risk": "correlation_with_truth", "rmse_true_risk": "rmse_to_truth",
+    "true_risk_rmse": "rmse_to_truth", "truth_rmse": "rmse_to_truth", "rmse": "rmse_to_truth",
+}  # fmt: skip
+
+
+def identifier(*parts: str) -> str:
+    """An HTML id."""
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
+
+
+def metric_rows(run: RunFolder, task: str | None = None) -> list[dict[str, Any]]:
+    """Metric rows with one spelling per metric; of one task if named."""
+    if run.metrics is None:
+        return []
+    rows = run.metrics if task is None else run.metrics.filter(pl.col("task") == task)
+    found = []
+    for row in rows.to_dicts():
+        name = str(row["metric"]).lower().replace(" ", "_")
+        found.append({**row, "metric": _ALIASES.get(name, name)})
+    return found
+
+
+def interval(row: dict[str, Any] | None, digits: int = 3) -> Any:
+    """`0.781` with its 95% interval below, as a table cell."""
+    if row is None or not is_number(row["value"]):
+        return None
+    value = number(row["value"], digits)
+    if not (is_number(row["lower"]) and is_number(row["upper"])):
+        return value
+    return join([value, tag("span", f"{number(row['lower'], digits)} to {number(row['upper'], digits)}", class_="ci")])
+
+
+def glance(run: RunFolder) -> Markup | None:
+    """AUROC of every method and task with its interval, as one chart; None without metrics."""
+    rows = [row for row in metric_rows(run) if row["metric"] == "auroc" and is_number(row["value"])]
+    if not rows:
+        return None
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    names = ordered([row["method"] for row in rows])
+    spoken = "; ".join(f"{readable(row['task'])}, {method(row['method']).label}: {number(row['value'])}" for row in rows)
+    chart = responsive(lambda width: _forest(width, by_task), f"AUROC with 95% intervals. {spoken}")
+    explained = (
+        "AUROC: how often a subject with the outcome is ranked above one without (0.5 is chance). Bars are 95% intervals, resampling subjects."
+    )
+    return join(
+        [
+            figure(chart, explained),
+            details(
+                "What the methods are", table(["Method", "What it is"], [[method(n).label, method(n).what] for n in names], caption="Methods", left=2)
+            ),
+        ]
+    )
+
+
+def _forest(width: int, by_task: dict[str, list[dict[str, Any]]]) -> Chart:
+    row_height, head_height = 20, 30
+    height = 40 + sum(head_height + row_height * len(rows) for rows in by_task.values())
+    ends = [end for rows in by_task.values() for row in rows for end in (row["lower"], row["value"]) if is_number(end)]
+    low = min(0.5, max(0.0, np.floor(min(ends) * 10) / 10))
+    left, right = (170, 60) if width > 500 else (128, 46)
+    chart = Chart(
+        width,
+        height,
+        Axis.linear(low, 1.0, target=5 if width > 500 else 3),
+        Axis.linear(0, 1),
+        margin=(4, right, 36, left),
+        x_title="AUROC",
+        show_y=False,
+    )
+    if low <= 0.5:
+        chart.vertical(0.5, class_="rule")
+    y = 4.0
+    for task, rows in by_task.items():
+        positives = max((row["positives"] for row in rows if row["positives"] is not None), default=None)
+        chart.label(0, y + 20, readable(task), class_="strong")
+        if width > 500:
+            chart.label(width, y + 20, f"{count(positives)} positives", anchor="end")
+        y += head_height
+        for name in ordered([row["method"] for row in rows]):
+            row = next(row for row in rows if row["method"] == name)
+            style, middle = method(name), y + row_height / 2
+            chart.label(0, middle + 4, style.label, class_="plain")
+            if is_number(row["lower"]) and is_number(row["upper"]):
+                chart.raw(f"M{float(chart.at_x(row['lower'])):.1f} {middle:.1f}H{float(chart.at_x(row['upper'])):.1f}", f"line {style.colour}")
+            shape = "hollow" if style.dashed else "fill"
+            spot = float(chart.at_x(row["value"]))
+            chart.box(spot - 4, middle - 4, 8, 8, f"{shape} {style.colour}", title=f"{style.label}: {number(row['value'])}", radius=4)
+            chart.label(width, middle + 4, number(row["value"]), anchor="end", class_="plain")
+            y += row_height
+    return chart
+
+
+def section(run: RunFolder) -> Section:
+    """A sub-chapter per task.
+
+    Raises:
+        MissingInputs: no predictions and no metrics of any task.
+    """
+    parts, children = [], []
+    for task in run.tasks:
+        content = _task(run, task)
+        if content is not None:
+            children.append((identifier("task", task), readable(task)))
+            parts.append(join([tag("h3", readable(task), id=identifier("task", task)), content]))
+    if not parts:
+        raise MissingInputs("forecast/<task>.parquet, probe/<task>/ or evaluation/metrics.parquet")
+    intro = paragraph(
+        "All methods are judged on held-out subjects. Zero-shot risks come from simulated futures and saw no labels; the others learned from the training split’s labels."
+    )
+    return Section("tasks", "Predictions by task", join([intro, *parts]), tuple(children))
+
+
+def _task(run: RunFolder, task: str) -> Markup | None:
+    metrics = metric_rows(run, task)
+    predictions = run.predictions(task)
+    few_shot = run.parquet(f"probe/{task}/few_shot.parquet")
+    if not metrics and predictions.is_empty() and few_shot is None:
+        return None
+    parts: list[Any] = []
+    if metrics:
+        parts.append(_metric_table(task, metrics))
+    parts.append(_outcome_line(predictions, metrics))
+    names = ordered(predictions["method"].drop_nulls().to_list())
+    charts = [
+        chart
+        for chart in (_roc(predictions, names), _calibration(predictions, names), _truth(predictions, names), _few_shot(few_shot))
+        if chart is not None
+    ]
+    if charts:
+        styles = [(method(name).label, f"{method(name).colour}{' dash' if method(name).dashed else ''}") for name in names]
+        parts += [legend(styles) if styles else "", grid(charts)]
+    return join(parts)
+
+
+def _metric_table(task: str, rows: list[dict[str, Any]]) -> Markup:
+    cells = {(row["method"], row["metric"]): row for row in rows}
+    columns = [name for name in _METRICS if any(metric == name for _, metric in cells)]
+    body = []
+    for name in ordered([row["method"] for row in rows]):
+        own = [row for row in rows if row["method"] == name]
+        size = max(own, key=lambda row: row["subjects"] or 0)
+        shown = [interval(cells.get((name, column)), 2 if column in ("calibration_slope", "calibration_intercept") else 3) for column in columns]
+        body.append([method(name).label, *shown, count(size["subjects"]), count(size["positives"])])
+    shown_table = table(
+        ["Method", *(_METRICS[name] for name in columns), "Subjects", "Positives"], body, caption=f"{readable(task)}: value and 95% interval"
+    )
+    others = [row for row in rows if row["metric"] not in _METRICS]
+    if not others:
+        return shown_table
+    further = [[method(row["method"]).label, readable(row["metric"]), interval(row)] for row in others]
+    return join(
+        [shown_table, details("Further metrics", table(["Method", "Metric", "Value"], further, caption=f"{readable(task)}: further metrics", left=2))]
+    )
+
+
+def _outcome_line(predictions: pl.DataFrame, metrics: list[dict[str, Any]]) -> Markup:
+    rows = predictions.group_by(KEY).agg(pl.col("boolean_value").drop_nulls().first())
+    known = rows.filter(pl.col("boolean_value").is_not_null())
+    positives = int(known["boolean_value"].sum() or 0)
+    if rows.is_empty():
+        return note("There are no predictions of this task in the run’s folder, so no curves.")
+    line = f"{count(rows.height)} rows predicted, {count(known.height)} with a known outcome, {count(positives)} positive"
+    line += f" ({percent(positives / known.height)})." if known.height else "."
+    if not positives or positives == known.height:
+        line += " Without both outcomes there is nothing to rank, so there is no ROC curve."
+    elif not metrics:
+        line += " The run has not been evaluated."
+    return note(line)
+
+
+def _roc(predictions: pl.DataFrame, names: list[str]) -> Markup | None:
+    chart = Chart(
+        360,
+        340,
+        Axis.linear(0, 1, label=_share),
+        Axis.linear(0, 1, label=_share),
+        x_title="false positive rate",
+        y_title="true positive rate",
+    )
+    chart.line([0, 1], [0, 1], "soft thin dash")
+    drawn = 0
+    for name in reversed(names):
+        found = roc(*outcome_and_risk(predictions, name))
+        if found is not None:
+            drawn += 1
+            chart.line(*found, f"{method(name).colour}{' dash' if method(name).dashed else ''}")
+    return (
+        figure(chart.svg("ROC curves"), "ROC. Rows with an unknown outcome are left out here; the table weights for them where it was told to.")
+        if drawn
+        else None
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.10g}%"
+
+
+_CALIBRATED = ("monte_carlo", "scope", "reach", "probe", TRUE_RISK)
+
+
+def _calibration(predictions: pl.DataFrame, names: list[str]) -> Markup | None:
+    curves = []
+    for name in names:
+        if canonical(name) in _CALIBRATED:
+            outcome, risk = outcome_and_risk(predictions, name)
+            bins = calibration(outcome, risk)
+            if len(bins) > 1:
+                curves.append((name, bins))
+    if not curves:
+        return None
+    top = max(max(b.predicted, b.observed) for _, bins in curves for b in bins)
+    top = min(1.0, max(top * 1.15, 0.02))
+    axis = Axis.linear(0, top, label=_share, snap=True)
+    chart = Chart(360, 340, axis, axis, x_title="predicted risk", y_title="observed share")
+    chart.line([0, axis.high], [0, axis.high], "soft thin dash")
+    for name, bins in reversed(curves):
+        style = method(name)
+        for b in bins:
+            chart.whisker(b.predicted, min(b.lower, axis.high), min(b.upper, axis.high), f"{style.colour} pale")
+        chart.line([b.predicted for b in bins], [b.observed for b in bins], f"{style.colour} thin{' dash' if style.dashed else ''}")
+        for b in bins:
+            title = f"{style.label}: predicted {percent(b.predicted)}, observed {percent(b.observed)} of {b.rows}"
+            chart.dot(b.predicted, b.observed, f"{'hollow' if style.dashed else 'fill'} {style.colour}", title, radius=3.5)
+    caption = "Calibration in bins of equal mass (fewer where risks tie), with 95% intervals. On the diagonal, risks mean what they say."
+    return figure(chart.svg("Calibration: observed share by predicted risk"), caption)
+
+
+def _truth(predictions: pl.DataFrame, names: list[str]) -> Markup | None:
+    """Predicted against true risk, one point per row, where a simulator knows the truth (at most 600 points)."""
+    model = next((name for name in names if canonical(name) in ("monte_carlo", "scope", "reach", "probe")), None)
+    if model is None or TRUE_RISK not in names:
+        return None
+    truth = predictions.filter(pl.col("method") == TRUE_RISK).select(*KEY, pl.col("probability").alias("truth"))
+    both = predictions.filter(pl.col("method") == model).join(truth, on=KEY).select("probability", "truth").drop_nulls().drop_nans()
+    if both.height < 10:
+        return None
+    shown = both.gather_every(max(1, -(-both.height // 600)))
+    predicted, true = both["probability"].to_numpy(), both["truth"].to_numpy()
+    top = min(1.0, max(0.05, float(np.quantile(np.maximum(predicted, true), 0.995)) * 1.1))
+    axis = Axis.linear(0, top, label=_share, snap=True)
+    chart = Chart(360, 340, axis, axis, x_title="true risk", y_title=f"predicted risk, {method(model).label}")
+    inside = shown.filter((pl.col("probability") <= axis.high) & (pl.col("truth") <= axis.high))
+    chart.dots(inside["truth"].to_numpy(), inside["probability"].to_numpy(), f"{method(model).colour} small")
+    chart.line([0, axis.high], [0, axis.high], "soft thin dash")
+    rmse = float(np.sqrt(np.mean((predicted - true) ** 2)))
+    same = predicted.std() == 0 or true.std() == 0
+    correlation = "" if same else f", correlation {number(float(np.corrcoef(predicted, true)[0, 1]), 2)}"
+    return figure(
+        chart.svg("Predicted against true risk"),
+        f"{method(model).label.capitalize()} against the simulator’s true risk: RMSE {number(rmse)}{correlation}.",
+    )
+
+
+def _few_shot(frame: pl.DataFrame | None) -> Markup | None:
+    """AUROC by number of training labels."""
+    if frame is None or frame.is_empty():
+        return None
+    size = next(
+        (name for name in ("labels", "train_rows", "rows", "size", "n", "training_rows", "train_labels", "num_labels") if name in frame.columns), None
+    )
+    value = next((name for name in ("auroc", "value") if name in frame.columns), None)
+    if size is None or value is None:
+        return None
+    if "metric" in frame.columns:
+        frame = frame.filter(pl.col("metric").cast(pl.String).str.to_lowercase() == "auroc")
+    if "method" not in frame.columns:
+        frame = frame.with_columns(pl.lit("probe").alias("method"))
+    frame = (
+        frame.filter(pl.col(size).cast(pl.Float64, strict=False) > 0)
+        .with_columns(pl.col(size).cast(pl.Float64, strict=False))
+        .drop_nulls([size, value])
+    )
+    has_interval = {"lower", "upper"} <= set(frame.columns)
+    points = (
+        frame.group_by("method", size)
+        .agg(pl.col(value).mean(), *([pl.col("lower").mean(), pl.col("upper").mean()] if has_interval else []))
+        .sort(size)
+    )
+    if points.select(pl.col(size).n_unique()).item() < 2:
+        return None
+    return _few_shot_chart(points, size, value, has_interval)
+
+
+def _few_shot_chart(points: pl.DataFrame, size: str, value: str, has_interval: bool) -> Markup:
+    low = float(np.nanmin([points[value].min(), points["lower"].min() if has_interval else 1.0]))
+    sizes = sorted(set(points[size].to_list()))
+    axis = Axis.logarithmic(sizes[0] * 0.9, sizes[-1] * 1.1)
+    chart = Chart(360, 340, axis, Axis.linear(min(0.5, np.floor(low * 10) / 10), 1.0), x_title="training labels", y_title="AUROC")
+    for name in ordered(points["method"].to_list()):
+        rows = points.filter(pl.col("method") == name)
+        style = method(name)
+        if has_interval:
+            for row in rows.drop_nulls(["lower", "upper"]).to_dicts():
+                chart.whisker(row[size], row["lower"], row["upper"], f"{style.colour} pale")
+        chart.line(rows[size].to_numpy(), rows[value].to_numpy(), f"{style.colour} thin")
+        chart.dots(rows[size].to_numpy(), rows[value].to_numpy(), f"{style.colour} full")
+    return figure(chart.svg("AUROC by number of training labels"), "Few-shot: AUROC by the number of training labels given to the method.")
