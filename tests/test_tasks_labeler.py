@@ -1,0 +1,440 @@
+"""Labels against a slow, obvious labeler in plain Python; and what a label may not depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from random import Random
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cehrxgpt import schema as s
+from cehrxgpt.events import conform, sort_events
+from cehrxgpt.tasks import Criterion, Index, Outcome, Task, label
+from cehrxgpt.tasks.definition import ConceptSet
+from cehrxgpt.visits import class_of
+
+START = datetime(2020, 1, 1)
+SETS = {name: ConceptSet(condition=(number,)) for number, name in enumerate(("a", "b", "c"), start=1)}
+
+
+def day_end(moment: datetime) -> datetime:
+    return moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
+
+
+def row(subject, code, time, *, end=None, visit=None, day=False, known=None):
+    available = known or (day_end(time) if day else time)
+    return {
+        "subject_id": subject,
+        "code": code,
+        "time": time,
+        "end_time": end,
+        "visit_id": visit,
+        "available_time": available,
+        "time_precision": "day" if day else "minute",
+    }
+
+
+def table(rows) -> pl.DataFrame:
+    schema = {"subject_id": pl.Int64, "code": pl.String, "time": pl.Datetime("us"), "end_time": pl.Datetime("us"), "visit_id": pl.Int64}
+    schema |= {"available_time": pl.Datetime("us"), "time_precision": pl.String}
+    return sort_events(conform(pl.DataFrame(rows, schema=schema)))
+
+
+# -- the oracle ------------------------------------------------------------------------------------------------------------------
+
+
+def after(event, moment):
+    return event["time"] >= moment and event["available_time"] > moment
+
+
+def in_set(task, name, event):
+    return event["code"] in task.concept_sets[name].patterns
+
+
+def visit_minutes(event, until=None):
+    if until is not None and (event["end_time"] is None or event["end_time"] > until):
+        return (until - event["time"]).total_seconds() // 60 + 1
+    return None if event["end_time"] is None else (event["end_time"] - event["time"]).total_seconds() / 60
+
+
+def is_visit(event, classes, until=None):
+    return event["code"].startswith("Visit/") and class_of(event["code"], visit_minutes(event, until)) in classes
+
+
+def slow_index(task, events):
+    """(prediction time, stay start, stay end) of one person."""
+    index, found = task.index, []
+    if index.visit:
+        for event in events:
+            if index.at == "end":
+                if not is_visit(event, index.visit) or event["end_time"] is None:
+                    continue
+                moment = day_end(event["end_time"]) if event["time_precision"] == "day" else event["end_time"]
+                places = [e for e in events if e["code"].startswith("discharge/") and e["visit_id"] == event["visit_id"] is not None]
+                if index.discharge and not any(e["code"] in [f"discharge/{p}" for p in index.discharge] for e in places):
+                    continue
+                moment = max([moment] + [e["available_time"] for e in places])
+            else:
+                moment = max(event["time"] + timedelta(hours=index.hours_after), event["available_time"])
+                if not is_visit(event, index.visit, moment) or not (event["end_time"] is None or event["end_time"] > moment):
+                    continue
+            inside = [e for e in events if e["visit_id"] == event["visit_id"] is not None and e["available_time"] <= moment]
+            if index.contains and not any(in_set(task, index.contains, e) for e in inside):
+                continue
+            found.append((moment, event["time"], event["end_time"]))
+    elif index.concepts and index.also:
+        firsts = [[e["available_time"] for e in events if in_set(task, name, e)] for name in (index.concepts, *index.also)]
+        if all(firsts):
+            found.append((max(min(times) for times in firsts), None, None))
+    elif index.concepts:
+        found = [(e["available_time"], None, None) for e in events if in_set(task, index.concepts, e)]
+    else:
+        marks = (s.OBSERVATION_START, s.OBSERVATION_END, s.BIRTH)
+        times = [e["time"] for e in events if e["code"] not in marks]
+        if times:
+            found.append((min(times) + timedelta(days=index.days_after_first_event), None, None))
+    far = datetime(2100, 1, 1)
+    found.sort(key=lambda one: (one[0], one[1] or far, one[2] or datetime(1900, 1, 1)))
+    distinct = {}
+    for one in found:
+        distinct.setdefault(one[0], one)
+    ordered = [distinct[moment] for moment in sorted(distinct)]
+    if index.occurrence == "each" or not ordered:
+        return ordered
+    return [ordered[0] if index.occurrence == "first" else ordered[-1]]
+
+
+def slow_label(task, events, moment, stay_start, stay_end):
+    """The label of one row, or "drop"."""
+    content = [e for e in events if e["code"] != s.BIRTH]
+    until = max([e["available_time"] for e in content] + [e["end_time"] for e in content if e["code"].startswith("Visit/") and e["end_time"]])
+    since = min(e["time"] for e in content)
+    grace = timedelta(days=task.grace_days)
+    if any(e["code"] == s.DEATH and not after(e, moment) for e in events):
+        return "drop"
+    if task.censoring != "closed_world" and until + grace < moment:
+        return "drop"
+    if task.history_days and since > moment - timedelta(days=task.history_days):
+        return "drop"
+    for one in task.inclusion:
+        known = [e for e in events if in_set(task, one.concepts, e) and e["available_time"] <= moment]
+        if one.within_days:
+            known = [e for e in known if e["time"] > moment - timedelta(days=one.within_days)]
+        if len(known) < one.count:
+            return "drop"
+    for name in [one.concepts for one in task.exclusion] + ([task.outcome.concepts] if task.first_onset else []):
+        if any(in_set(task, name, e) and not after(e, moment) for e in events):
+            return "drop"
+    death = min([e["time"] for e in events if e["code"] == s.DEATH and after(e, moment)], default=None)
+    opens = moment + timedelta(days=task.gap_days)
+    outcome = None
+    if task.outcome.stay_over_days is not None:
+        if stay_end is None:
+            return None
+        limit = stay_start + timedelta(days=task.outcome.stay_over_days)
+        closes = min(limit, stay_end)
+        outcome = limit if stay_end > limit else None
+    else:
+        closes = stay_end if task.horizon_days == "stay" else opens + timedelta(days=task.horizon_days)
+        if closes is None:
+            return None
+        hits = []
+        for e in events:
+            same_day = task.horizon_days == "stay" and e["time_precision"] == "day" and e["time"].date() == closes.date()
+            if not after(e, opens) or not (e["time"] <= closes or same_day):
+                continue
+            if task.outcome.death and e["code"] == s.DEATH:
+                hits.append(e["time"])
+            if task.outcome.concepts and in_set(task, task.outcome.concepts, e):
+                hits.append(e["time"])
+            if task.outcome.visit and is_visit(e, task.outcome.visit):
+                hits.append(e["time"])
+        outcome = min(hits, default=None)
+    if outcome is not None:
+        return True
+    if death is not None and death <= closes:
+        return False
+    if task.censoring == "closed_world" or until + grace >= closes:
+        return False
+    return None
+
+
+def slow_labels(task, rows):
+    labels = {}
+    for subject in sorted({r["subject_id"] for r in rows}):
+        events = [r for r in rows if r["subject_id"] == subject]
+        for moment, stay_start, stay_end in slow_index(task, events):
+            value = slow_label(task, events, moment, stay_start, stay_end)
+            if value != "drop":
+                labels[subject, moment] = value
+    return labels
+
+
+# -- random people and tasks -----------------------------------------------------------------------------------------------------
+
+
+def random_people(rng: Random, count: int):
+    """Rows of `count` people, on a coarse grid of instants so that things coincide."""
+
+    def moment(day):
+        return START + timedelta(days=rng.randint(0, 8), hours=0 if day else rng.choice([0, 12]))
+
+    rows, visit_id = [], 0
+    for subject in range(1, count + 1):
+        mine = []
+        for _ in range(rng.randint(1, 6)):
+            day = rng.random() < 0.4
+            mine.append(row(subject, f"condition/{rng.randint(1, 3)}", moment(day), day=day))
+        for _ in range(rng.randint(0, 3)):
+            visit_id += 1
+            day = rng.random() < 0.4
+            time, length = moment(day), rng.choice([None, 0, 12, 24, 36, 72])
+            end = None if length is None else time + timedelta(hours=length)
+            end = end.replace(hour=0) if end is not None and day else end
+            mine.append(row(subject, f"Visit/{rng.choice([9201, 9202, 8870])}", time, end=end, visit=visit_id, day=day))
+            if end is not None and rng.random() < 0.6:
+                mine.append(row(subject, f"discharge/{rng.choice([8536, 1])}", end, visit=visit_id, day=day))
+            if rng.random() < 0.5:
+                known = None if end is None else rng.choice([None, end, end + timedelta(hours=12)])
+                mine.append(row(subject, f"condition/{rng.randint(1, 3)}", time, visit=visit_id, known=known))
+        if rng.random() < 0.4:
+            ends = [one["end_time"] for one in mine if one["end_time"] is not None]
+            death = rng.choice([moment(False), *ends])
+            day = rng.random() < 0.5
+            death = day_end(death) if day else death
+            mine = [one for one in mine if one["time"] <= death]
+            mine.append(row(subject, s.DEATH, death, day=day))
+        if rng.random() < 0.5:
+            mine.append(row(subject, s.OBSERVATION_END, moment(False)))
+        if rng.random() < 0.3:
+            mine.append(row(subject, s.BIRTH, datetime(1950, 5, 17)))
+        rows += mine
+    return rows
+
+
+people = st.builds(lambda seed: random_people(Random(seed), 25), st.integers(0, 2**32 - 1))
+
+
+@st.composite
+def tasks(draw):
+    indices = [
+        Index(
+            visit=("inpatient",), at="end", contains=draw(st.sampled_from([None, "a"])), occurrence=draw(st.sampled_from(["each", "first", "last"]))
+        ),
+        Index(visit=("inpatient", "emergency"), at="end", discharge=(8536,)),
+        Index(visit=("inpatient",), at="start", hours_after=draw(st.sampled_from([0, 24, 48]))),
+        Index(concepts="a", occurrence=draw(st.sampled_from(["each", "first", "last"]))),
+        Index(concepts="a", also=("c",), occurrence="first"),
+        Index(days_after_first_event=draw(st.integers(0, 10))),
+    ]
+    index = draw(st.sampled_from(indices))
+    outcomes = [Outcome(concepts="b"), Outcome(visit=("inpatient",)), Outcome(visit=("emergency", "outpatient")), Outcome(death=True)]
+    stay = bool(index.visit) and index.at == "start" and draw(st.booleans())
+    outcome = draw(st.sampled_from(outcomes))
+    horizon: float | str | None = draw(st.sampled_from([1, 2, 5]))
+    gap = draw(st.sampled_from([0, 0, 2]))
+    if stay:
+        gap, horizon = 0, "stay"
+        if draw(st.booleans()):
+            outcome, horizon = Outcome(stay_over_days=2), None
+    first = outcome.concepts is not None and gap == 0 and draw(st.booleans())
+    inclusion = draw(st.sampled_from([(), (Criterion(concepts="c"),), (Criterion(concepts="a", within_days=5, count=2),)]))
+    exclusion = draw(st.sampled_from([(), (Criterion(concepts="c"),)]))
+    censoring = draw(st.sampled_from(["observation_period", "closed_world", "grace_days"]))
+    names = {index.concepts, *index.also, index.contains, outcome.concepts, *(c.concepts for c in (*inclusion, *exclusion))} - {None}
+    return Task(
+        name="t",
+        description="",
+        index=index,
+        outcome=outcome,
+        horizon_days=horizon,
+        concept_sets={name: SETS[name] for name in names},
+        inclusion=inclusion,
+        exclusion=exclusion,
+        history_days=draw(st.sampled_from([0, 0, 5])),
+        gap_days=gap,
+        first_onset=first,
+        censoring=censoring,
+        grace_days=5 if censoring == "grace_days" else 0,
+    )
+
+
+def as_dict(labels: pl.DataFrame):
+    return {(r["subject_id"], r["prediction_time"]): r["boolean_value"] for r in labels.to_dicts()}
+
+
+BYSTANDER = [  # somebody who has everything, long ago, so that no task is refused for want of its concepts
+    *(row(99, f"condition/{number}", datetime(2001, 1, 1)) for number in (1, 2, 3)),
+    row(99, "Visit/9201", datetime(2001, 1, 1), end=datetime(2001, 1, 1, 5), visit=900),
+    row(99, "Visit/9202", datetime(2001, 1, 1), end=datetime(2001, 1, 1), visit=901),
+    row(99, "Visit/8870", datetime(2001, 1, 1), end=datetime(2001, 1, 1, 1), visit=902),
+    row(99, "discharge/8536", datetime(2001, 1, 1, 5), visit=900),
+    row(99, s.DEATH, datetime(2001, 1, 2)),
+]
+
+
+@settings(deadline=None, max_examples=200)
+@given(people, tasks())
+def test_labels_equal_brute_force(rows, task):
+    found = label(table(rows + BYSTANDER), task).labels.filter(pl.col("subject_id") != 99)
+    assert as_dict(found) == slow_labels(task, rows)
+    s.check_columns(found.to_arrow(), s.LABEL_SCHEMA, where="labels")
+    assert found["end_reason"].is_in(list(s.END_REASONS)).all()
+    assert found.select((pl.col("observed") == (pl.col("end_reason") == "outcome")).all()).item()
+    assert found.select((pl.col("boolean_value").is_null() == (pl.col("end_reason") == "censored")).all()).item()
+    assert (found["time_to_event_days"] >= 0).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(people, tasks(), st.integers(1, 3))
+def test_what_comes_after_the_window_changes_nothing(rows, task, code):
+    """RULES 23: a row keeps its label when anything is appended after its window has closed (`last` alone looks ahead)."""
+    if task.index.occurrence == "last" or task.in_stay:
+        task = replace(task, index=replace(task.index, occurrence="each"))
+    late = START + timedelta(days=400)
+    alive = {r["subject_id"] for r in rows} - {r["subject_id"] for r in rows if r["code"] == s.DEATH}
+    more = [row(subject, f"condition/{code}", late) for subject in alive]
+    more += [row(subject, "Visit/9201", late, end=late + timedelta(days=3), visit=1000 + subject) for subject in alive]
+    before, now = as_dict(label(table(rows + BYSTANDER), task).labels), as_dict(label(table(rows + more + BYSTANDER), task).labels)
+    for key, value in before.items():
+        # Longer observation turns what was censored into a negative; nothing else moves.
+        assert now[key] == value or (value is None and now[key] is False)
+
+
+def test_order_of_rows_does_not_matter():
+    rows = [row(1, "condition/1", START), row(1, "condition/2", START + timedelta(days=3)), row(1, s.OBSERVATION_END, START + timedelta(days=90))]
+    task = Task(
+        name="t", description="", index=Index(concepts="a"), outcome=Outcome(concepts="b"), horizon_days=10, concept_sets=dict(list(SETS.items())[:2])
+    )
+    shuffled = table(rows).sample(fraction=1, shuffle=True, seed=1)
+    assert label(table(rows), task).labels.equals(label(shuffled, task).labels)
+
+
+AB = {name: SETS[name] for name in ("a", "b")}
+
+
+def simple(**changes) -> Task:
+    fixed = {"name": "t", "description": "", "index": Index(concepts="a"), "outcome": Outcome(concepts="b"), "horizon_days": 10, "concept_sets": AB}
+    return Task(**(fixed | changes))
+
+
+def one(rows, task):
+    (found,) = label(table(rows), task).labels.to_dicts()
+    return found
+
+
+def test_death_before_the_outcome_is_a_negative_not_null():
+    rows = [row(1, "condition/1", START), row(1, s.DEATH, START + timedelta(days=2)), *BYSTANDER]
+    found = label(table(rows), simple()).labels.filter(pl.col("subject_id") == 1).to_dicts()[0]
+    assert found["boolean_value"] is False
+    assert found["end_reason"] == "death"
+    assert found["time_to_event_days"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "grace", "value", "reason"),
+    [
+        ("observation_period", 0, None, "censored"),
+        ("closed_world", 0, False, "horizon"),
+        ("grace_days", 7, False, "horizon"),
+        ("grace_days", 5, None, "censored"),
+    ],
+)
+def test_silence_is_read_as_the_policy_says(policy, grace, value, reason):
+    rows = [row(1, "condition/1", START), row(1, s.OBSERVATION_END, START + timedelta(days=4)), *BYSTANDER]
+    found = label(table(rows), simple(censoring=policy, grace_days=grace)).labels.filter(pl.col("subject_id") == 1).to_dicts()[0]
+    assert (found["boolean_value"], found["end_reason"]) == (value, reason)
+
+
+def test_the_policy_can_be_overridden():
+    rows = [row(1, "condition/1", START), *BYSTANDER]
+    labels = label(table(rows), simple(), censoring="closed_world").labels.filter(pl.col("subject_id") == 1)
+    assert labels["boolean_value"].to_list() == [False]
+
+
+def test_date_only_event_on_the_index_day_is_neither_history_nor_outcome():
+    noon = START + timedelta(hours=12)
+    rows = [row(1, "condition/1", noon), row(1, "condition/2", START, day=True), row(1, s.OBSERVATION_END, START + timedelta(days=90))]
+    assert one(rows, simple())["boolean_value"] is False
+    assert label(table(rows), simple(first_onset=True)).labels.is_empty()  # it happened before, as far as anyone can say
+    at_midnight = [row(1, "condition/1", START), *rows[1:]]
+    assert one(at_midnight, simple())["boolean_value"] is True
+
+
+def test_what_is_known_at_the_prediction_time_is_input():
+    rows = [row(1, "condition/1", START), row(1, "condition/2", START), row(1, s.OBSERVATION_END, START + timedelta(days=90))]
+    assert one(rows, simple())["boolean_value"] is False
+    billed = [row(1, "condition/1", START, known=START + timedelta(days=3)), row(1, "condition/2", START + timedelta(days=1)), rows[2]]
+    found = one(billed, simple())
+    assert found["prediction_time"] == START + timedelta(days=3)
+    assert found["boolean_value"] is False
+
+
+def test_absent_concepts_yield_no_rows_and_a_reason():
+    found = label(table([row(1, "condition/1", START), row(1, s.OBSERVATION_END, START + timedelta(days=90))]), simple())
+    assert found.labels.is_empty()
+    assert found.attrition[-1]["dropped_subjects"] == 1
+    assert "none of the 1 codes of 'b'" in found.note
+    dead = label(table([row(1, "condition/1", START)]), simple(outcome=Outcome(death=True), concept_sets={"a": SETS["a"]}))
+    assert "MEDS_DEATH" in dead.note
+    stays = label(table([row(1, "condition/1", START)]), simple(outcome=Outcome(visit=("inpatient",)), concept_sets={"a": SETS["a"]}))
+    assert "no visit of class inpatient" in stays.note
+
+
+def test_attrition_accounts_for_every_row():
+    rows = [
+        row(1, "condition/1", START),
+        row(1, s.OBSERVATION_END, START + timedelta(days=90)),
+        row(2, "condition/2", START),
+        row(2, "condition/1", START + timedelta(days=1)),
+        row(3, "condition/3", START),
+        row(4, s.DEATH, START),
+        row(4, "condition/1", START),
+    ]
+    found = label(table(rows), simple(first_onset=True))
+    steps = {entry["step"]: entry for entry in found.attrition}
+    assert steps["subjects in the data"]["subjects"] == 4
+    assert steps["index: a, each"]["rows"] == 3
+    assert steps["index: a, each"]["dropped_subjects"] == 1
+    assert steps["alive at the prediction time"]["dropped_rows"] == 1
+    assert steps["first onset: no b before"] | {"note": ""} == {
+        "step": "first onset: no b before", "subjects": 1, "rows": 1, "dropped_subjects": 1, "dropped_rows": 1, "note": ""}  # fmt: skip
+    assert found.counts == {"rows": 1, "subjects": 1, "positive": 0, "negative": 1, "null": 0}
+
+
+def test_class_of_an_ambiguous_visit_is_judged_by_what_is_known():
+    """An emergency room stay of two days: at admission an emergency visit, a day later an inpatient stay."""
+    rows = [
+        row(1, "Visit/8870", START, end=START + timedelta(days=9), visit=1),
+        row(1, "Visit/9201", START + timedelta(days=50), end=START + timedelta(days=51), visit=2),
+    ]
+    at_once = Task(name="t", description="", index=Index(visit=("inpatient",), at="start"), outcome=Outcome(stay_over_days=7))
+    later = replace(at_once, index=replace(at_once.index, hours_after=24))
+    assert label(table(rows), at_once).labels["prediction_time"].to_list() == [START + timedelta(days=50)]
+    found = label(table(rows), later).labels
+    assert found["prediction_time"].to_list() == [START + timedelta(days=1)]
+    assert found["boolean_value"].to_list() == [True]
+    assert found["time_to_event_days"].to_list() == [6.0]
+
+
+def test_death_in_the_stay():
+    admitted, discharged = START, START + timedelta(days=4, hours=10)
+    stay = row(1, "Visit/9201", admitted, end=discharged, visit=1)
+    task = Task(
+        name="t", description="", index=Index(visit=("inpatient",), at="start", hours_after=48), outcome=Outcome(death=True), horizon_days="stay"
+    )
+    for death, day, value in [(discharged, False, True), (day_end(discharged), True, True), (discharged + timedelta(hours=1), False, False)]:
+        assert one([stay, row(1, s.DEATH, death, day=day)], task)["boolean_value"] is value
+
+
+def test_age_is_in_completed_years():
+    task = simple(inclusion=(Criterion(age_at_least=18),), outcome=Outcome(death=True), concept_sets={"a": SETS["a"]})
+    rows = [row(99, s.DEATH, START)]
+    rows += [row(1, s.BIRTH, datetime(2002, 1, 1)), row(1, "condition/1", START)]
+    rows += [row(2, s.BIRTH, datetime(2002, 1, 2)), row(2, "condition/1", START)]
+    rows += [row(3, "condition/1", START)]
+    assert label(table(rows), task).labels["subject_id"].to_list() == [1]
