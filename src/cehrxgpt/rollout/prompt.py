@@ -1,0 +1,143 @@
+"""What a future starts from: one patient's tokens up to the prediction time, and how far to go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cehrxgpt.errors import InputError
+from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar, State
+from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
+from cehrxgpt.visits import SPAN_CLASSES, class_of
+
+CHUNK = 1024  # prompts that are read by the grammar at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One history, cut at its prediction time and encoded; or just [BOS], to have a patient written from nothing.
+
+    Attributes:
+        token_id: int[L], the demographic prompt first.
+        subject_id: whose; part of the key of every random number.
+        prediction_time: part of the key as well; None in synthesis.
+        age_minutes: int[L] as encoded; None: as the grammar reads it from the tokens (the same numbers).
+        start_date: days since 1970-01-01 of the midnight from which the clock counts; carried for decoding, not used here.
+        prediction_clock_minutes: the prediction time on that clock. Nothing is known to have happened between the last event and
+            then, and generation is conditioned on it. None: no conditioning.
+        horizon_minutes: how long after the prediction time (or after clock 0) the future ends; None: at death or out of budget.
+    """
+
+    token_id: npt.NDArray[np.integer]
+    subject_id: int
+    prediction_time: np.datetime64 | None = None
+    age_minutes: npt.NDArray[np.integer] | None = None
+    start_date: int = 0
+    prediction_clock_minutes: int | None = None
+    horizon_minutes: int | None = None
+
+
+NEVER = int(np.iinfo(np.int64).max)
+NOT_GIVEN = int(np.iinfo(np.int64).min)
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """P prompts as columns, in the order they were given.
+
+    Attributes:
+        length: int64[P].
+        phase, clock, age_months: the grammar's state after the last token.
+        prediction_clock: int64[P], minutes; NOT_GIVEN = none.
+        horizon_clock: int64[P], minutes on the prompt's clock; NEVER = none.
+        hourly: bool[P], the prompt ends inside a visit that has hours (else everything goes by days).
+        age_minutes: of each prompt's tokens.
+    """
+
+    prompts: Sequence[Prompt]
+    length: npt.NDArray[np.int64]
+    phase: npt.NDArray[np.int8]
+    clock: npt.NDArray[np.int64]
+    age_months: npt.NDArray[np.int64]
+    prediction_clock: npt.NDArray[np.int64]
+    horizon_clock: npt.NDArray[np.int64]
+    hourly: npt.NDArray[np.bool_]
+    age_minutes: list[npt.NDArray[np.int64]]
+
+    def state(self, index: npt.NDArray[np.int64]) -> State:
+        """The grammar's state after these prompts."""
+        return State(self.phase[index], self.clock[index], self.age_months[index])
+
+
+def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Grammar, context: int) -> PromptTable:
+    """Check the prompts and read them by the grammar.
+
+    Raises:
+        InputError: a prompt is empty, is longer than the context, has tokens the vocabulary lacks, or is no sentence; its ages do not
+            follow from its tokens; two prompts share subject and prediction time. The subject is named.
+    """
+    length = np.array([len(prompt.token_id) for prompt in prompts], dtype=np.int64)
+    for prompt, tokens in zip(prompts, length, strict=True):
+        if not 1 <= tokens <= context:
+            raise InputError(f"subject {prompt.subject_id}: a prompt of {tokens:,} tokens; the model reads 1 to {context:,} (cut with last_window)")
+        if np.min(prompt.token_id) < 1 or np.max(prompt.token_id) >= len(vocabulary):
+            raise InputError(f"subject {prompt.subject_id}: the prompt has tokens outside the model's vocabulary; encode with the model's own")
+    keys = {(prompt.subject_id, prompt.prediction_time) for prompt in prompts}
+    if len(keys) != len(prompts):
+        raise InputError(f"{len(prompts) - len(keys)} prompts repeat a subject and prediction time; ask for more samples instead")
+    states, ages = [], []
+    for start in range(0, len(prompts), CHUNK):
+        chunk = prompts[start : start + CHUNK]
+        padded = np.zeros((len(chunk), int(length[start : start + CHUNK].max())), dtype=np.int64)
+        for row, prompt in enumerate(chunk):
+            padded[row, : len(prompt.token_id)] = prompt.token_id
+        state, age = grammar.follow(padded)
+        states.append(state)
+        ages += [age[row, : len(prompt.token_id)] for row, prompt in enumerate(chunk)]
+    table = PromptTable(
+        prompts=prompts,
+        length=length,
+        phase=np.concatenate([state.phase for state in states]),
+        clock=np.concatenate([state.clock_minutes for state in states]),
+        age_months=np.concatenate([state.age_months for state in states]),
+        prediction_clock=np.array([NOT_GIVEN if p.prediction_clock_minutes is None else p.prediction_clock_minutes for p in prompts], dtype=np.int64),
+        horizon_clock=np.array([_horizon_clock(p) for p in prompts], dtype=np.int64),
+        hourly=_hourly(prompts, vocabulary),
+        age_minutes=ages,
+    )
+    _check_sentences(table)
+    return table
+
+
+def _check_sentences(table: PromptTable) -> None:
+    for row in np.flatnonzero(table.phase < 0).tolist():
+        raise InputError(f"subject {table.prompts[row].subject_id}: the prompt is no sentence of the timeline's grammar; encode with Timeline")
+    for prompt, age in zip(table.prompts, table.age_minutes, strict=True):
+        if prompt.age_minutes is not None and not np.array_equal(prompt.age_minutes, age):
+            raise InputError(f"subject {prompt.subject_id}: age_minutes do not follow from the prompt's tokens; encode with Timeline")
+
+
+def _horizon_clock(prompt: Prompt) -> int:
+    return NEVER if prompt.horizon_minutes is None else (prompt.prediction_clock_minutes or 0) + int(prompt.horizon_minutes)
+
+
+def _hourly(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+    """Whether the last visit that each prompt opened is of a class that has hours inside."""
+    span = np.zeros(len(vocabulary), dtype=bool)
+    types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)
+    span[types] = [class_of(vocabulary.code[index] or vocabulary.token[index]) in SPAN_CLASSES for index in types]
+    is_type = vocabulary.kind == Kind.VISIT_TYPE
+    hourly = np.zeros(len(prompts), dtype=bool)
+    for row, prompt in enumerate(prompts):
+        opened = np.flatnonzero(is_type[prompt.token_id])
+        hourly[row] = len(opened) > 0 and span[prompt.token_id[opened[-1]]]
+    return hourly
+
+
+def inside_visit(phase: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """Whether each row stands inside a visit."""
+    return np.isin(phase, [int(one) for one in IN_VISIT_PHASES])

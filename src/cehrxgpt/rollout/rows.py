@@ -1,0 +1,188 @@
+"""The futures that are being written, as columns, and what a drawn token does to them.
+
+A future ends, in this order of precedence, when
+
+    horizon   the token would move the clock past the horizon: it is dropped. A visit whose hour, the token after its type, lies past
+              the horizon is dropped with it ([VS], type), so that nothing kept decodes to a time past the horizon.
+    outcome   a stop token was drawn. A visit's type counts once the next token has said its hour.
+    death     a death was drawn ([END], which must follow, is not written).
+    end       [END] was drawn.
+    budget    the new tokens, or the model's context, are used up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from cehrxgpt.errors import CehrxgptError
+from cehrxgpt.rollout.constraints import Goal, waiting
+from cehrxgpt.rollout.prompt import NOT_GIVEN
+from cehrxgpt.rollout.result import Rollouts
+from cehrxgpt.schema import STOP_REASONS
+from cehrxgpt.timeline.grammar import Grammar, Phase, State
+from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
+
+RUNNING = -1
+END, DEATH, OUTCOME, HORIZON, BUDGET = (STOP_REASONS.index(reason) for reason in ("end", "death", "outcome", "horizon", "budget"))
+
+Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Rows:
+    """R futures. `token` and `when` are [R, widest room]; all else is [R]."""
+
+    row: Int  # place in the result
+    prompt: Int
+    key: npt.NDArray[np.uint64]
+    phase: npt.NDArray[np.int8]
+    clock: Int
+    age_months: Int
+    count: Int  # new tokens kept
+    drawn: Int
+    room: Int  # tokens that may still be written when nothing has been
+    horizon: Int  # clock
+    prediction_clock: Int
+    waiting: Bool  # before the goal: the next token is conditioned
+    weighted: Bool  # the last token was a boundary, whose mass already counted what is kept after it
+    unconfirmed: Bool  # a stop token was a visit's type, its hour is still to come
+    conditioned: Bool
+    log_probability: npt.NDArray[np.float64]
+    removed_mass: npt.NDArray[np.float64]
+    gap_log_mass: npt.NDArray[np.float64]
+    reason: npt.NDArray[np.int8]
+    token: npt.NDArray[np.int32]
+    when: Int
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def state(self) -> State:
+        """The grammar's state of every row."""
+        return State(self.phase, self.clock, self.age_months)
+
+    @property
+    def last_token(self) -> npt.NDArray[np.int32]:
+        """The token each row was given last (rows with at least one new token)."""
+        return self.token[np.arange(len(self)), self.count - 1]
+
+    def take(self, rows: npt.NDArray[np.integer] | Bool) -> Rows:
+        """Copies of these rows."""
+        return Rows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def move(self, source: Int, target: Int, rows: int) -> None:
+        """Row source[i] goes to target[i]; the first `rows` stay."""
+        for field in fields(self):
+            values = getattr(self, field.name)
+            values[target] = values[source]
+            setattr(self, field.name, values[:rows])
+
+    def append(self, other: Rows) -> Rows:
+        """These rows, then the others."""
+        width = max(self.token.shape[1], other.token.shape[1])
+        merged = {}
+        for field in fields(self):
+            pair = [getattr(rows, field.name) for rows in (self, other)]
+            if field.name in ("token", "when"):
+                pair = [np.pad(values, ((0, 0), (0, width - values.shape[1]))) for values in pair]
+            merged[field.name] = np.concatenate(pair)
+        return Rows(**merged)
+
+
+class Writer:
+    """What a drawn token does to its row: state, clock, stops."""
+
+    def __init__(self, vocabulary: Vocabulary, grammar: Grammar, goals: Goal, stop_tokens: Bool | None):
+        self.grammar, self.goals = grammar, goals
+        self.kind = vocabulary.kind
+        self.stops = np.zeros(len(vocabulary), dtype=bool) if stop_tokens is None else np.asarray(stop_tokens, dtype=bool)
+
+    def start(self, rows: Rows) -> None:
+        """Mark rows that have nothing to do: the prompt ends in death, or leaves no room, or stands past the horizon."""
+        rows.reason[:] = np.select(
+            [rows.clock > rows.horizon, rows.phase == Phase.DEAD, rows.phase == Phase.ENDED, rows.room <= 0],
+            [HORIZON, DEATH, END, BUDGET],
+            RUNNING,
+        )
+
+    def add(self, rows: Rows, token: Int, log_probability: npt.NDArray[np.float64]) -> None:
+        """One drawn token for each of the rows, in place; sets `reason` where a future ends."""
+        kind = self.kind[token]
+        after = self.grammar.advance(rows.state, token)
+        crossed = after.clock_minutes > rows.horizon
+        kept = ~crossed
+        place = np.flatnonzero(kept)
+        rows.drawn += 1
+        rows.log_probability += log_probability
+        rows.token[place, rows.count[place]] = token[place]
+        rows.when[place, rows.count[place]] = np.maximum(after.clock_minutes, rows.prediction_clock + (rows.prediction_clock != NOT_GIVEN))[place]
+        rows.count += kept
+        stop = self.stops[token] & kept
+        hour_crossed = crossed & (rows.phase == Phase.ADMITTED) & (kind == Kind.IN_VISIT_HOURS)
+        is_type = kind == Kind.VISIT_TYPE
+        out_of_room = rows.count >= rows.room
+        outcome = (stop & ~is_type) | (rows.unconfirmed & ~hour_crossed) | (stop & out_of_room)
+        rows.unconfirmed = stop & is_type
+        rows.reason[:] = np.select(
+            [hour_crossed, outcome, crossed, kind == Kind.DEATH, kind == Kind.END, out_of_room],
+            [HORIZON, OUTCOME, HORIZON, DEATH, END, BUDGET],
+            RUNNING,
+        )
+        rows.count -= np.where(hour_crossed, np.minimum(2, rows.count), 0)
+        rows.phase = np.select([hour_crossed, kept], [np.int8(Phase.UNIT), after.phase], rows.phase).astype(np.int8)
+        rows.clock = np.where(kept, after.clock_minutes, rows.clock)
+        rows.age_months = after.age_months
+        if rows.waiting.any():
+            rows.waiting = rows.waiting & waiting(rows.state, self.goals.take(rows.prompt)) & self._no_event_yet(kind, rows)
+
+    def _no_event_yet(self, kind: npt.NDArray[np.int8], rows: Rows) -> Bool:
+        time_token = np.isin(kind, TIME_KINDS)
+        closes_day_visit = (kind == Kind.VISIT_END) & ~self.goals.hourly[rows.prompt]
+        return time_token | closes_day_visit
+
+
+def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt.NDArray[np.int32]) -> Rollouts:
+    """Finished futures in any order, as a result in the order they were asked for: each exactly once."""
+
+    def column(name: str) -> npt.NDArray:
+        return np.concatenate([getattr(rows, name) for rows in finished])
+
+    order = np.argsort(column("row"), kind="stable")
+    count = column("count")
+    if not np.array_equal(column("row")[order], np.arange(len(subject_id) * samples)):
+        raise CehrxgptError(f"rollout: {len(order):,} futures written, {len(subject_id) * samples:,} asked for; this is a fault of the engine")
+    started = np.cumsum(count) - count
+    offsets = np.concatenate([[0], np.cumsum(count[order])])
+    place = np.repeat(started[order] - offsets[:-1], count[order]) + np.arange(offsets[-1])
+
+    def ragged(name: str) -> npt.NDArray:
+        parts = [getattr(rows, name)[np.arange(getattr(rows, name).shape[1]) < rows.count[:, None]] for rows in finished]
+        return np.concatenate(parts)[place]
+
+    age_minutes = State(column("phase"), column("clock"), column("age_months")).age_minutes
+    reached = column("reason") == HORIZON
+    prompt = column("prompt")[order]
+    return Rollouts(
+        prompt_index=prompt,
+        subject_id=subject_id[prompt],
+        sample_id=np.tile(sample_id, len(subject_id)),
+        token_id=ragged("token"),
+        clock_minutes=ragged("when"),
+        offsets=offsets,
+        stop_reason=np.array(STOP_REASONS)[column("reason")[order]],
+        end_clock_minutes=np.where(reached, column("horizon"), np.maximum(column("clock"), column("prediction_clock")))[order],
+        log_probability=column("log_probability")[order],
+        removed_mass=column("removed_mass")[order],
+        drawn=column("drawn")[order].astype(np.int32),
+        gap_log_mass=column("gap_log_mass")[order],
+        conditioned=column("conditioned")[order],
+        phase=column("phase")[order],
+        state_clock_minutes=column("clock")[order],
+        age_minutes=age_minutes[order],
+    )

@@ -1,0 +1,174 @@
+"""The slow, obvious generator: one future at a time, the whole sequence read anew for every token, no cache, no batch.
+
+It is what `cehrxgpt.rollout` must equal token for token in float64. It shares the grammar with it, and nothing else of the rollout.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar, Phase, State
+from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
+from cehrxgpt.visits import SPAN_CLASSES, class_of
+
+MASK = 2**64 - 1
+
+
+def toy_vocabulary(codes: int = 5, gaps: int = 400, years: int = 6) -> Vocabulary:
+    """Every kind of token, few of each; D0..D<gaps>, Y2..Y<years>, i-D1..31, i-H0..23."""
+    rows = [{"token": "[PAD]", "kind": Kind.PAD}, {"token": "[BOS]", "kind": Kind.BOS}]
+    rows += [{"token": f"year:{y}", "kind": Kind.YEAR, "amount": y} for y in (-1, 2010, 2011)]
+    rows += [{"token": f"month:{m}", "kind": Kind.MONTH, "amount": m} for m in (1, 7)]
+    rows += [{"token": f"age:{a}", "kind": Kind.AGE, "amount": a} for a in (-1, 40, 71)]
+    rows += [{"token": f"age_months:{m}", "kind": Kind.AGE_MONTHS, "amount": m} for m in (0, 5)]
+    rows += [{"token": f"gender:{g}", "kind": Kind.GENDER} for g in (0, 8532)]
+    rows += [{"token": f"race:{r}", "kind": Kind.RACE} for r in (0, 8527)]
+    rows += [{"token": "[VS]", "kind": Kind.VISIT_START}, {"token": "[VR]", "kind": Kind.VISIT_RESUME}, {"token": "[VE]", "kind": Kind.VISIT_END}]
+    rows += [{"token": f"Visit/{c}", "kind": Kind.VISIT_TYPE, "code": f"Visit/{c}"} for c in ("inpatient", "outpatient")]
+    rows += [{"token": f"stay:{d}", "kind": Kind.STAY_DAY, "amount": d} for d in (0, 3)]
+    rows += [{"token": "discharge/8536", "kind": Kind.DISCHARGE, "code": "discharge/8536"}]
+    rows += [{"token": f"D{d}", "kind": Kind.DAY_GAP, "amount": d, "minutes": d * 1440} for d in range(gaps + 1)]
+    rows += [{"token": f"Y{y}", "kind": Kind.YEAR_GAP, "amount": y, "minutes": y * 365 * 1440} for y in range(2, years + 1)]
+    rows += [{"token": f"i-D{d}", "kind": Kind.IN_VISIT_DAYS, "amount": d, "minutes": d * 1440} for d in range(1, 32)]
+    rows += [{"token": f"i-H{h}", "kind": Kind.IN_VISIT_HOURS, "amount": h, "minutes": h * 60} for h in range(24)]
+    rows += [{"token": f"condition/{c}", "kind": Kind.CODE, "code": f"condition/{c}"} for c in range(codes)]
+    rows += [{"token": "MEDS_DEATH", "kind": Kind.DEATH, "code": "MEDS_DEATH"}, {"token": "[END]", "kind": Kind.END}]
+    return Vocabulary.from_rows([row | {"kind": int(row["kind"])} for row in rows], {})
+
+
+def hashed_uniform(seed: int, subject_id: int, prediction_time, sample_id: int, step: int) -> float:
+    """The random number, in Python integers."""
+
+    def mix(x: int) -> int:
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
+        return x ^ (x >> 31)
+
+    golden = 0x9E3779B97F4A7C15
+    when = -(2**63) if prediction_time is None else int(np.datetime64(prediction_time, "us").astype(np.int64))
+    state = mix((seed + golden) & MASK)
+    for word in (subject_id, when, sample_id, step):
+        state = mix(state ^ mix((word + golden) & MASK))
+    return (state >> 11) / 2**53
+
+
+class Oracle:
+    """Generates one future at a time."""
+
+    def __init__(self, decoder, vocabulary, temperature=1.0):
+        self.decoder, self.vocabulary, self.temperature = decoder, vocabulary, temperature
+        self.grammar = Grammar(vocabulary)
+
+    def state(self, tokens) -> State:
+        state, _ = self.grammar.follow(np.array([tokens]))
+        return state
+
+    def probabilities(self, tokens) -> np.ndarray:
+        """The model's next-token distribution, float64[V], nothing masked."""
+        _, age = self.grammar.follow(np.array([tokens]))
+        with torch.no_grad():
+            hidden = self.decoder(
+                torch.tensor([tokens]), position=torch.arange(len(tokens))[None], age_minutes=torch.from_numpy(age.astype(np.int64))
+            )
+            logits = self.decoder.head(hidden[0, -1]) / self.temperature
+        return torch.softmax(logits.double(), -1).numpy()
+
+    def grammatical(self, tokens) -> np.ndarray:
+        """The same, zero where the grammar (or the ban on resumed visits) forbids, not renormalised."""
+        allowed = self.grammar.allowed[self.state(tokens).phase[0]] & (self.vocabulary.kind != Kind.VISIT_RESUME)
+        return self.probabilities(tokens) * allowed
+
+    def late_share(self, prompt, tokens, prediction_clock) -> float:
+        """Probability that the first event after the prompt lies in a slot that reaches beyond the prediction time, given `tokens`
+        (the prompt and perhaps time tokens), under the model and the grammar; what the table of `constraints` rules out counts 0."""
+        verdict = self.verdict(prompt, tokens, prediction_clock)
+        if verdict is not None:
+            return verdict
+        chances = self.grammatical(tokens)
+        chances = chances / chances.sum()
+        return sum(chances[t] * self.late_share(prompt, [*tokens, t], prediction_clock) for t in np.flatnonzero(chances > 0).tolist())
+
+    def verdict(self, prompt, tokens, prediction_clock):
+        """1 = late enough, 0 = not, None = not decided yet."""
+        kinds, amounts = self.vocabulary.kind[tokens], self.vocabulary.amount[tokens]
+        new = len(tokens) - len(prompt)
+        before, here = self.state(tokens[:-1]), self.state(tokens)
+        clock = int(here.clock_minutes[0])
+        inside = int(here.phase[0]) in IN_VISIT_PHASES
+        types = [t for t in prompt if self.vocabulary.kind[t] == Kind.VISIT_TYPE]
+        hourly = bool(types) and class_of(self.vocabulary.code[types[-1]]) in SPAN_CLASSES
+        slot = 60 if inside and hourly else 1440
+        arrived = clock // slot >= (prediction_clock + 1) // slot
+        if new == 0:
+            return 1.0 if arrived else None
+        kind, amount = int(kinds[-1]), int(amounts[-1])
+        today = int(before.clock_minutes[0]) // 1440
+        goal_day = (prediction_clock + 1) // 1440
+        if int(before.phase[0]) in IN_VISIT_PHASES and not hourly:
+            return None if kind == Kind.VISIT_END else 0.0
+        if kind not in TIME_KINDS:
+            return 0.0
+        if kind == Kind.LONG_GAP:
+            return 1.0
+        if int(before.phase[0]) == Phase.ADMITTED and kind == Kind.IN_VISIT_HOURS:
+            return None if amount == 0 and today == goal_day else 0.0
+        if arrived:
+            return 1.0
+        if kind == Kind.YEAR_GAP:
+            return None
+        if kind == Kind.IN_VISIT_DAYS:
+            if clock // 1440 == goal_day:
+                return None
+            return None if amount == 31 and today + 31 < goal_day else 0.0
+        return 0.0
+
+    def next(self, prompt, tokens, prediction_clock) -> np.ndarray:
+        """The distribution that the next token is drawn from, float64[V], not renormalised."""
+        chances = self.grammatical(tokens)
+        if prediction_clock is None or self.verdict(prompt, tokens, prediction_clock) is not None:
+            return chances
+        late = np.array([self.late_share(prompt, [*tokens, t], prediction_clock) if p > 0 else 0.0 for t, p in enumerate(chances)])
+        return chances * late if (chances * late).sum() > 0 else chances
+
+    def generate(self, prompt, sample_id: int, *, seed: int, max_new_tokens: int, stop_tokens=None):
+        """(new tokens, stop reason, log-probability) of one future of a `Prompt`."""
+        start = prompt.token_id.tolist()
+        tokens, log_probability, unconfirmed = list(start), 0.0, False
+        clock_at = prompt.prediction_clock_minutes
+        horizon = math.inf if prompt.horizon_minutes is None else (clock_at or 0) + prompt.horizon_minutes
+        event_seen = False
+        while True:
+            new = len(tokens) - len(start)
+            if new >= max_new_tokens or len(tokens) >= self.decoder.config.context:
+                return tokens[len(start) :], "outcome" if unconfirmed else "budget", log_probability
+            chances = self.next(start, tokens, None if event_seen else clock_at)
+            cumulative = np.cumsum(chances)
+            uniform = hashed_uniform(seed, prompt.subject_id, prompt.prediction_time, sample_id, new)
+            token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+            log_probability += math.log(chances[token] / cumulative[-1])
+            kind = int(self.vocabulary.kind[token])
+            before = self.state(tokens)
+            if int(self.state([*tokens, token]).clock_minutes[0]) > horizon:
+                if int(before.phase[0]) == Phase.ADMITTED and kind == Kind.IN_VISIT_HOURS:
+                    return tokens[len(start) : max(len(tokens) - 2, len(start))], "horizon", log_probability
+                return tokens[len(start) :], "outcome" if unconfirmed else "horizon", log_probability
+            tokens.append(token)
+            event_seen = event_seen or kind not in (*TIME_KINDS, Kind.VISIT_END) or (kind == Kind.VISIT_END and self._hourly(start))
+            if unconfirmed:
+                return tokens[len(start) :], "outcome", log_probability
+            if stop_tokens is not None and stop_tokens[token]:
+                unconfirmed = kind == Kind.VISIT_TYPE
+                if not unconfirmed:
+                    return tokens[len(start) :], "outcome", log_probability
+            if kind == Kind.DEATH:
+                return tokens[len(start) :], "death", log_probability
+            if kind == Kind.END:
+                return tokens[len(start) :], "end", log_probability
+
+    def _hourly(self, prompt) -> bool:
+        types = [t for t in prompt if self.vocabulary.kind[t] == Kind.VISIT_TYPE]
+        return bool(types) and class_of(self.vocabulary.code[types[-1]]) in SPAN_CLASSES
