@@ -1,0 +1,198 @@
+"""What can happen to a patient, and how often: the whole truth of the simulated population, as one declarative table.
+
+A hazard is a rate per year of the form
+
+    rate(t) = per_year * exp( sum_f terms[f] * feature_f(t)  +  sum_m a_m * exp(-(t - last m) / tau_m) )
+
+over features of the state (age, sex, diseases, lab levels, treatments, in hospital) and the *time since* earlier events m (`since`).
+The reference patient is a white woman of 65 without disease, labs at their reference, frailty 0, outside hospital. All `a_m` are positive,
+so between events a rate can only fall, apart from ageing; the sampler relies on that (`process`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+FIRST_MARKERS = (  # time of the first diagnosis or operation
+    "hypertension", "hyperlipidemia", "diabetes", "kidney_disease", "coronary_disease", "heart_failure", "fibrillation", "lung_disease", "bypass",
+)  # fmt: skip
+LATEST_MARKERS = (  # time of the latest
+    "infarction", "stroke", "coronary_intervention", "chest_pain", "emergency", "admission", "discharge", "earlier_discharge",
+)  # fmt: skip
+MARKERS = FIRST_MARKERS + LATEST_MARKERS
+FLAGS = (*FIRST_MARKERS, "infarction", "stroke", "coronary_intervention")  # markers that are also features "has had"
+
+LABS = ("hba1c", "creatinine", "systolic", "ldl")
+LAB_CENTRE = (6.0, 0.0, 130.0, 115.0)  # creatinine: log mg/dL
+LAB_SCALE = (1.0, 0.35, 15.0, 35.0)
+TREATMENT_NAMES = ("metformin", "insulin", "lisinopril", "statin", "metoprolol", "apixaban", "furosemide")
+FEATURES = ("age", "male", "black", "frailty", *FLAGS, *LABS, *TREATMENT_NAMES, "in_hospital", "hospice")
+"""age: decades above 65; frailty: latent, standard normal; labs: (level - centre) / scale; the others 0 or 1."""
+
+AGE_CENTRE, AGE_SCALE = 65.0, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hazard:
+    """One thing that can happen.
+
+    Attributes:
+        per_year: rate of the reference patient.
+        terms: log rate ratio per unit of each feature.
+        since: marker -> (log rate ratio at the moment of the marker, days in which it falls to 1/e).
+        requires, forbids: markers that must, or must not, have been set.
+        sets: markers it sets (a FIRST marker only when it is not set yet).
+        visit: chance that it is met at an outpatient, emergency or inpatient visit.
+        stay_days: median length of the stay, where it leads to one.
+        in_stay: it can happen inside a hospital stay too; the others wait outside.
+    """
+
+    name: str
+    per_year: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+    since: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    forbids: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    visit: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    stay_days: float = 4.0
+    in_stay: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.terms:
+            if name not in FEATURES:
+                raise ValueError(f"hazard {self.name}: no feature '{name}'; there are {', '.join(FEATURES)}")
+        for name in (*self.since, *self.requires, *self.forbids, *self.sets):
+            if name not in MARKERS:
+                raise ValueError(f"hazard {self.name}: no marker '{name}'; there are {', '.join(MARKERS)}")
+        if self.per_year <= 0 or any(a < 0 or tau <= 0 for a, tau in self.since.values()):
+            raise ValueError(f"hazard {self.name}: the rate, the effects in `since` and their days must be positive")
+        if abs(sum(self.visit) - 1) > 1e-9:
+            raise ValueError(f"hazard {self.name}: the chances in `visit` must add up to 1")
+
+
+def _onset(name: str, per_year: float, terms: Mapping[str, float], since: Mapping[str, tuple[float, float]] | None = None, **rest: object) -> Hazard:
+    """A chronic disease: its first diagnosis, once."""
+    return Hazard(name=name, per_year=per_year, terms=terms, since=since or {}, forbids=(name,), sets=(name,), **rest)  # type: ignore[arg-type]
+
+
+HAZARDS: tuple[Hazard, ...] = (
+    # -- chronic diseases, first diagnosis --------------------------------------------------------------------------------------------
+    _onset("hypertension", 0.11, {"age": 0.25, "black": 0.3, "systolic": 0.6, "diabetes": 0.3}),
+    _onset("hyperlipidemia", 0.10, {"age": 0.1, "ldl": 0.6, "diabetes": 0.3}),
+    _onset("diabetes", 0.085, {"age": 0.1, "hba1c": 0.9, "hypertension": 0.4, "hyperlipidemia": 0.2, "black": 0.2}),
+    _onset("kidney_disease", 0.018, {"age": 0.4, "diabetes": 0.6, "hypertension": 0.4, "creatinine": 0.7, "systolic": 0.2, "lisinopril": -0.25}),
+    _onset("lung_disease", 0.016, {"age": 0.3, "male": 0.2, "frailty": 0.3}),
+    _onset(
+        "coronary_disease", 0.06,
+        {"age": 0.3, "male": 0.35, "hypertension": 0.3, "hyperlipidemia": 0.3, "diabetes": 0.4, "kidney_disease": 0.3, "ldl": 0.3, "statin": -0.35},
+        {"chest_pain": (0.9, 90.0)},
+    ),
+    _onset(
+        "heart_failure", 0.0065,
+        {"age": 0.4, "hypertension": 0.35, "coronary_disease": 0.5, "infarction": 0.4, "diabetes": 0.5, "kidney_disease": 0.4, "fibrillation": 0.4,
+         "systolic": 0.2, "hba1c": 0.25, "creatinine": 0.25, "lisinopril": -0.35, "metoprolol": -0.2, "metformin": -0.2},
+        {"emergency": (3.4, 110.0), "discharge": (1.0, 90.0), "coronary_disease": (1.0, 180.0), "fibrillation": (1.2, 120.0)},
+        visit=(0.4, 0.0, 0.6), stay_days=5.0,
+    ),
+    _onset(
+        "fibrillation", 0.018, {"age": 0.55, "male": 0.2, "hypertension": 0.3, "heart_failure": 0.5}, {"emergency": (0.8, 60.0)}, visit=(0.5, 0.4, 0.1),
+    ),
+    # -- acute events, repeatable -----------------------------------------------------------------------------------------------------
+    Hazard(
+        name="infarction", per_year=0.008, sets=("infarction", "coronary_disease"), visit=(0.0, 0.0, 1.0), stay_days=4.0,
+        terms={"age": 0.3, "male": 0.3, "coronary_disease": 0.9, "diabetes": 0.3, "ldl": 0.25, "statin": -0.35, "bypass": -0.5},
+        since={"coronary_disease": (1.2, 90.0), "chest_pain": (1.5, 60.0), "infarction": (1.0, 120.0)},
+    ),
+    Hazard(
+        name="stroke", per_year=0.009, sets=("stroke",), visit=(0.0, 0.0, 1.0), stay_days=5.0,
+        terms={"age": 0.5, "hypertension": 0.35, "fibrillation": 0.9, "diabetes": 0.25, "systolic": 0.25, "apixaban": -0.7, "statin": -0.2},
+        since={"stroke": (1.5, 90.0), "fibrillation": (1.4, 90.0), "emergency": (0.8, 60.0)},
+    ),
+    Hazard(
+        name="bypass", per_year=0.02, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
+        stay_days=8.0, in_stay=True,
+        terms={"male": 0.45, "age": -0.2, "diabetes": 0.5, "ldl": 0.3, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 1.0, "frailty": -0.25},
+        since={"coronary_disease": (0.6, 150.0), "chest_pain": (3.4, 80.0), "infarction": (1.2, 60.0)},
+    ),
+    Hazard(
+        name="coronary_intervention", per_year=0.04, requires=("coronary_disease",), sets=("coronary_intervention",), visit=(0.0, 0.0, 1.0),
+        stay_days=1.5, in_stay=True, terms={"male": 0.2, "coronary_intervention": -0.6, "bypass": -1.0, "in_hospital": 1.5},
+        since={"coronary_disease": (1.0, 60.0), "infarction": (1.8, 30.0), "chest_pain": (1.0, 60.0)},
+    ),
+    Hazard(
+        name="chest_pain", per_year=0.26, sets=("chest_pain", "emergency"), visit=(0.0, 1.0, 0.0),
+        terms={"age": 0.1, "hypertension": 0.2, "hyperlipidemia": 0.2, "coronary_disease": 0.6, "ldl": 0.2, "bypass": -0.6},
+        since={"chest_pain": (0.4, 60.0)},
+    ),
+    Hazard(
+        name="decompensation", per_year=0.25, requires=("heart_failure",), visit=(0.0, 0.0, 1.0), stay_days=5.0,
+        terms={"age": 0.1, "creatinine": 0.25, "kidney_disease": 0.2, "lisinopril": -0.3, "metoprolol": -0.2, "furosemide": -0.2, "frailty": 0.2},
+        since={"discharge": (1.8, 25.0), "heart_failure": (0.7, 120.0)},
+    ),
+    Hazard(
+        name="illness", per_year=0.10, visit=(0.0, 0.0, 1.0), stay_days=4.0,
+        terms={"age": 0.3, "frailty": 0.45, "lung_disease": 0.5, "kidney_disease": 0.3, "heart_failure": 0.2, "stroke": 0.3, "diabetes": 0.1},
+        since={"discharge": (1.8, 25.0), "emergency": (0.5, 60.0)},
+    ),
+    Hazard(
+        name="emergency", per_year=0.35, sets=("emergency",), visit=(0.0, 1.0, 0.0), terms={"age": 0.1, "frailty": 0.25, "lung_disease": 0.3},
+        since={"discharge": (0.8, 30.0)},
+    ),
+    Hazard(name="clinic", per_year=0.8, terms={"age": 0.1, "frailty": 0.15, "male": -0.2}),
+    Hazard(
+        name="death", per_year=0.0055, visit=(1.0, 0.0, 0.0), in_stay=True,
+        terms={"age": 0.75, "male": 0.15, "frailty": 0.45, "heart_failure": 0.5, "kidney_disease": 0.3, "lung_disease": 0.35, "stroke": 0.25,
+               "diabetes": 0.1, "creatinine": 0.15, "statin": -0.15, "lisinopril": -0.1, "in_hospital": 1.6, "hospice": 3.5},
+        since={"discharge": (0.7, 60.0), "earlier_discharge": (2.0, 150.0), "emergency": (2.6, 110.0), "heart_failure": (1.0, 150.0), "infarction": (1.2, 60.0),
+               "stroke": (1.4, 90.0)},
+    ),
+)  # fmt: skip
+
+NAMES = tuple(hazard.name for hazard in HAZARDS)
+INDEX = {name: position for position, name in enumerate(NAMES)}
+DEATH = INDEX["death"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """Who may get a drug: any of `indications` (markers) that have been set, and a chance to begin at each meeting with a physician.
+
+    `when_new` is the chance at the diagnosis itself, `later` at any later visit, `stop` the chance to be off it after a check-up.
+    """
+
+    name: str
+    indications: tuple[str, ...]
+    when_new: float
+    later: float
+    stop: float = 0.02
+
+
+TREATMENTS: tuple[Treatment, ...] = (
+    Treatment(name="metformin", indications=("diabetes",), when_new=0.85, later=0.4),
+    Treatment(name="insulin", indications=("diabetes",), when_new=0.08, later=0.03, stop=0.01),
+    Treatment(name="lisinopril", indications=("hypertension", "heart_failure"), when_new=0.6, later=0.15),
+    Treatment(name="statin", indications=("hyperlipidemia", "coronary_disease", "stroke"), when_new=0.6, later=0.15),
+    Treatment(name="metoprolol", indications=("coronary_disease", "heart_failure", "fibrillation", "infarction"), when_new=0.6, later=0.12),
+    Treatment(name="apixaban", indications=("fibrillation",), when_new=0.6, later=0.15),
+    Treatment(name="furosemide", indications=("heart_failure",), when_new=0.7, later=0.2),
+)
+
+LAB_OFFSET_SD = (0.45, 0.16, 10.0, 25.0)  # between patients
+LAB_NOISE_SD = (0.45, 0.10, 9.0, 16.0)  # within a patient, stationary
+LAB_MEMORY_DAYS = 300.0
+LAB_TARGET: tuple[tuple[float, Mapping[str, float]], ...] = (
+    # where each level is drawn to: at rest, and moved by diseases and treatments
+    (5.7, {"diabetes": 1.7, "metformin": -0.6, "insulin": -0.8}),
+    (-0.12, {"kidney_disease": 0.45, "heart_failure": 0.10, "hypertension": 0.03}),
+    (126.0, {"hypertension": 14.0, "lisinopril": -9.0, "metoprolol": -4.0, "kidney_disease": 4.0}),
+    (118.0, {"hyperlipidemia": 25.0, "statin": -45.0}),
+)
+
+CHECKUP_DAYS = (365.0, 180.0, 105.0)  # healthy; any chronic disease; diabetes, coronary disease or heart failure
+PREVALENCE: Mapping[str, tuple[float, float]] = {
+    # share of people who bring the disease with them at 65, and log odds per decade
+    "hypertension": (0.25, 0.4), "hyperlipidemia": (0.22, 0.2), "diabetes": (0.05, 0.1), "kidney_disease": (0.03, 0.5),
+    "coronary_disease": (0.04, 0.4), "lung_disease": (0.05, 0.3), "fibrillation": (0.03, 0.6),
+}  # fmt: skip
