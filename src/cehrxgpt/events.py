@@ -170,6 +170,10 @@ class EventDataset:
         for path in self.shards(split):
             yield path.parent.name, self._read_shard(path)
 
+    def read_shard(self, path: Path) -> pl.DataFrame:
+        """One of `shards()` as an EventTable."""
+        return self._read_shard(path)
+
     def _read_shard(self, path: Path) -> pl.DataFrame:
         try:
             return conform(pl.read_parquet(path))

@@ -1,0 +1,83 @@
+"""Where a history that is longer than the context is cut (METHOD: half the time a random visit-aligned window, else at a visit end).
+
+Only places are chosen here; `timeline.window` writes the window with its recomputed prompt. Two facts bend the rule for real
+hospital data, where one admission can be many contexts long: a cut at a unit's end is taken only while it leaves at least half of the
+room in use, and otherwise the window ends at the last event that fits; and a random start inside a long admission re-opens it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cehrxgpt.timeline.kinds import EVENT_KINDS, PROMPT_LENGTH, Kind
+
+REOPENING = 3  # [VR], type, day of stay: what a window that starts inside a visit says after the prompt
+
+_GAP = np.isin(np.arange(len(Kind)), [Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP])
+_EVENT = np.isin(np.arange(len(Kind)), [int(kind) for kind in EVENT_KINDS])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Tokens `start` to `stop` of a history, counted from its first token; `start` 0 = from the beginning, prompt included."""
+
+    start: int
+    stop: int
+
+
+def unit_starts(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+    """Places at which a unit (visit, bare day, death) begins: after the prompt, and after each gap."""
+    gap = _GAP[kind]
+    begins = np.flatnonzero(gap[:-1] & ~gap[1:]) + 1
+    return np.concatenate([[PROMPT_LENGTH], begins]) if len(kind) > PROMPT_LENGTH else begins
+
+
+def _unit_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+    """Places just behind a unit: its gap stands there, or the history ends."""
+    gap = _GAP[kind]
+    return np.concatenate([np.flatnonzero(gap[1:] & ~gap[:-1]) + 1, [len(kind)]])
+
+
+def _event_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+    """Places just behind an event or a visit's end: no time token is parted from what it dates."""
+    return np.flatnonzero(_EVENT[kind] | (kind == Kind.VISIT_END)) + 1
+
+
+def _last_at_most(places: npt.NDArray[np.int64], limit: int) -> int:
+    found = int(np.searchsorted(places, limit, side="right")) - 1
+    return int(places[found]) if found >= 0 else -1
+
+
+def _stop(kind: npt.NDArray[np.int8], start: int, room: int) -> int:
+    """End of a window from `start` with `room` tokens: a unit's end, or an event's where that would waste half of the room."""
+    limit = min(start + room, len(kind))
+    if limit == len(kind):
+        return limit
+    stop = _last_at_most(_unit_ends(kind), limit)
+    if stop - start < room // 2:
+        stop = _last_at_most(_event_ends(kind), limit)
+    return stop if stop > start else limit
+
+
+def choose_crop(kind: npt.NDArray[np.int8], context: int, random: np.random.Generator) -> Crop:
+    """Cut one history of more than `context` tokens.
+
+    Args:
+        kind: int8[L]; kinds of its tokens.
+        context: most tokens of the window, its recomputed prompt included.
+    """
+    if random.random() < 0.5:
+        return Crop(0, _stop(kind, 0, context))
+    room = context - PROMPT_LENGTH - REOPENING - 1  # one spare: the hour may have to be said again
+    target = int(random.integers(PROMPT_LENGTH, max(len(kind) - room, PROMPT_LENGTH) + 1))
+    units = unit_starts(kind)
+    after = units[np.searchsorted(units, target) :]
+    start = int(after[0]) if len(after) and after[0] - target <= room // 2 else -1
+    if start < 0 or start >= len(kind) - 1:
+        start = max(_last_at_most(_event_ends(kind[:-1]), target), PROMPT_LENGTH)
+    if start == PROMPT_LENGTH:
+        return Crop(0, _stop(kind, 0, context))
+    return Crop(start, _stop(kind, start, room))

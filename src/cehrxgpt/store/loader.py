@@ -1,0 +1,155 @@
+"""Batches of patients' windows as a pure function of (seed, step).
+
+Every epoch visits each history of the split once. One that is longer than the context brings one window of it, drawn from (seed,
+epoch, history): see `crop`. Nothing is kept between steps, so that a resumed run reads exactly what the uninterrupted one would have.
+Making a batch of 4,096 tokens takes about a millisecond; the pages of the store are read when touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cehrxgpt.errors import ConfigError, InputError
+from cehrxgpt.store.batch import IGNORE, PackedBatch
+from cehrxgpt.store.crop import REOPENING, choose_crop
+from cehrxgpt.store.format import TokenStore
+from cehrxgpt.store.packing import EpochPlan, batches_per_epoch, first_fit, generator, one_per_row, plan_epoch
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
+
+_CROP = 2  # key of the windows' random numbers, beside packing's
+EVALUATION_EPOCH = 2**31 - 1  # the windows and batches that evaluation always uses
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One history or window of it, ready to be placed.
+
+    Attributes:
+        token_id, age_minutes: int[n].  value: float32[n].
+        given: leading tokens that nobody predicts: a window's recomputed prompt and the visit it re-opens; 0 for a whole history.
+        censor_gap_days: of the history if the segment reaches its end, else -1.
+    """
+
+    token_id: npt.NDArray[np.integer]
+    age_minutes: npt.NDArray[np.integer]
+    value: npt.NDArray[np.float32]
+    given: int
+    censor_gap_days: int
+
+    def __len__(self) -> int:
+        return len(self.token_id)
+
+
+def assemble(segments: list[Segment], *, width: int | None = None) -> PackedBatch:
+    """Lay segments out as one batch; targets are shifted here.
+
+    Args:
+        segments: none is empty.
+        width: pack them into rows of this many places; None: one per row, as wide as the longest.
+    """
+    lengths = np.array([len(segment) for segment in segments], dtype=np.int64)
+    row, column = one_per_row(lengths) if width is None else first_fit(lengths, width)
+    shape = (int(row.max()) + 1, int(lengths.max()) if width is None else width)
+    token_id, segment_id, position, age = (np.zeros(shape, dtype=np.int64) for _ in range(4))
+    value = np.full(shape, np.nan, dtype=np.float32)
+    target = np.full(shape, IGNORE, dtype=np.int64)
+    censor = np.full(shape, -1, dtype=np.int64)
+    number = np.zeros(shape[0], dtype=np.int64)
+    for segment, r, c in zip(segments, row, column, strict=True):
+        n = len(segment)
+        number[r] += 1
+        token_id[r, c : c + n] = segment.token_id
+        segment_id[r, c : c + n] = number[r]
+        position[r, c : c + n] = np.arange(n)
+        age[r, c : c + n] = segment.age_minutes
+        value[r, c : c + n] = segment.value
+        first = max(segment.given - 1, 0)
+        target[r, c + first : c + n - 1] = segment.token_id[first + 1 :]
+        censor[r, c + n - 1] = segment.censor_gap_days
+    arrays = (token_id, segment_id, position, age, value, target, censor)
+    return PackedBatch(*(torch.from_numpy(array) for array in arrays))
+
+
+class Loader:
+    """Batches of one split.
+
+    Args:
+        store: where the tokens are.
+        split: name of the split.
+        tokens_per_batch: real tokens per batch, about (a batch may exceed it by less than one context).
+        context: most tokens of a window.
+        seed: decides order and windows together with the step.
+        packed: several segments per row of `context` places (accelerators), else one per row.
+
+    Raises:
+        InputError: the split has no histories.
+        ConfigError: `tokens_per_batch` is below `context`.
+    """
+
+    def __init__(self, store: TokenStore, split: str, *, tokens_per_batch: int, context: int, seed: int, packed: bool = False):
+        if tokens_per_batch < context:
+            raise ConfigError(f"tokens_per_batch {tokens_per_batch} is below the context {context}; it must hold at least one window")
+        if context < 2 * (PROMPT_LENGTH + REOPENING):
+            raise ConfigError(f"context {context} has no room behind a prompt; it must be at least {2 * (PROMPT_LENGTH + REOPENING)}")
+        self.store, self.split = store, split
+        self.tokens_per_batch, self.context, self.seed, self.packed = tokens_per_batch, context, seed, packed
+        self.indices = store.indices(split)
+        if not len(self.indices):
+            raise InputError(f"{store.folder}: split '{split}' has no histories with tokens; splits there: {', '.join(store.splits) or 'none'}")
+        self.window_lengths = np.minimum(store.lengths[self.indices], context)
+        self.batches_per_epoch = batches_per_epoch(self.window_lengths, tokens_per_batch)
+        self._kind = store.vocabulary.kind
+        self._plan: tuple[int, EpochPlan] | None = None
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Real tokens of an epoch, at most (windows may be cut shorter)."""
+        return int(self.window_lengths.sum())
+
+    def _plan_of(self, epoch: int) -> EpochPlan:
+        if self._plan is None or self._plan[0] != epoch:
+            plan = plan_epoch(
+                self.indices, self.window_lengths, tokens_per_batch=self.tokens_per_batch, seed=self.seed, epoch=epoch, packed=self.packed
+            )
+            self._plan = (epoch, plan)
+        return self._plan[1]
+
+    def subjects(self, step: int) -> npt.NDArray[np.int64]:
+        """Histories (indices into the store) that batch `step` is made of."""
+        epoch, index = divmod(step, self.batches_per_epoch)
+        return self._plan_of(epoch).batch(index)
+
+    def batch(self, step: int) -> PackedBatch:
+        """Batch number `step`, counted from 0 over all epochs."""
+        return self._make(*divmod(step, self.batches_per_epoch))
+
+    def evaluation(self, limit: int | None = None) -> Iterator[PackedBatch]:
+        """One epoch that is the same every time; at most `limit` batches of it."""
+        for index in range(min(self.batches_per_epoch, limit or self.batches_per_epoch)):
+            yield self._make(EVALUATION_EPOCH, index)
+
+    def _make(self, epoch: int, index: int) -> PackedBatch:
+        segments = [self._segment(int(history), epoch) for history in self._plan_of(epoch).batch(index)]
+        return assemble(segments, width=self.context if self.packed else None)
+
+    def _segment(self, history: int, epoch: int) -> Segment:
+        histories = self.store.histories
+        place = histories.history(history)
+        censor = int(histories.censor_gap_days[history])
+        length = place.stop - place.start
+        if length <= self.context:
+            return Segment(histories.token_id[place], histories.age_minutes[place], histories.value[place], 0, censor)
+        # Only long histories need it, and it is a sibling's business how a window is written.
+        from cehrxgpt.timeline.window import window
+
+        crop = choose_crop(self._kind[histories.token_id[place]], self.context, generator(self.seed, epoch, _CROP, history))
+        token_id, age_minutes, value = window(histories, self.store.vocabulary, history, crop.start, crop.stop)
+        given = 0
+        if crop.start > 0:
+            given = PROMPT_LENGTH + (REOPENING if self._kind[token_id[PROMPT_LENGTH]] == Kind.VISIT_RESUME else 1)
+        return Segment(token_id, age_minutes, value, given, censor if crop.stop == length else -1)

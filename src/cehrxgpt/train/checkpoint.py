@@ -1,0 +1,148 @@
+"""Checkpoints of a running training: tensors in safetensors, everything else in JSON; nothing is ever unpickled.
+
+    .<model>.training/              beside the model folder that will be
+        train.jsonl                 the log so far
+        step-00000400/              the newest two are kept
+            weights.safetensors     decoder and objectives
+            optimizer.safetensors   AdamW's moments, by parameter name
+            best.safetensors        the weights with the lowest tuning loss so far, where there is one
+            state.json              step, counters, fingerprints, length and checksum of each file above
+
+A checkpoint is written under another name, flushed to the device and renamed, so that one with its final name is whole; should the newest
+be damaged nevertheless, the one before is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cehrxgpt.errors import StorageError
+
+STATE_FILE = "state.json"
+WEIGHTS, OPTIMIZER, BEST = "weights.safetensors", "optimizer.safetensors", "best.safetensors"
+KEEP = 2
+_CHUNK_BYTES = 1 << 20
+
+
+def training_folder(out: Path) -> Path:
+    """Where the checkpoints of a model that will stand at `out` are kept until it does."""
+    return out.parent / f".{out.name}.training"
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimiser's state as `<entry>/<parameter name>` -> tensor."""
+    tensors = {}
+    for parameter, entries in optimizer.state.items():
+        for entry, tensor in entries.items():
+            tensors[f"{entry}/{names[parameter]}"] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put back what `optimizer_tensors` took, on the parameters' devices."""
+    for key, tensor in tensors.items():
+        entry, name = key.split("/", 1)
+        parameter = parameters[name]
+        optimizer.state[parameter][entry] = tensor.to(parameter.device)
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def steps_there(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, newest first."""
+    return sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
+
+
+def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Write the checkpoint of `step` and drop all but the newest two.
+
+    Args:
+        folder: the training folder; is made.
+        files: file name -> tensors.
+        state: plain JSON.
+
+    Raises:
+        StorageError: the machine failed; earlier checkpoints are untouched.
+    """
+    final, partial = folder / _name(step), folder / f".{_name(step)}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        facts = {}
+        for name, tensors in files.items():
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / name)
+            _flush(partial / name)
+            facts[name] = {"bytes": (partial / name).stat().st_size, "crc32": _checksum(partial / name)}
+        (partial / STATE_FILE).write_text(json.dumps({**state, "step": step, "files": facts}) + "\n", encoding="utf-8")
+        _flush(partial / STATE_FILE)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(partial, final)
+        _flush(folder)
+        for old in steps_there(folder)[KEEP:]:
+            shutil.rmtree(folder / _name(old))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; the one before is kept") from error
+
+
+def _load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """One checkpoint, or None where it is damaged."""
+    try:
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        for name, facts in state["files"].items():
+            if (path / name).stat().st_size != facts["bytes"] or _checksum(path / name) != facts["crc32"]:
+                return None
+        return {name: load_file(path / name) for name in state["files"]}, state
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+
+
+def load_newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """Tensors by file and the state of the newest checkpoint that is whole; None where there is none."""
+    for step in steps_there(folder):
+        found = _load(folder / _name(step))
+        if found is not None:
+            return found
+    return None
+
+
+def trim_log(path: Path, last_step: int) -> None:
+    """Drop the lines of `train.jsonl` that lie after a checkpoint, or were cut off in the middle."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= last_step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                break
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,137 @@
+"""Settings of a training run, and the recipes that ship with the package.
+
+A recipe is a YAML file of these keys, read strictly. `model` holds the keys of `ModelConfig` but for the vocabulary's size, which comes
+from the store.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cehrxgpt.config import from_dict, read_config
+from cehrxgpt.errors import ConfigError
+from cehrxgpt.model.config import ModelConfig
+
+RECIPES = ("tiny", "demo", "base", "large")
+_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        model: keys of `ModelConfig` without `vocabulary_size`.
+        objectives: name -> weight; the loss is the weighted sum of their means.
+        seed: decides weights, order and windows.
+
+        tokens_per_batch: real tokens of one micro-batch, about.
+        accumulate: micro-batches per optimiser step.
+        packing: `rows` one history per row, `packed` several, `auto` packed on accelerators.
+
+        learning_rate: at its peak.
+        final_share: of the peak, at the end of the cosine.
+        warmup_share: of the planned steps.
+        weight_decay: on matrices only; norms and other vectors have none.
+        beta1, beta2: of AdamW.
+        clip: largest norm of the gradient; 0 = no clipping.
+
+        epochs: passes over the training split, at most.
+        steps: optimiser steps, at most; None = what `epochs` gives.
+        max_minutes: of training, at most; the learning rate then follows whichever of steps and minutes is further gone, so that it is
+            low when time is up. Such a run is as long as the machine is fast, and is not repeatable step for step.
+
+        evaluate_every: steps between looks at the tuning split; None = four times per epoch, and at least every 500 steps.
+        evaluation_batches: batches of the tuning split looked at, at most; None = all.
+        patience: looks without an improvement of `minimum_improvement` before training stops; 0 = never stop early.
+        minimum_improvement: relative, of the tuning loss.
+
+        precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the hardware multiplies it faster.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto`.
+        checkpoint_minutes: between checkpoints; 0 = after every step.
+        skip_limit: steps with a loss or gradient that is not finite that are skipped before training gives up.
+        log_every: steps between lines of `train.jsonl`.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    objectives: dict[str, float] = field(default_factory=lambda: {"next_token": 1.0})
+    seed: int = 0
+
+    tokens_per_batch: int = 4096
+    accumulate: int = 1
+    packing: Literal["auto", "rows", "packed"] = "auto"
+
+    learning_rate: float = 1e-3
+    final_share: float = 0.1
+    warmup_share: float = 0.01
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+
+    epochs: int = 10
+    steps: int | None = None
+    max_minutes: float | None = None
+
+    evaluate_every: int | None = None
+    evaluation_batches: int | None = None
+    patience: int = 5
+    minimum_improvement: float = 1e-3
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    checkpoint_minutes: float = 2.0
+    skip_limit: int = 20
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("tokens_per_batch", "accumulate", "epochs", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("steps", "evaluate_every", "evaluation_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or null")
+        for name in ("seed", "weight_decay", "clip", "patience", "minimum_improvement", "checkpoint_minutes", "skip_limit"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("final_share", "warmup_share", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes is {self.max_minutes}; it must be positive, or null")
+        self.model_config(1)
+        from cehrxgpt.objectives import check
+
+        check(self.objectives)
+
+    def model_config(self, vocabulary_size: int) -> ModelConfig:
+        """The decoder's shape for a vocabulary of this size.
+
+        Raises:
+            ConfigError: `model` has an unknown key or a value out of range.
+        """
+        if "vocabulary_size" in self.model:
+            raise ConfigError("model: 'vocabulary_size' comes from the token store; leave it out")
+        return from_dict(ModelConfig, {**self.model, "vocabulary_size": vocabulary_size}, where="model")
+
+
+def load_recipe(name_or_path: str | Path) -> TrainConfig:
+    """A recipe by name (`tiny`, `demo`, `base`, `large`) or from a YAML file.
+
+    Raises:
+        ConfigError: no such recipe, or it has an unknown key or a wrong value.
+    """
+    text = str(name_or_path)
+    if text in RECIPES:
+        return read_config(TrainConfig, _FOLDER / f"{text}.yaml")
+    if not Path(text).suffix and not Path(text).exists():
+        close = difflib.get_close_matches(text, RECIPES, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"valid names: {', '.join(RECIPES)}; or give a YAML file"
+        raise ConfigError(f"recipe '{text}': no such recipe; {hint}")
+    return read_config(TrainConfig, text)
