@@ -1,0 +1,116 @@
+"""Tasks as files: the library reads, typos are told with their line, sets widen by the data's own vocabulary."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from cehrxgpt.errors import InputError, TaskError
+from cehrxgpt.tasks import label, library_tasks, load_task, parse_task, resolve
+from cehrxgpt.tasks.codes import matching_codes
+from test_tasks_labeler import START, row, table
+
+METHOD_TASKS = {
+    "hf_readmission_30d", "copd_readmission_30d", "hospitalization_1y", "afib_stroke_1y", "cad_cabg_1y", "t2dm_hf_1y",
+    "discharge_home_death_1y", "in_hospital_mortality_48h", "long_stay_7d", "readmission_30d",
+}  # fmt: skip
+
+GOOD = """\
+name: mine
+description: one
+concept_sets:
+  a: {condition: [1]}
+  b: {drug: [7], codes: ["X//*", MEDS_DEATH]}
+index: {concepts: a, occurrence: first}
+outcome: {concepts: b}
+horizon_days: 30
+"""
+
+
+def test_the_library_reads():
+    assert set(library_tasks()) >= METHOD_TASKS
+    for name in library_tasks():
+        task = load_task(name)
+        assert task.name == name
+        assert task.description
+
+
+def test_the_library_keeps_the_published_windows():
+    figures = {name: (load_task(name).history_days, load_task(name).gap_days, load_task(name).horizon_days) for name in library_tasks()}
+    assert figures["hf_readmission_30d"] == (360, 0, 30)
+    assert figures["copd_readmission_30d"] == (720, 0, 30)
+    assert figures["hospitalization_1y"] == (540, 180, 360)
+    assert figures["afib_stroke_1y"] == (720, 0, 360)
+    assert figures["cad_cabg_1y"] == (0, 0, 365)
+    assert figures["t2dm_hf_1y"] == (0, 0, 365)
+    assert load_task("t2dm_hf_1y").first_onset
+    assert load_task("in_hospital_mortality_48h").index.hours_after == 48
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("horizon_days", "horizon_day", 8, "did you mean 'horizon_days'"),
+        ("occurrence: first", "occurrence: once", 6, "'each' | 'first' | 'last'"),
+        ("concepts: b}", "concepts: c}", 7, "'c' is used but not defined"),
+        ("outcome: {concepts: b}", "outcome: {concepts: b, death: true}", 7, "exactly one"),
+        ("horizon_days: 30", "horizon_days: -1", 8, "positive"),
+        ("horizon_days: 30", "horizon_days: soon", 8, "horizon_days"),
+        ("drug: [7]", "drugs: [7]", 5, "did you mean 'drug'"),
+        ("horizon_days: 30", "horizon_days: 30\nhorizon_days: 31", 9, "stands twice"),
+        ("name: mine", "name: [mine", 2, "not valid YAML"),
+        ("concepts: a, occ", "visit: [hotel], occ", 6, "valid classes"),
+        ("horizon_days: 30", "horizon_days: 30\ncensoring: grace_days", 9, "belong together"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(tmp_path, old, new, line, says):
+    path = tmp_path / "task.yaml"
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(TaskError) as error:
+        load_task(path)
+    assert str(error.value).startswith(f"{path}: line {line}:"), error.value
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_status == 2
+
+
+def test_unknown_names_and_files(tmp_path):
+    with pytest.raises(TaskError, match="no library task 'nothing'; there are afib_stroke_1y"):
+        load_task("nothing")
+    with pytest.raises(TaskError, match="no such file"):
+        load_task(tmp_path / "none.yaml")
+    with pytest.raises(TaskError, match="needs an index visit"):
+        parse_task(GOOD.replace("horizon_days: 30", "horizon_days: stay"), where="x")
+
+
+def test_patterns():
+    task = parse_task(GOOD, where="x")
+    codes = ["drug/7", "drug/77", "X//1", "X//", "Y//1", "MEDS_DEATH", "condition/7"]
+    assert matching_codes(task.concept_sets["b"], codes) == {"drug/7", "X//1", "X//", "MEDS_DEATH"}
+
+
+def test_sets_are_widened_by_the_data_s_vocabulary_once():
+    codes = pl.DataFrame(
+        {
+            "code": ["condition/10", "condition/11", "condition/12", "drug/8", "condition/13"],
+            "parent_codes": [["condition/1"], ["condition/10", None], ["condition/99"], ["drug/7", "condition/1x"], None],
+        }
+    )
+    task = parse_task(GOOD, where="x")
+    wide = resolve(task, codes)
+    assert set(wide.concept_sets["a"].patterns) == {"condition/1", "condition/10", "condition/11"}
+    assert set(wide.concept_sets["b"].patterns) == {"drug/7", "drug/8", "X//*", "MEDS_DEATH"}
+    assert resolve(wide, codes) == wide
+    assert resolve(task, None) == task
+    assert resolve(parse_task(GOOD.replace("{condition: [1]}", "{condition: [1], descendants: false}"), where="x"), codes).concept_sets[
+        "a"
+    ].patterns == ("condition/1",)
+
+
+def test_labels_are_written_whole(tmp_path):
+    rows = [row(1, "condition/1", START), row(1, "drug/7", START.replace(day=5))]
+    labelled = label(table(rows), parse_task(GOOD, where="x"))
+    labelled.write(tmp_path / "labels.parquet")
+    assert pl.read_parquet(tmp_path / "labels.parquet").equals(labelled.labels)
+    with pytest.raises(InputError, match="exists already"):
+        labelled.write(tmp_path / "labels.parquet")

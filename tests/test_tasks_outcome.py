@@ -1,0 +1,142 @@
+"""One function finds outcomes in records and in simulated futures; the compiled token set says the same."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cehrxgpt.errors import SchemaError
+from cehrxgpt.tasks import Index, Outcome, Task, label, load_task, outcome_in_window, outcome_tokens
+from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
+from test_tasks_labeler import AB, START, random_people, row, simple, table, tasks
+
+FOUND = ("window_open", "window_close", "outcome_time", "death_time")
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**32 - 1), tasks())
+def test_a_real_future_found_as_a_simulated_one(seed, task):
+    """Each row's record, handed over as two samples of a trajectory, gives what the record itself gives."""
+    events = table(random_people(Random(seed), 15))
+    stays = events.filter(pl.col("code").str.starts_with("Visit/")).select("subject_id", "time", pl.col("end_time").alias("stay_end"))
+    at = (
+        events.filter(pl.col("code") == "condition/1")
+        .select("subject_id", pl.col("available_time").alias("prediction_time"))
+        .unique(maintain_order=True)
+    )
+    if task.in_stay:
+        at = stays.rename({"time": "stay_start"}).with_columns(pl.col("stay_start").alias("prediction_time"))
+    real = outcome_in_window(task, events, at)
+    samples = pl.DataFrame({"sample_id": [0, 1]}, schema={"sample_id": pl.Int32})
+    keyed = at.unique(["subject_id", "prediction_time"], keep="first", maintain_order=True)
+    futures = events.join(keyed.select("subject_id", "prediction_time"), on="subject_id").join(samples, how="cross")
+    simulated = outcome_in_window(task, futures, keyed.join(samples, how="cross", maintain_order="left"))
+    expected = outcome_in_window(task, events, keyed)
+    for sample in (0, 1):
+        assert simulated.filter(pl.col("sample_id") == sample).select(expected.columns).equals(expected)
+    assert real.select(at.columns).equals(at.select(real.select(at.columns).columns))  # same rows, same order
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**32 - 1), tasks())
+def test_labels_come_from_the_same_function(seed, task):
+    events = table(random_people(Random(seed), 15))
+    labels = label(events, task).labels
+    if task.in_stay or labels.is_empty():
+        return
+    found = outcome_in_window(task, events, labels)
+    assert found["outcome_time"].is_not_null().equals(labels["observed"].rename("outcome_time"))
+
+
+CODES = [
+    "condition/1",
+    "condition/2",
+    "condition/2",
+    "condition/3",
+    "Visit/9201",
+    "Visit/262",
+    "Visit/9202",
+    "Visit/9203",
+    "MEDS_DEATH",
+    None,
+    "drug/5",
+]
+KINDS = [Kind.CODE, Kind.CODE, Kind.VALUE, Kind.CODE, *[Kind.VISIT_TYPE] * 4, Kind.DEATH, Kind.DAY_GAP, Kind.CODE]
+
+
+def vocabulary(codes=CODES, kinds=KINDS) -> Vocabulary:
+    rows = [{"token": "[PAD]", "kind": int(Kind.PAD)}]
+    rows += [{"token": f"t{number}", "kind": int(kind), "code": code} for number, (code, kind) in enumerate(zip(codes, kinds, strict=True))]
+    return Vocabulary.from_rows(rows, {})
+
+
+OUTCOMES = [Outcome(concepts="b"), Outcome(death=True), Outcome(visit=("inpatient",)), Outcome(visit=("emergency", "outpatient"))]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sampled_from(OUTCOMES), st.lists(st.tuples(st.integers(0, len(CODES) - 1), st.integers(-2, 14)), max_size=12), st.sampled_from([0, 3]))
+def test_token_set_equals_labeler_on_decodable_events(outcome, drawn, gap):
+    sets = AB if outcome.concepts else {"a": AB["a"]}
+    task = simple(outcome=outcome, horizon_days=7, gap_days=gap, concept_sets=sets)
+    wanted = outcome_tokens(task, vocabulary())
+    drawn = [(token + 1, day) for token, day in drawn if CODES[token] is not None]
+    events = table([row(1, CODES[token - 1], START + timedelta(days=day), end=START + timedelta(days=day, hours=30), visit=number)
+                    if CODES[token - 1].startswith("Visit/") else row(1, CODES[token - 1], START + timedelta(days=day))
+                    for number, (token, day) in enumerate(drawn)])  # fmt: skip
+    at = pl.DataFrame({"subject_id": [1], "prediction_time": [START]})
+    found = outcome_in_window(task, events, at)["outcome_time"].to_list()[0]
+    days = [day for token, day in drawn if wanted[token] and gap < day <= gap + 7]
+    assert found == (START + timedelta(days=min(days)) if days else None)
+
+
+def test_no_token_set_where_tokens_do_not_decide():
+    inpatient = simple(outcome=Outcome(visit=("inpatient",)), concept_sets={"a": AB["a"]})
+    assert outcome_tokens(inpatient, vocabulary()).tolist() == [False, False, False, False, False, True, True, False, False, False, False, False]
+    ambiguous = vocabulary([*CODES, "Visit/8870"], [*KINDS, Kind.VISIT_TYPE])
+    assert outcome_tokens(inpatient, ambiguous) is None  # an emergency room keeps people for days
+    outpatient = simple(outcome=Outcome(visit=("outpatient",)), concept_sets={"a": AB["a"]})
+    assert outcome_tokens(outpatient, ambiguous).sum() == 1
+    either = simple(outcome=Outcome(visit=("inpatient", "emergency")), concept_sets={"a": AB["a"]})
+    assert outcome_tokens(either, ambiguous).sum() == 4
+    assert outcome_tokens(load_task("long_stay_7d"), vocabulary()) is None
+    assert outcome_tokens(load_task("in_hospital_mortality_48h"), vocabulary()) is None
+    assert outcome_tokens(load_task("cad_cabg_1y"), vocabulary()).sum() == 0  # the vocabulary lacks it
+    assert outcome_tokens(simple(), vocabulary()).dtype == np.bool_
+
+
+STAY = Task(name="t", description="", index=Index(visit=("inpatient",), at="start", hours_after=24), outcome=Outcome(death=True), horizon_days="stay")
+
+
+def test_a_simulated_stay_ends_with_its_discharge():
+    """A future that begins inside a stay holds no Visit row of it: the caller gives the start, the discharge closes the window."""
+    now = START + timedelta(days=1)
+    future = [
+        row(1, "condition/1", now + timedelta(hours=5)),
+        row(1, "discharge/8536", now + timedelta(days=2)),
+        row(1, "MEDS_DEATH", now + timedelta(days=4)),
+    ]
+    dies = [row(1, "MEDS_DEATH", now + timedelta(days=1))]
+    frames = [table(rows).with_columns(pl.lit(now).cast(pl.Datetime("us")).alias("prediction_time"), pl.lit(number, pl.Int32).alias("sample_id"))
+              for number, rows in enumerate([future, [*dies, row(1, "discharge/4216643", now + timedelta(days=1))]])]  # fmt: skip
+    at = pl.DataFrame(
+        {"subject_id": [1, 1], "prediction_time": [now, now], "sample_id": [0, 1], "stay_start": [START, START]},
+        schema_overrides={"sample_id": pl.Int32},
+    )
+    found = outcome_in_window(STAY, pl.concat(frames), at)
+    assert found["outcome_time"].to_list() == [None, now + timedelta(days=1)]
+    assert found["window_close"].to_list() == [now + timedelta(days=2), now + timedelta(days=1)]
+    long = Task(name="t", description="", index=STAY.index, outcome=Outcome(stay_over_days=2))
+    assert outcome_in_window(long, pl.concat(frames), at)["outcome_time"].to_list() == [START + timedelta(days=2), None]
+
+
+def test_missing_key_is_told():
+    at = pl.DataFrame({"subject_id": [1]})
+    with pytest.raises(SchemaError, match="'prediction_time' is missing"):
+        outcome_in_window(simple(), table([row(1, "condition/1", START)]), at)
