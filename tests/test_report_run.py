@@ -83,7 +83,13 @@ def _json(path: Path, value: object) -> None:
 
 def write_event_folder(folder: Path, events: pl.DataFrame) -> pl.DataFrame:
     """Shards by split (70/10/20 by id), metadata, ingest.json; returns subject_id, split."""
-    split = pl.when(pl.col("subject_id") % 10 < 7).then(pl.lit("train")).when(pl.col("subject_id") % 10 == 7).then(pl.lit("tuning")).otherwise(pl.lit("held_out"))
+    split = (
+        pl.when(pl.col("subject_id") % 10 < 7)
+        .then(pl.lit("train"))
+        .when(pl.col("subject_id") % 10 == 7)
+        .then(pl.lit("tuning"))
+        .otherwise(pl.lit("held_out"))
+    )
     events = events.with_columns(split.alias("split"))
     for (name,), part in events.group_by("split"):
         _write(folder / "data" / str(name) / "0.parquet", part.drop("split"))
@@ -115,11 +121,19 @@ def _predictions(rng: np.random.Generator, labels: pl.DataFrame, method: str, no
     more: dict[str, object] = {}
     if method == "monte_carlo":
         shown = np.round(shown * 16) / 16
-        more = {"std_error": np.sqrt(shown * (1 - shown) / 16), "completion": 0.97, "lower_bound": shown * 0.98, "upper_bound": np.minimum(1, shown + 0.02), "num_samples": 16}
+        more = {
+            "std_error": np.sqrt(shown * (1 - shown) / 16),
+            "completion": 0.97,
+            "lower_bound": shown * 0.98,
+            "upper_bound": np.minimum(1, shown + 0.02),
+            "num_samples": 16,
+        }
     frame = labels.select("subject_id", "prediction_time", "boolean_value", "task").with_columns(
         pl.Series("predicted_boolean_probability", shown), pl.lit(method).alias("method")
     )
-    return frame.with_columns(*(pl.Series(name, value) if isinstance(value, np.ndarray) else pl.lit(value).alias(name) for name, value in more.items()))
+    return frame.with_columns(
+        *(pl.Series(name, value) if isinstance(value, np.ndarray) else pl.lit(value).alias(name) for name, value in more.items())
+    )
 
 
 def _metrics(rng: np.random.Generator, task: str, methods: dict[str, float], positives: int, subjects: int) -> pl.DataFrame:
@@ -147,7 +161,16 @@ def _trajectories(rng: np.random.Generator, labels: pl.DataFrame, samples: int =
             kept += [_row(subject, stop, s.DEATH)] if dead else []
             rows += [row | {"prediction_time": at, "sample_id": sample} for row in kept]
             reason = "death" if dead else "budget" if rng.random() < 0.04 else "horizon"
-            ends.append({"subject_id": subject, "prediction_time": at, "sample_id": sample, "tokens": int(rng.integers(5, 200)), "stop_reason": reason, "end_time": stop})
+            ends.append(
+                {
+                    "subject_id": subject,
+                    "prediction_time": at,
+                    "sample_id": sample,
+                    "tokens": int(rng.integers(5, 200)),
+                    "stop_reason": reason,
+                    "end_time": stop,
+                }
+            )
     schema = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32()}
     frame = pl.DataFrame(ends).with_columns(pl.col("sample_id").cast(pl.Int32), pl.lit(-30.0).alias("log_probability"), pl.lit(0).alias("seed"))
     return pl.DataFrame(rows, schema=schema), frame
@@ -157,12 +180,19 @@ def _model(folder: Path, rng: np.random.Generator) -> None:
     _json(folder / "config.json", {"model_type": "cehrxgpt", "width": 192, "layers": 4, "vocabulary_fingerprint": "0123456789abcdef"})
     lines = []
     for step in range(10, 1510, 10):
-        row = {"step": step, "loss": 2.1 + 4 * np.exp(-step / 200) + rng.normal(0, 0.05), "lr": 1e-3 * min(1, step / 100), "tokens_per_second": 9000 + rng.normal(0, 300)}
+        row = {
+            "step": step,
+            "loss": 2.1 + 4 * np.exp(-step / 200) + rng.normal(0, 0.05),
+            "lr": 1e-3 * min(1, step / 100),
+            "tokens_per_second": 9000 + rng.normal(0, 300),
+        }
         if step % 150 == 0:
             row["tuning_loss"] = 2.15 + 4 * np.exp(-step / 210)
         lines.append(json.dumps(row))
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    header = json.dumps({"embedding.weight": {"dtype": "F32", "shape": [500, 192], "data_offsets": [0, 384000]}, "__metadata__": {"format": "pt"}}).encode()
+    header = json.dumps(
+        {"embedding.weight": {"dtype": "F32", "shape": [500, 192], "data_offsets": [0, 384000]}, "__metadata__": {"format": "pt"}}
+    ).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
 
 
@@ -179,13 +209,19 @@ def make_run(root: Path, *, subjects: int = 120, seed: int = 0) -> Path:
         everyone = _labels(rng, events, task)
         chosen = everyone.join(held_out.select("subject_id").unique(), on="subject_id", how="semi")
         _write(root / f"labels/{task}.parquet", everyone.drop("true_risk"))
-        _json(root / f"labels/{task}.attrition.json", [{"step": "index events", "subjects": 300, "rows": 420}, {"step": "history of 360 d", "subjects": 200, "rows": 260}])
+        _json(
+            root / f"labels/{task}.attrition.json",
+            [{"step": "index events", "subjects": 300, "rows": 420}, {"step": "history of 360 d", "subjects": 200, "rows": 260}],
+        )
         _write(root / f"truth/{task}.parquet", chosen.select("subject_id", "prediction_time", "task", "true_risk", pl.lit(0.01).alias("std_error")))
         _write(root / f"forecast/{task}.parquet", _predictions(rng, chosen, "monte_carlo", 0.7))
         methods = {"probe": 0.5, "counts+lightgbm": 0.6, "counts+logistic": 0.9, "age+sex": 1.8}
         _write(root / f"probe/{task}/predictions.parquet", pl.concat([_predictions(rng, chosen, name, noise) for name, noise in methods.items()]))
         few = pl.DataFrame({"labels": [30, 100, 300, 1000], "method": ["probe"] * 4, "metric": ["auroc"] * 4, "value": [0.6, 0.66, 0.71, 0.74]})
-        _write(root / f"probe/{task}/few_shot.parquet", few.with_columns((pl.col("value") - 0.03).alias("lower"), (pl.col("value") + 0.03).alias("upper")))
+        _write(
+            root / f"probe/{task}/few_shot.parquet",
+            few.with_columns((pl.col("value") - 0.03).alias("lower"), (pl.col("value") + 0.03).alias("upper")),
+        )
         positives = int(chosen["boolean_value"].sum() or 0)
         metrics.append(_metrics(rng, task, {"monte_carlo": 0.7, **methods, TRUE_RISK: 0.0}, positives, chosen.height))
     _write(root / "evaluation/metrics.parquet", pl.concat(metrics))
@@ -197,13 +233,33 @@ def make_run(root: Path, *, subjects: int = 120, seed: int = 0) -> Path:
     _write(root / "forecast/trajectories/0.parquet", trajectories)
     _write(root / "forecast/samples.parquet", samples)
     _model(root / "model", rng)
-    vocabulary = {"token": ["[PAD]", "[BOS]", "D1", *NAMES], "kind": [0, 1, 14, *[19] * len(NAMES)], "code": [None] * 3 + list(NAMES), "name": [None] * 3 + list(NAMES.values())}
+    vocabulary = {
+        "token": ["[PAD]", "[BOS]", "D1", *NAMES],
+        "kind": [0, 1, 14, *[19] * len(NAMES)],
+        "code": [None] * 3 + list(NAMES),
+        "name": [None] * 3 + list(NAMES.values()),
+    }
     _write(root / "timeline/vocabulary.parquet", pl.DataFrame(vocabulary, schema_overrides={"kind": pl.Int8}))
-    _json(root / "timeline/tokenize.json", {"tokens": 123456, "subjects": subjects, "unknown_share": 0.012, "dropped": [{"code": "condition/1", "events": 12, "share": 0.001}]})
+    _json(
+        root / "timeline/tokenize.json",
+        {"tokens": 123456, "subjects": subjects, "unknown_share": 0.012, "dropped": [{"code": "condition/1", "events": 12, "share": 0.001}]},
+    )
     np.save(root / "timeline/offsets.npy", np.concatenate([[0], np.cumsum(rng.integers(20, 900, subjects))]).astype(np.int64))
-    stages = [{"name": name, "status": "done", "skipped": False, "seconds": sec, "figures": {"rows": 12345}} for name, sec in (("simulate", 12.0), ("pretrain", 341.5))]
+    stages = [
+        {"name": name, "status": "done", "skipped": False, "seconds": sec, "figures": {"rows": 12345}}
+        for name, sec in (("simulate", 12.0), ("pretrain", 341.5))
+    ]
     recipe = {"simulate": {"patients": subjects, "seed": 7}, "tasks": list(TASKS)}
-    _json(root / "run.json", {"recipe": recipe, "stages": stages, "started": "2026-01-05T10:00:00+00:00", "finished": "2026-01-05T10:09:00+00:00", "versions": {"cehrxgpt": "0.1.0"}})
+    _json(
+        root / "run.json",
+        {
+            "recipe": recipe,
+            "stages": stages,
+            "started": "2026-01-05T10:00:00+00:00",
+            "finished": "2026-01-05T10:09:00+00:00",
+            "versions": {"cehrxgpt": "0.1.0"},
+        },
+    )
     _json(root / "manifests/pretrain.json", {"key": "00ff00ff00ff00ff", "inputs": {"timeline": "11ee11ee11ee11ee"}, "versions": {"torch": "2"}})
     return root
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_WHERE = {"report": "cehrxgpt.report.page", "inspect_path": "cehrxgpt.report.text", "subject_lines": "cehrxgpt.report.text"}
+_WHERE = {"report": "cehrxgpt.report.page", "inspect_path": "cehrxgpt.report.text", "subject_lines": "cehrxgpt.report.timeline_text"}
 
 __all__ = ["inspect_path", "report", "subject_lines"]
 

@@ -154,8 +154,10 @@ def table(headers: Sequence[Any], rows: Iterable[Sequence[Any]], *, caption: str
         body.append(tag("tr", *cells))
     if not body:
         body.append(tag("tr", tag("td", "no rows", colspan=len(headers), class_="t")))
-    inner = tag("table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", *body), class_=class_ or None)
-    return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    # The visible caption stands outside the box, where it wraps; the table keeps its own for those who listen.
+    inner = tag("table", tag("caption", caption, class_="unseen"), tag("thead", tag("tr", head)), tag("tbody", *body), class_=class_ or None)
+    box = tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return tag("div", tag("p", caption, class_="caption", aria_hidden="true"), box, class_="table")
 
 
 def figure(chart: Any, caption: Any = None) -> Markup:

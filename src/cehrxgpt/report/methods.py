@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,7 @@ def calibration(outcome: npt.NDArray[np.bool_], risk: npt.NDArray[np.float64], *
             cuts.append(end)
     cuts.append(total)
     found = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         rows, positives = stop - start, int(sorted_outcome[start:stop].sum())
         lower, upper = wilson(positives, rows)
         found.append(CalibrationBin(float(sorted_risk[start:stop].mean()), positives / rows, lower, upper, rows))

@@ -200,10 +200,9 @@ class RunFolder:
 
         The true risk, where a simulator left one, is joined as the method `true risk` on the rows the others predicted.
         """
-        wanted = {
-            "subject_id": pl.Int64(), "prediction_time": pl.Datetime("us"), "boolean_value": pl.Boolean(), "predicted_boolean_probability": pl.Float64(),
-            "method": pl.String(), "std_error": pl.Float64(), "completion": pl.Float64(), "lower_bound": pl.Float64(), "upper_bound": pl.Float64(),
-        }  # fmt: skip
+        wanted: dict[str, pl.DataType] = {"subject_id": pl.Int64(), "prediction_time": pl.Datetime("us"), "boolean_value": pl.Boolean()}
+        wanted |= {"predicted_boolean_probability": pl.Float64(), "method": pl.String()}
+        wanted |= dict.fromkeys(("std_error", "completion", "lower_bound", "upper_bound"), pl.Float64())
         needed = ("subject_id", "prediction_time", "predicted_boolean_probability", "method")
         frames = []
         for relative in (f"forecast/{task}.parquet", f"probe/{task}/predictions.parquet"):

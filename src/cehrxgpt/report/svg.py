@@ -93,17 +93,17 @@ def _date_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]
     ticks: list[tuple[float, str]] = []
     if months > 2 * target:
         step = next((step for step in (1, 2, 5, 10, 20, 50) if months / 12 / step <= target), 100)
-        for year in range((start.year // step) * step, end.year + 1, step):
-            ticks.append((days(date(max(year, 1), 1, 1)), str(year)))
+        ticks = [(days(date(max(year, 1), 1, 1)), str(year)) for year in range((start.year // step) * step, end.year + 1, step)]
     elif months > 2:
         step = next(step for step in (1, 2, 3, 6) if months / step <= target or step == 6)
-        for index in range(start.year * 12 + start.month - 1, end.year * 12 + end.month):
-            if index % step == 0:
-                ticks.append((days(date(index // 12, index % 12 + 1, 1)), date(index // 12, index % 12 + 1, 1).strftime("%b %Y")))
+        firsts = (
+            date(index // 12, index % 12 + 1, 1) for index in range(start.year * 12 + start.month - 1, end.year * 12 + end.month) if index % step == 0
+        )
+        ticks = [(days(first), first.strftime("%b %Y")) for first in firsts]
     else:
         step = max(1, math.ceil((high - low) / target))
-        for index in range(math.ceil(low), math.floor(high) + 1, step):
-            ticks.append((float(index), (_EPOCH + timedelta(days=index)).strftime("%d %b %Y")))
+        whole = range(math.ceil(low), math.floor(high) + 1, step)
+        ticks = [(float(index), (_EPOCH + timedelta(days=index)).strftime("%d %b %Y")) for index in whole]
     return [(value, label) for value, label in ticks if low <= value <= high]
 
 
@@ -129,7 +129,7 @@ class Chart:
         x: Axis,
         y: Axis,
         *,
-        margin: tuple[float, float, float, float] = (26, 12, 40, 46),
+        margin: tuple[float, float, float, float] = (26, 18, 40, 46),
         x_title: str = "",
         y_title: str = "",
         show_x: bool = True,

@@ -138,7 +138,7 @@ def _charts(events: pl.LazyFrame) -> Markup:
     return grid(charts)
 
 
-def log_histogram(values: Any, unit: str, *, y_title: str = "subjects") -> Chart:
+def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
     """Histogram of positive counts on a log axis; the outermost bins end at the 0.5th and 99.5th percentile (no single extreme shown)."""
     values = np.asarray(values, dtype=float)
     low, high = max(1.0, float(np.quantile(values, 0.005))), max(2.0, float(np.quantile(values, 0.995)))
@@ -150,10 +150,10 @@ def log_histogram(values: Any, unit: str, *, y_title: str = "subjects") -> Chart
         230,
         Axis.logarithmic(low, high),
         Axis.linear(0, max(1, heights.max()), target=4, snap=True),
-        x_title=f"{unit} per subject",
-        y_title=y_title,
+        x_title=f"{unit} per {per}",
+        y_title=f"{per}s",
     )
-    titles = [f"{left:,.0f} to {right:,.0f} {unit}: {height:,} {y_title}" for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)]
+    titles = [f"{low:,.0f} to {high:,.0f} {unit}: {height:,} {per}s" for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True)]
     chart.bars(edges.tolist(), heights.tolist(), "fill c1", titles)
     return chart
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.report.markup import Markup, Section, count, figure, is_number, join, number, paragraph, percent, readable, table
+from cehrxgpt.report.markup import Markup, Section, count, figure, is_number, join, number, paragraph, percent, readable, table, tag
 from cehrxgpt.report.methods import method
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
@@ -15,8 +15,12 @@ from cehrxgpt.report.sections.data import log_histogram
 from cehrxgpt.report.svg import grid
 
 _STOPPED = {
-    "horizon": "reached the horizon", "death": "death", "end": "the history’s end", "outcome": "the outcome came first", "budget": "out of tokens (unfinished)",
-}  # fmt: skip
+    "horizon": "reached the horizon",
+    "death": "death",
+    "end": "the history’s end",
+    "outcome": "the outcome came first",
+    "budget": "out of tokens (unfinished)",
+}
 
 
 def section(run: RunFolder) -> Section:
@@ -31,25 +35,13 @@ def section(run: RunFolder) -> Section:
         raise MissingInputs("forecast/<task>.parquet, forecast/samples.parquet")
     parts: list[Any] = [
         paragraph(
-            "A future that runs out of tokens before the horizon is unfinished. It stays in the denominator; the bounds are the mean risk if every unfinished future "
-            "were free of the outcome, and if every one had it. Narrow bounds mean the token budget did not matter."
+            "A future that runs out of tokens before the horizon is unfinished. It stays in the denominator; the bounds are the mean risk if every "
+            "unfinished future were free of the outcome, and if every one had it. Narrow bounds mean the token budget did not matter."
         )
     ]
     if rows:
-        heads = [
-            "Task",
-            "Method",
-            "Rows",
-            "Refused",
-            "Futures per row",
-            "Completed",
-            "Mean risk",
-            "Lower bound",
-            "Upper bound",
-            "Observed",
-            "Mean std. error",
-        ]
-        parts.append(table(heads, rows, caption="Forecasts: completion and bounds (means over rows)", left=2))
+        heads = ["Task", "Method", "Rows", "Futures", "Completed", "Mean risk", "Bounds", "Std. error", "Observed"]
+        parts.append(table(heads, rows, caption="Forecasts: means over rows; futures are per row", left=2))
     if samples is not None and not samples.is_empty():
         parts.append(_samples(samples))
     return Section("forecast", "Forecast completion", join(parts))
@@ -66,22 +58,12 @@ def _task_rows(run: RunFolder, task: str) -> list[list[Any]]:
         rows = predictions.filter(pl.col("method") == name)
         samples = own.filter(pl.col("method") == name)["num_samples"].median() if own is not None and "num_samples" in own.columns else None
         refused = rows["probability"].null_count()
-        means = [rows[column].mean() for column in ("completion", "probability", "lower_bound", "upper_bound")]
+        completion, risk, lower, upper, error = (rows[c].mean() for c in ("completion", "probability", "lower_bound", "upper_bound", "std_error"))
         known = rows["boolean_value"].drop_nulls()
-        observed = percent(known.mean()) if len(known) else "–"
-        error = rows["std_error"].mean()
-        found.append(
-            [
-                readable(task),
-                method(name).label,
-                count(rows.height),
-                count(refused),
-                count(samples),
-                *(percent(m) for m in means),
-                observed,
-                percent(error) if is_number(error) else "–",
-            ]
-        )
+        shown = join([count(rows.height), tag("span", f"{count(refused)} refused", class_="ci")]) if refused else count(rows.height)
+        bounds = f"{percent(lower)} to {percent(upper)}" if is_number(lower) and is_number(upper) else "–"
+        cells = [percent(completion), percent(risk), bounds, percent(error), percent(known.mean()) if len(known) else "–"]
+        found.append([readable(task), method(name).label, shown, count(samples), *cells])
     return found
 
 
@@ -91,7 +73,7 @@ def _samples(samples: pl.DataFrame) -> Markup:
     rows = [[_STOPPED.get(reason, str(reason)), count(reasons[reason]), percent(reasons[reason] / samples.height)] for reason in order]
     tokens = samples["tokens"].to_numpy()
     caption = f"Tokens generated per future: mean {number(float(tokens.mean()), 1)}; {count(int(tokens.sum()))} in all."
-    chart = log_histogram(tokens.clip(1), "tokens", y_title="futures")
+    chart = log_histogram(tokens.clip(1), "tokens", per="future")
     prompts = samples.select("subject_id", "prediction_time").unique().height
     title = f"Why {count(samples.height)} futures of {count(prompts)} histories ended"
     return grid([figure(chart.svg(caption), caption), table(["Ended by", "Futures", "Share"], rows, caption=title)])

@@ -38,12 +38,13 @@ from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.data import clinical
 from cehrxgpt.report.sections.patient_charts import VISIT_COLOURS, incidence_chart, lab_chart, raster_chart, timeline_chart
 from cehrxgpt.report.svg import responsive
+from cehrxgpt.report.units import unit_name
 
 Patient = int | Literal["auto"] | None
 
 _GROUPS = (
-    ("Conditions", "condition_occurrence", "condition/", "c2", 8), ("Drugs", "drug_exposure", "drug/", "c3", 8),
-    ("Procedures", "procedure_occurrence", "procedure/", "c4", 5), ("Observations", "observation", "observation/", "c7", 3),
+    ("Conditions", "condition_occurrence", "condition/", "c7", 8), ("Drugs", "drug_exposure", "drug/", "c3", 8),
+    ("Procedures", "procedure_occurrence", "procedure/", "c4", 5), ("Observations", "observation", "observation/", "c5", 3),
 )  # fmt: skip
 
 
@@ -269,25 +270,10 @@ def _last_events(run: RunFolder, case: Case, limit: int = 60) -> Markup:
 
 
 def _value(run: RunFolder, row: dict[str, Any]) -> str:
-    unit = unit_name(run, row.get("unit"))
+    unit = unit_name(run.names, row.get("unit"))
     if is_number(row["numeric_value"]):
         return f"{row['numeric_value']:.4g} {unit}".strip()
     return shorten(run.name(row["text_value"]), 40) if row["text_value"] else ""
-
-
-def unit_name(run: RunFolder, unit: str | None) -> str:
-    """Readable unit: an OMOP unit concept's name where one is known, else the text as it is."""
-    if not unit or unit == "0":
-        return ""
-    return run.names.get(unit) or run.names.get(f"unit/{unit}") or UNITS.get(unit, f"unit {unit}" if unit.isdigit() else unit)
-
-
-UNITS = {
-    "8554": "%", "8840": "mg/dL", "8753": "mmol/L", "8876": "mmHg", "9531": "kg/m²", "9529": "kg", "8582": "cm", "8749": "µmol/L", "8713": "g/dL", "9557": "mEq/L",
-    "8636": "g/L", "8842": "ng/mL", "8845": "pg/mL", "8647": "/µL", "8848": "10³/µL", "8961": "10³/mm³", "8541": "/min", "8795": "mL/min/1.73 m²", "720870": "mL/min/1.73 m²",
-    "8645": "U/L", "8923": "IU/L", "586323": "°C", "8653": "°C", "9289": "°F", "8785": "/mm³", "8817": "ng/dL", "9117": "mL/min/1.73 m²", "8859": "µg/mL",
-}  # fmt: skip
-"""The commonest OMOP unit concepts, in the symbols every reader knows."""
 
 
 def _labs(run: RunFolder, case: Case, limit: int = 6) -> Markup | None:
@@ -296,7 +282,7 @@ def _labs(run: RunFolder, case: Case, limit: int = 6) -> Markup | None:
     charts = []
     for code, unit, _ in ranked.iter_rows():
         same = (pl.col("code") == code) & pl.col("unit").eq_missing(pl.lit(unit, dtype=pl.String)) & pl.col("numeric_value").is_not_null()
-        title = shorten(run.name(code), 36) + (f", {unit_name(run, unit)}" if unit_name(run, unit) else "")
+        title = shorten(run.name(code), 36) + (f", {unit_name(run.names, unit)}" if unit_name(run.names, unit) else "")
         chart = lab_chart(title, case.at, case.horizon_days, values.filter(same), case.futures.filter(same), case.actual.filter(same))
         charts.append(figure(chart.svg(f"Values of {run.name(code)} over time")))
     if not charts:
@@ -323,7 +309,7 @@ def _futures(run: RunFolder, case: Case) -> Markup:
     keys = [(f"{name} visit", f"{VISIT_COLOURS[name]} box") for name in shown]
     parts += [legend([*keys, ("other event", "soft dot"), ("death", "ink cross")])]
     parts.append(
-        figure(raster, "Each row is one future the model wrote from the prediction time on; the row above the line is what the record says happened.")
+        figure(raster, "Each row is one future the model wrote from the prediction time on; the shaded row on top is what the record says happened.")
     )
     if curves:
         parts.append(legend([(name, colour) for name, colour, _ in curves]))

@@ -92,7 +92,7 @@ def lab_chart(title: str, at: datetime, horizon_days: float, past: pl.DataFrame,
         label=lambda value: number(value, 3).rstrip("0").rstrip(".") if abs(value) < 10 else number(value, 0),
     )
     end = now + horizon_days if fan[0] or later.height else now
-    x = Axis.dates(at - timedelta(days=now - times.min()), at + timedelta(days=end - now), target=3)
+    x = Axis.dates(at - timedelta(days=now - times.min()), at + timedelta(days=end - now), target=4)
     chart = Chart(340, 170, x, y, margin=(28, 12, 24, 44), y_title=title)
     if fan[0]:
         chart.band(fan[0], fan[1], fan[3], "c1")
@@ -129,7 +129,7 @@ def _fan(
 def raster_chart(width: int, case: Case, simulated: pl.DataFrame, actual: pl.DataFrame, limit: int = 40) -> Chart:
     """What happened in the first row, then one row per future: its length, visits, other events, death."""
     samples = case.samples.sort("sample_id").head(limit)
-    left, step, top = (112 if width > 500 else 8), 13, 24
+    left, step, top = (126 if width > 500 else 8), 13, 24
     head = 30 if width > 500 else 46
     height = top + head + samples.height * step + 42
     x = Axis.linear(0, case.horizon_days, target=6 if width > 500 else 4)
@@ -137,13 +137,13 @@ def raster_chart(width: int, case: Case, simulated: pl.DataFrame, actual: pl.Dat
     for value, _ in x.ticks:
         chart.raw(f"M{float(chart.at_x(value)):.1f} {top}V{height - 40}", "grid")
     y = top + head - 22
+    chart.box(0 if width > 500 else chart.left, y - 11, width - 8 if width > 500 else width - 8 - chart.left, 22, "back", radius=3)
     if width > 500:
-        chart.label(0, y + 4, "what happened", class_="strong")
-        chart.label(0, top + head + 9, "futures", class_="strong")
+        chart.label(6, y + 4, "what happened", class_="strong")
+        chart.label(6, top + head + 9, "futures", class_="strong")
     else:
         chart.label(8, top + 8, "what happened, then the futures", class_="strong")
     _future_row(chart, case, y, case.observed_days, case.actual, actual, died=_death_day(case, case.actual))
-    chart.raw(f"M{chart.left} {top + head - 10}H{width - 14}", "axis")
     for index, (sample, end, reason) in enumerate(samples.select("sample_id", "end_time", "stop_reason").iter_rows()):
         own = case.futures.filter(pl.col("sample_id") == sample)
         died = _death_day(case, own)
@@ -162,7 +162,7 @@ def _future_row(chart: Chart, case: Case, y: float, length: float, events: pl.Da
     def at_day(value: float) -> float:
         return float(chart.at_x(min(max(value, 0.0), case.horizon_days)))
 
-    chart.raw(f"M{at_day(0):.1f} {y:.1f}H{at_day(length):.1f}", "axis")
+    chart.raw(f"M{at_day(0):.1f} {y:.1f}H{at_day(length):.1f}", "life")
     other = events.filter(~pl.col("code").str.starts_with(s.VISIT_PREFIX) & ~pl.col("code").is_in([s.DEATH, s.OBSERVATION_END, s.OBSERVATION_START]))
     spots = sorted({round(at_day((time - case.at) / timedelta(days=1)), 1) for time in other["time"].drop_nulls().to_list()})
     if spots:

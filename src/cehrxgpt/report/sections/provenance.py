@@ -32,7 +32,7 @@ def section(run: RunFolder) -> Section:
         parts.append(
             paragraph(f"The stages took {duration(sum(seconds))} in all; a stage that still held from an earlier run counts the time it took then.")
         )
-        parts.append(table(["Stage", "Status", "Time", "Figures"], rows, caption="Stages of the run", left=1, class_="stages"))
+        parts.append(table(["Stage", "Status", "Time", "Figures"], rows, caption="Stages of the run", left=4))
     versions: Any = (facts or {}).get("versions") or next((m["versions"] for m in manifests.values() if isinstance(m.get("versions"), dict)), {})
     if isinstance(versions, dict) and versions:
         parts += [tag("h3", "Versions"), definitions((name, str(version)) for name, version in versions.items())]
@@ -61,9 +61,9 @@ def _recipe(facts: dict[str, Any] | None) -> list[Markup]:
     if not facts:
         return []
     recipe = facts.get("recipe")
-    pairs = [("started", facts.get("started")), ("finished", facts.get("finished"))]
+    pairs = [(name, str(facts[name]).replace("T", " ")[:19]) for name in ("started", "finished") if facts.get(name)]
     seeds = [(name, value) for name, value in flatten(recipe) if name.split(" · ")[-1] == "seed"]
-    found = [tag("h3", "Seeds and recipe"), definitions([*((k, v) for k, v in pairs if v), *((f"{name}", str(value)) for name, value in seeds)])]
+    found = [tag("h3", "Seeds and recipe"), definitions([*pairs, *((name, str(value)) for name, value in seeds)])]
     if isinstance(recipe, dict):
         found.append(details("The whole recipe", definitions((readable(name), shorten(str(value), 300)) for name, value in flatten(recipe, depth=4))))
     elif recipe:

@@ -29,7 +29,7 @@ from cehrxgpt.report.markup import (
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.data import SMALL_CELL
-from cehrxgpt.report.svg import Axis, Chart, grid
+from cehrxgpt.report.svg import Axis, Chart, grid, responsive
 
 _SIDES = (("real", "c1"), ("synthetic", "c2"))
 _FEMALE, _MALE = ("8532", "F", "FEMALE"), ("8507", "M", "MALE")
@@ -60,7 +60,7 @@ def section(run: RunFolder) -> Section:
 
 def _sentence(run: RunFolder) -> Markup:
     tables = len({path.name.split(".")[0].lower() for path in (run.root / "synthetic").glob("*.parquet")})
-    written = f" They were written as {tables} OMOP tables and read back by the ingest that reads real ones." if tables else ""
+    written = f" They were written as OMOP tables ({tables} files) and read back by the ingest that reads real ones." if tables else ""
     return paragraph("The model wrote new histories from demographics that it drew.", written)
 
 
@@ -111,19 +111,9 @@ def _scatter(run: RunFolder, pairs: pl.DataFrame) -> Markup:
     positive = np.concatenate([pairs["real"].to_numpy(), pairs["synthetic"].to_numpy()])
     positive = positive[positive > 0]
     low = float(positive.min()) / 2 if len(positive) else 1e-3
-    axis = Axis.logarithmic(low, 1.0, label=lambda value: f"{100 * value:.4g}%")
     groups = _groups(pairs)
-    chart = Chart(480, 440, axis, axis, x_title="real: share of subjects with the code", y_title="synthetic", margin=(26, 14, 42, 52))
-    for factor in (0.5, 2.0):
-        ends = (max(low, low / factor), min(1.0, 1.0 / factor))
-        chart.line(ends, [end * factor for end in ends], "soft thin pale")
-    chart.line([low, 1], [low, 1], "soft thin dash")
-    for _, colour, rows in groups:
-        shown = rows.head(1500)
-        chart.dots(shown["real"].clip(low).to_numpy(), shown["synthetic"].clip(low).to_numpy(), f"{colour} small")
-    for row in _largest(pairs, 12).to_dicts():
-        title = f"{run.name(row['code'])}: real {percent(row['real'])}, synthetic {percent(row['synthetic'])}"
-        chart.dot(max(row["real"], low), max(row["synthetic"], low), "outline ink", title, radius=4.5)
+    spoken = "Share of subjects with each code, synthetic against real"
+    chart = responsive(lambda width: _scatter_chart(run, pairs, low, width), spoken, wide=500)
     never = pairs.filter(pl.col("synthetic") == 0).height
     caption = (
         f"One dot per code, {count(pairs.height)} codes that at least {SMALL_CELL} subjects have; ringed: the largest differences, listed below. "
@@ -133,9 +123,25 @@ def _scatter(run: RunFolder, pairs: pl.DataFrame) -> Markup:
     return join(
         [
             legend([(label, f"{colour} dot") for label, colour, _ in groups]),
-            figure(chart.svg("Share of subjects with each code, synthetic against real"), caption),
+            figure(chart, caption),
         ]
     )
+
+
+def _scatter_chart(run: RunFolder, pairs: pl.DataFrame, low: float, width: int) -> Chart:
+    axis = Axis.logarithmic(low, 1.0, label=lambda value: f"{100 * value:.4g}%")
+    chart = Chart(width, width * 0.92, axis, axis, x_title="real: share of subjects with the code", y_title="synthetic", margin=(26, 14, 42, 52))
+    for factor in (0.5, 2.0):
+        ends = (max(low, low / factor), min(1.0, 1.0 / factor))
+        chart.line(ends, [end * factor for end in ends], "soft thin pale")
+    chart.line([low, 1], [low, 1], "soft thin dash")
+    for _, colour, rows in _groups(pairs):
+        shown = rows.head(1500)
+        chart.dots(shown["real"].clip(low).to_numpy(), shown["synthetic"].clip(low).to_numpy(), f"{colour} small")
+    for row in _largest(pairs, 12).to_dicts():
+        title = f"{run.name(row['code'])}: real {percent(row['real'])}, synthetic {percent(row['synthetic'])}"
+        chart.dot(max(row["real"], low), max(row["synthetic"], low), "outline ink", title, radius=4.5)
+    return chart
 
 
 def _largest(pairs: pl.DataFrame, limit: int) -> pl.DataFrame:
@@ -264,9 +270,8 @@ def _summary(rows: pl.DataFrame | None) -> Markup | None:
         return None
     methods = list(dict.fromkeys(str(row.get("method", "synthetic")) for row in listed))
     cells = {(row["metric"], str(row.get("method", "synthetic"))): row for row in listed}
-    body = []
-    for metric in dict.fromkeys(row["metric"] for row in listed):
-        body.append([readable(metric), *(_with_interval(cells.get((metric, name))) for name in methods)])
+    metrics = dict.fromkeys(row["metric"] for row in listed)
+    body = [[readable(metric), *(_with_interval(cells.get((metric, name))) for name in methods)] for metric in metrics]
     heads = ["Metric", *(readable(name) for name in methods)]
     inner = table(heads, body, caption="Fidelity: value and 95% interval")
     reference = (

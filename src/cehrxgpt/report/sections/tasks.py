@@ -36,8 +36,7 @@ _METRICS = {
 }  # fmt: skip
 _ALIASES = {
     "roc_auc": "auroc", "average_precision": "auprc", "brier_score": "brier", "slope": "calibration_slope", "intercept": "calibration_intercept",
-    "truth_correlation": "correlation_with_truth", "true_risk_correlation": "correlation_with_truth", "correlation_true_risk": "correlation_with_truth",
-    "correlation": "correlation_with_truth", "pearson_true_risk": "correlation_with_truth", "rmse_true_risk": "rmse_to_truth",
+    "truth_correlation": "correlation_with_truth", "true_risk_correlation": "correlation_with_truth", "correlation": "correlation_with_truth",
     "true_risk_rmse": "rmse_to_truth", "truth_rmse": "rmse_to_truth", "rmse": "rmse_to_truth",
 }  # fmt: skip
 
@@ -102,7 +101,7 @@ def _forest(width: int, by_task: dict[str, list[dict[str, Any]]]) -> Chart:
     chart = Chart(
         width,
         height,
-        Axis.linear(low, 1.0, target=5 if width > 500 else 3),
+        Axis.linear(low, 1.0, target=5),
         Axis.linear(0, 1),
         margin=(4, right, 36, left),
         x_title="AUROC",
@@ -146,7 +145,8 @@ def section(run: RunFolder) -> Section:
     if not parts:
         raise MissingInputs("forecast/<task>.parquet, probe/<task>/ or evaluation/metrics.parquet")
     intro = paragraph(
-        "All methods are judged on held-out subjects. Zero-shot risks come from simulated futures and saw no labels; the others learned from the training split’s labels."
+        "All methods are judged on held-out subjects. Zero-shot risks come from simulated futures and saw no labels; "
+        "the others learned from the training split’s labels."
     )
     return Section("tasks", "Predictions by task", join([intro, *parts]), tuple(children))
 
@@ -183,7 +183,7 @@ def _metric_table(task: str, rows: list[dict[str, Any]]) -> Markup:
         shown = [interval(cells.get((name, column)), 2 if column in ("calibration_slope", "calibration_intercept") else 3) for column in columns]
         body.append([method(name).label, *shown, count(size["subjects"]), count(size["positives"])])
     shown_table = table(
-        ["Method", *(_METRICS[name] for name in columns), "Subjects", "Positives"], body, caption=f"{readable(task)}: value and 95% interval"
+        ["Method", *(_METRICS[name] for name in columns), "Subjects", "Positives"], body, caption=f"Held-out {readable(task)}: value and 95% interval"
     )
     others = [row for row in rows if row["metric"] not in _METRICS]
     if not others:
@@ -225,11 +225,7 @@ def _roc(predictions: pl.DataFrame, names: list[str]) -> Markup | None:
         if found is not None:
             drawn += 1
             chart.line(*found, f"{method(name).colour}{' dash' if method(name).dashed else ''}")
-    return (
-        figure(chart.svg("ROC curves"), "ROC. Rows with an unknown outcome are left out here; the table weights for them where it was told to.")
-        if drawn
-        else None
-    )
+    return figure(chart.svg("ROC curves"), "ROC curves of the rows with a known outcome.") if drawn else None
 
 
 def _share(value: float) -> str:

@@ -52,9 +52,7 @@ def vocabulary_section(run: RunFolder) -> Section:
     if facts is None and vocabulary is None and lengths is None:
         raise MissingInputs("timeline/tokenize.json, timeline/vocabulary.parquet")
     parts: list[Any] = [
-        paragraph(
-            "Each history becomes a sequence of tokens: a prompt of year, age, gender and race, then visits, codes, value bins and elapsed time."
-        )
+        paragraph("Each history is a sequence of tokens: a prompt of year, age, gender and race, then visits, codes, value bins and elapsed time.")
     ]
     charts = []
     if lengths is not None and len(lengths):
@@ -133,9 +131,9 @@ def _cell(run: RunFolder, column: str, value: Any) -> Any:
 # -- training ---------------------------------------------------------------------------------------------------------------------
 
 
-def parameters(run: RunFolder) -> int | None:
+def parameters(run: RunFolder, folder: str = "model") -> int | None:
     """Number of weights, read from the header of `model.safetensors`."""
-    path = run.root / "model" / "model.safetensors"
+    path = run.root / folder / "model.safetensors"
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -209,7 +207,8 @@ def training_section(run: RunFolder) -> Section:
     last = max([*steps, *tuning_steps])
     sentence = f"{count(last)} steps. "
     if losses:
-        sentence += f"Training loss went from {number(losses[0], 2)} to {number(float(np.mean(losses[-max(1, len(losses) // 20) :])), 2)} (mean of the last twentieth). "
+        end = float(np.mean(losses[-max(1, len(losses) // 20) :]))
+        sentence += f"Training loss went from {number(losses[0], 2)} to {number(end, 2)} (mean of the last twentieth). "
     if tuning:
         best = int(np.argmin(tuning))
         sentence += f"The tuning loss was lowest at step {count(tuning_steps[best])}: {number(tuning[best])}."
