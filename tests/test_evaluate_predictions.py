@@ -1,0 +1,126 @@
+"""Predictions meet their labels, or a clear word is said."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cehrxgpt import schema as s
+from cehrxgpt.errors import MismatchError, SchemaError
+from cehrxgpt.evaluate import evaluate_predictions
+
+T0 = datetime(2020, 1, 1)
+
+
+def labels_frame(values, *, days=None, subjects=None, task="t"):
+    count = len(values)
+    reasons = ["censored" if value is None else "outcome" if value else "horizon" for value in values]
+    return pl.DataFrame(
+        {
+            "subject_id": subjects or list(range(count)),
+            "prediction_time": [T0] * count,
+            "boolean_value": values,
+            "task": [task] * count,
+            "time_to_event_days": [float(day) for day in (days or [30] * count)],
+            "observed": [value is True for value in values],
+            "end_reason": reasons,
+        },
+        schema_overrides={"time_to_event_days": pl.Float32, "boolean_value": pl.Boolean, "prediction_time": pl.Datetime("us")},
+    )
+
+
+def predictions_frame(labels, probabilities, *, method="m", **columns):
+    keep = labels.select("subject_id", "prediction_time", "task")
+    return keep.with_columns(pl.Series("predicted_boolean_probability", probabilities, dtype=pl.Float64), pl.lit(method).alias("method"), **columns)
+
+
+def value(metrics, name, method="m"):
+    (found,) = metrics.filter((pl.col("metric") == name) & (pl.col("method") == method))["value"].to_list()
+    return found
+
+
+def test_metric_rows():
+    labels = labels_frame([False, False, True, True])
+    metrics = evaluate_predictions(predictions_frame(labels, [0.1, 0.4, 0.35, 0.8]), labels, replicates=50)
+    s.check_columns(metrics.to_arrow(), s.METRIC_SCHEMA, where="metrics")
+    assert value(metrics, "auroc") == 0.75
+    assert value(metrics, "mean_predicted") == pytest.approx(1.65 / 4)
+    assert value(metrics, "rows") == 4
+    assert metrics["positives"].to_list() == [2] * metrics.height
+    limits = metrics.filter(pl.col("metric") == "auroc").row(0, named=True)
+    assert limits["lower"] <= 0.75 <= limits["upper"]
+
+
+def test_null_labels_are_counted_and_weighted():
+    values, days = [True, None, False, False], [5, 10, 30, 30]
+    labels = labels_frame(values, days=days)
+    predictions = predictions_frame(labels, [0.9, 0.2, 0.2, 0.4])
+    metrics = evaluate_predictions(predictions, labels, replicates=0)
+    assert (value(metrics, "rows"), value(metrics, "censored"), value(metrics, "refused")) == (3, 1, 0)
+    # One of the three observed to day 10 is lost there, so the two that stay stand for three.
+    assert value(metrics, "prevalence") == pytest.approx(1 / 4)
+    assert value(metrics, "brier") == pytest.approx((0.01 + 1.5 * (0.04 + 0.16)) / 4)
+    plain = evaluate_predictions(predictions, labels, replicates=0, weighted=False)
+    assert value(plain, "prevalence") == pytest.approx(1 / 3)
+
+
+def test_refused_predictions_are_counted():
+    labels = labels_frame([False, True, True])
+    metrics = evaluate_predictions(predictions_frame(labels, [0.1, 0.4, None]), labels, replicates=10)
+    assert (value(metrics, "rows"), value(metrics, "refused"), value(metrics, "auroc")) == (2, 1, 1.0)
+    nothing = evaluate_predictions(predictions_frame(labels, [None, None, None]), labels, replicates=10)
+    assert value(nothing, "auroc") is None
+    assert value(nothing, "rows") == 0
+
+
+def test_one_class_has_no_auroc_but_a_brier_score():
+    labels = labels_frame([False, False, False])
+    metrics = evaluate_predictions(predictions_frame(labels, [0.1, 0.2, 0.3]), labels, replicates=10)
+    assert value(metrics, "auroc") is None
+    assert value(metrics, "calibration_slope") is None
+    assert value(metrics, "brier") == pytest.approx(0.14 / 3)
+
+
+def test_methods_and_tasks_stand_apart():
+    labels = pl.concat([labels_frame([False, True]), labels_frame([True, False], task="u")])
+    predictions = pl.concat([predictions_frame(labels, [0.1, 0.9, 0.1, 0.9], method=name) for name in ("a", "b")])
+    metrics = evaluate_predictions(predictions, labels, replicates=0)
+    aurocs = metrics.filter(pl.col("metric") == "auroc").select("task", "method", "value").sort("task", "method").rows()
+    assert aurocs == [("t", "a", 1.0), ("t", "b", 1.0), ("u", "a", 0.0), ("u", "b", 0.0)]
+
+
+def test_labels_of_others_are_a_mismatch():
+    labels = labels_frame([False, True], subjects=[1, 2])
+    predictions = predictions_frame(labels, [0.1, 0.9])
+    with pytest.raises(MismatchError, match=r"2 of 2 predictions have no label \(2 of their subjects are not in the labels at all"):
+        evaluate_predictions(predictions, labels_frame([False, True], subjects=[8, 9]))
+    with pytest.raises(MismatchError, match="at other prediction times"):
+        evaluate_predictions(predictions.with_columns(pl.col("prediction_time") + timedelta(days=1)), labels)
+    with pytest.raises(MismatchError, match="the labels are of t, the predictions of u"):
+        evaluate_predictions(predictions.with_columns(pl.lit("u").alias("task")), labels)
+    with pytest.raises(MismatchError, match="stands twice"):
+        evaluate_predictions(pl.concat([predictions, predictions]), labels)
+    with pytest.raises(MismatchError, match="stands twice"):
+        evaluate_predictions(predictions, pl.concat([labels, labels]))
+    with pytest.raises(SchemaError, match="'method' is missing"):
+        evaluate_predictions(predictions.drop("method"), labels)
+
+
+def test_a_label_more_is_no_harm():
+    labels = labels_frame([False, True, None])
+    metrics = evaluate_predictions(predictions_frame(labels.head(2), [0.1, 0.9]), labels, replicates=0)
+    assert value(metrics, "censored") == 0
+
+
+def test_shares_of_few_samples_have_a_slope():
+    rng = np.random.default_rng(0)
+    p = rng.random(2000) * 0.5
+    labels = labels_frame((rng.random(2000) < p).tolist())
+    shares = rng.binomial(16, p) / 16
+    assert (shares == 0).any()
+    predictions = predictions_frame(labels, shares, num_samples=pl.lit(16, dtype=pl.Int32))
+    metrics = evaluate_predictions(predictions, labels, replicates=0)
+    assert 0.3 < value(metrics, "calibration_slope") < 1.0
