@@ -72,12 +72,21 @@ def choose_crop(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
     if random.random() < 0.5:
         return Crop(0, _stop(kind, 0, context))
     room = context - PROMPT_LENGTH - REOPENING - 1  # one spare: the hour may have to be said again
-    target = int(random.integers(PROMPT_LENGTH, max(len(kind) - room, PROMPT_LENGTH) + 1))
+    # The window may hang over either end, so that first and last tokens are seen as often as those between: deaths and censored gaps
+    # stand at the end, and windows that seldom reach it would teach that they are rare.
+    target = int(random.integers(PROMPT_LENGTH - room + 1, len(kind)))
+    if target <= PROMPT_LENGTH:
+        return Crop(0, _stop(kind, 0, PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4)))
+    start = _aligned(kind, target, room)
+    return Crop(start, _stop(kind, start, room)) if start > PROMPT_LENGTH else Crop(0, _stop(kind, 0, context))
+
+
+def _aligned(kind: npt.NDArray[np.int8], target: int, room: int) -> int:
+    """The first unit that begins at `target` or soon after; the last one if the history ends first; else an event's end before."""
     units = unit_starts(kind)
     after = units[np.searchsorted(units, target) :]
-    start = int(after[0]) if len(after) and after[0] - target <= room // 2 else -1
-    if start < 0 or start >= len(kind) - 1:
-        start = max(_last_at_most(_event_ends(kind[:-1]), target), PROMPT_LENGTH)
-    if start == PROMPT_LENGTH:
-        return Crop(0, _stop(kind, 0, context))
-    return Crop(start, _stop(kind, start, room))
+    if len(after) and after[0] - target <= room // 2:
+        return int(after[0])
+    if not len(after) and len(kind) - units[-1] <= room:
+        return int(units[-1])
+    return max(_last_at_most(_event_ends(kind[:-1]), target), PROMPT_LENGTH)

@@ -79,7 +79,7 @@ def _load_array(folder: Path, name: str, length: int) -> npt.NDArray[Any]:
 
 
 class TokenStore:
-    """A store's arrays, mapped read-only; they have the names and meanings of `EncodedHistories`.
+    """A store's arrays, mapped read-only; they have the names, types and meanings of `EncodedHistories`.
 
     Args:
         folder: made by `write_store`.
@@ -104,17 +104,25 @@ class TokenStore:
         self.splits: tuple[str, ...] = tuple(self.meta["splits"])
         self.split: npt.NDArray[np.int8] = arrays.pop("split")
         self.histories = EncodedHistories(**arrays, prediction_time=None)
+        self.token_id = self.histories.token_id
+        self.age_minutes = self.histories.age_minutes
+        self.value = self.histories.value
+        self.event_index = self.histories.event_index
+        self.offsets = self.histories.offsets
+        self.subject_id = self.histories.subject_id
+        self.start_date = self.histories.start_date
+        self.birth_date = self.histories.birth_date
+        self.gender_token = self.histories.gender_token
+        self.race_token = self.histories.race_token
+        self.censor_gap_days = self.histories.censor_gap_days
+        self.events = self.histories.events
+        self.unknown = self.histories.unknown
 
     def __repr__(self) -> str:
         return f"TokenStore({str(self.folder)!r}, {len(self):,} histories, {self.meta['tokens']:,} tokens)"
 
     def __len__(self) -> int:
         return len(self.split)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in DTYPES and "histories" in self.__dict__:
-            return getattr(self.histories, name)
-        raise AttributeError(f"TokenStore has no attribute '{name}'")
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
