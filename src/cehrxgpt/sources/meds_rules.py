@@ -1,0 +1,166 @@
+"""A dialect applied to one bucket of MEDS rows: codes to events, visits, deaths and demographics."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.sources.bucket import DEATHS, EVENTS, STATICS, VISITS, empty_frames, shaped
+from cehrxgpt.sources.dialect import SEPARATOR, Demographic, Dialect, VisitCodes
+from cehrxgpt.sources.ledger import Ledger
+
+_NUMBER = r"^[-+]?[0-9]*\.?[0-9]+$"
+_COMPARED = r"^(?<sign><=|>=|<|>)\s*(?<number>[-+]?[0-9]*\.?[0-9]+)$"
+_PAIR = r"^(?<first>[0-9]*\.?[0-9]+)\s*/\s*(?<second>[0-9]*\.?[0-9]+)$"
+
+
+def segment(index: int) -> pl.Expr:
+    """One segment of the code; null where it has fewer."""
+    return pl.col("code").str.split(SEPARATOR).list.get(index, null_on_oob=True)
+
+
+def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> dict[str, pl.DataFrame]:
+    """The five frames of a bucket.
+
+    Args:
+        rows: subject_id, time, code, numeric_value, text_value, unit, visit_id, race, fingerprint, table.
+        ledger: counts what is dropped or mended here.
+    """
+    frames = empty_frames()
+    rows = rows.with_columns(segment(0).fill_null("").alias("group"), pl.lit(False).alias("derived"))
+    rows = ledger.drop(rows, pl.col("subject_id").is_null(), "no_subject_id")
+    origin = pl.lit(None, dtype=pl.String)
+    if rules.origin:
+        origin = pl.col("group").replace_strict(rules.origin, default=None, return_dtype=pl.String)
+    rows = rows.with_columns(origin.alias("origin"))
+    birth, death = pl.col("code") == s.BIRTH, pl.col("code") == s.DEATH
+    frames["deaths"] = shaped(rows.filter(death).with_columns(pl.lit("death").alias("origin")), DEATHS)
+    frames["statics"] = _statics(rows, rules)
+    frames["visits"] = pl.concat([frames["visits"], *(_visits(rows, kind, -1 - index, ledger) for index, kind in enumerate(rules.visits))])
+    frames["events"] = shaped(_events(_other_rows(rows.filter(~birth & ~death), rules, ledger), rules, ledger), EVENTS)
+    unplaced = frames["events"].filter(pl.col("time").is_null() & pl.col("code").is_not_null())
+    frames["statics"] = pl.concat([frames["statics"], shaped(unplaced, STATICS)])
+    frames["events"] = frames["events"].filter(pl.col("time").is_not_null() | pl.col("code").is_null())
+    return frames
+
+
+def _mapped(rows: pl.DataFrame, prefix: str, value: pl.Expr, part: Demographic) -> pl.DataFrame:
+    concept = value.str.strip_chars().str.to_uppercase().replace_strict(part.values, default=0, return_dtype=pl.Int64)
+    return rows.with_columns((pl.lit(prefix) + concept.cast(pl.String)).alias("code"), pl.lit("person").alias("origin"))
+
+
+def _statics(rows: pl.DataFrame, rules: Dialect) -> pl.DataFrame:
+    """Births, gender and race. A race read from a column is derived: the known value that most rows have, the first of equals."""
+    found = [rows.filter(pl.col("code") == s.BIRTH).with_columns(pl.lit("person").alias("origin"))]
+    for part, prefix in ((rules.gender, s.GENDER_PREFIX), (rules.race, s.RACE_PREFIX)):
+        if part is None:
+            continue
+        if part.code:
+            coded = rows.filter(pl.col("group") == part.code)
+            found.append(_mapped(coded, prefix, segment(1), part).with_columns(pl.lit(None, dtype=pl.Datetime("us")).alias("time")))
+            continue
+        said = _mapped(rows.filter(pl.col("race").is_not_null()), prefix, pl.col("race"), part)
+        votes = said.group_by("subject_id", "code", "origin").agg(pl.len().alias("votes"), pl.col("time").min().alias("first"))
+        votes = votes.with_columns((pl.col("code") == prefix + "0").alias("unknown"))
+        votes = votes.sort("subject_id", "unknown", "votes", "first", "code", descending=[False, False, True, False, False])
+        chosen = votes.unique("subject_id", keep="first", maintain_order=True).select("subject_id", "code", "origin")
+        found.append(chosen.with_columns(pl.lit(True).alias("derived"), pl.lit("person").alias("table")))
+    return pl.concat([shaped(frame, STATICS) for frame in found])
+
+
+def _visits(rows: pl.DataFrame, kind: VisitCodes, number: int, ledger: Ledger) -> pl.DataFrame:
+    """Visits of one kind. The opening row stands for the visit, unless it stays as an event: then the visit is derived."""
+    opening = rows.filter(pl.col("group") == kind.opens).with_columns(pl.lit(kind.keep_opening).alias("derived"))
+    opening = ledger.drop(opening, pl.col("time").is_null(), "no_date")
+    opening = ledger.drop(opening, ~pl.struct("subject_id", "time", "fingerprint").is_first_distinct(), "duplicate")
+    closing = rows.filter((pl.col("group") == kind.closes) & pl.col("time").is_not_null())
+    if kind.has_id:
+        ends = closing.group_by("subject_id", "visit_id").agg(pl.col("time").max().alias("end_time"))
+        visits = opening.join(ends, on=["subject_id", "visit_id"], how="left")
+    else:
+        visits = _paired(opening, closing, number)
+    return shaped(
+        visits.with_columns(
+            pl.lit(f"{s.VISIT_PREFIX}{kind.visit_class}").alias("code"),
+            pl.lit("visit_occurrence").alias("origin"),
+            pl.lit(kind.closes).alias("end_group"),
+        ),
+        VISITS,
+    )
+
+
+def _paired(opening: pl.DataFrame, closing: pl.DataFrame, number: int) -> pl.DataFrame:
+    """Each opening with the first closing from then on, if no other opening comes between; ids are negative and count per subject."""
+    opening = opening.sort("subject_id", "time")
+    following = pl.col("time").shift(-1).over("subject_id")
+    opening = opening.with_columns(
+        following.alias("_next"), (number - 16 * pl.int_range(pl.len(), dtype=pl.Int64).over("subject_id")).alias("visit_id")
+    )  # fmt: skip
+    ends = closing.select("subject_id", pl.col("time").alias("end_time")).unique().sort("end_time")
+    paired = opening.sort("time").join_asof(
+        ends, left_on="time", right_on="end_time", by="subject_id", strategy="forward", coalesce=False, check_sortedness=False
+    )  # fmt: skip
+    own = pl.col("_next").is_null() | (pl.col("end_time") <= pl.col("_next"))
+    return paired.with_columns(pl.when(own).then("end_time").alias("end_time")).drop("_next")
+
+
+def _other_rows(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:
+    """Rows that are events: not demographics, nor openings that became the visit; closings become discharge places or ends."""
+    if rules.not_exposures:
+        rows = ledger.drop(rows, pl.col("code").str.contains(rules.not_exposures), "not_an_exposure")
+    demographic = [part.code for part in (rules.gender, rules.race) if part is not None and part.code]
+    rows = rows.filter(~pl.col("group").is_in([*demographic, *(kind.opens for kind in rules.visits if not kind.keep_opening)]))
+    rows = rows.with_columns(pl.lit(False).alias("discharge"))
+    for kind in rules.visits:
+        closes = pl.col("group") == kind.closes
+        if kind.place_segment:
+            place = pl.lit(s.DISCHARGE_PREFIX) + segment(kind.place_segment).fill_null("UNK")
+            rows = rows.with_columns(pl.when(closes).then(place).otherwise("code").alias("code"), (pl.col("discharge") | closes).alias("discharge"))
+        else:
+            rows = ledger.drop(rows, closes, "only_ends_a_visit")
+    return rows
+
+
+def _events(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:
+    """Values and units of the event rows."""
+    text = pl.col("text_value").str.strip_chars()
+    gone = text.is_in([*rules.no_text, ""])
+    compared = text.str.extract_groups(_COMPARED)
+    plain = pl.when(text.str.contains(_NUMBER)).then(text)
+    number = pl.coalesce(plain, compared.struct.field("number")).cast(pl.Float32, strict=False)
+    value = pl.when(pl.col("numeric_value").is_finite()).then("numeric_value").cast(pl.Float32)
+    took = value.is_null() & number.is_not_null()
+    ledger.mend(rows, gone, "text_that_means_missing")
+    ledger.mend(rows, took, "number_read_from_text")
+    unit = pl.when(pl.col("unit").str.strip_chars() != "").then(pl.col("unit").str.strip_chars())
+    for name, index in rules.unit_segments.items():
+        unit = pl.coalesce(unit, pl.when(pl.col("group") == name).then(segment(index)))
+    rows = rows.with_columns(
+        pl.when(~gone & ~took.fill_null(False)).then(text).alias("text_value"),
+        pl.coalesce(value, number).alias("numeric_value"),
+        pl.when(took).then(compared.struct.field("sign")).alias("operator"),
+        pl.when(~unit.is_in(rules.no_unit)).then(unit).alias("unit"),
+        pl.col("group").is_in(rules.billing).alias("billing"),
+    )
+    return _split_pairs(rows, rules, ledger)
+
+
+def _split_pairs(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:
+    """`120/80` becomes two rows: the first number stays with the source's row, the second is derived."""
+    if rules.number_pairs is None:
+        return rows
+    numbers = pl.col("text_value").str.extract_groups(_PAIR)
+    pair = pl.col("group").is_in(rules.number_pairs.codes) & pl.col("text_value").str.contains(_PAIR)
+    ledger.mend(rows, pair, "pair_of_numbers_split")
+    found = rows.filter(pair.fill_null(False))
+    parts = []
+    for name, part, derived in ((rules.number_pairs.names[0], "first", False), (rules.number_pairs.names[1], "second", True)):
+        parts.append(
+            found.with_columns(
+                (pl.col("code") + SEPARATOR + name).alias("code"),
+                numbers.struct.field(part).cast(pl.Float32, strict=False).alias("numeric_value"),
+                pl.lit(None, dtype=pl.String).alias("text_value"),
+                pl.lit(derived).alias("derived"),
+            )
+        )
+    return pl.concat([rows.filter(~pair.fill_null(False)), *parts])
