@@ -8,6 +8,8 @@ Every function is vectorised over R rows and free of Python loops over rows.
     unit     visit | bare events of one day | death [END]
     visit    [VS] type (hours)? body discharge? [VE]       or, first in a window: [VR] type day-of-stay (hours)? body ...
     body     (code | i-H<n> code | i-D<n>+ (i-H<n>)? code)*
+
+The hours right after a visit's type say when it began; i-H0 stands there only where another step of hours follows at once.
 """
 
 from __future__ import annotations
@@ -109,6 +111,8 @@ def _transitions() -> npt.NDArray[np.int8]:
                 table[phase, kind] = Phase.IN_VISIT if phase in IN_VISIT_PHASES else Phase.BARE
             elif kind == Kind.VISIT_TYPE:
                 table[phase, kind] = Phase.STAY_DAY if phase == Phase.RESUME_TYPE else Phase.ADMITTED
+            elif kind == Kind.IN_VISIT_HOURS and phase == Phase.ADMITTED:
+                table[phase, kind] = Phase.IN_VISIT  # the hour of admission: a step of hours to the first event may follow
             else:
                 table[phase, kind] = plain[kind]
     return table

@@ -1,0 +1,77 @@
+"""Event rows to token ids: code, (code, unit, number) and (code, category) looked up in the vocabulary, vectorised."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
+
+Ids = npt.NDArray[np.int32]
+
+
+class Lookup:
+    """The vocabulary as join tables.
+
+    A number takes the bin of its (code, unit); without one, a category its token; without one, the plain code. -1 = not in the
+    vocabulary. A visit type that is missing takes the token of its class.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        kinds = vocabulary.kind
+        codes = [(str(vocabulary.code[i]), i) for i in np.flatnonzero(np.isin(kinds, [Kind.CODE, Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.DEATH]))]
+        self._codes = pl.DataFrame(
+            {"code": [code for code, _ in codes], "_plain": [int(i) for _, i in codes]}, schema={"code": pl.String, "_plain": pl.Int32}
+        )
+        categories = np.flatnonzero(kinds == Kind.CATEGORY)
+        self._categories = pl.DataFrame(
+            {"code": [vocabulary.code[i] for i in categories], "text_value": [vocabulary.text_value[i] for i in categories], "_category": categories},
+            schema={"code": pl.String, "text_value": pl.String, "_category": pl.Int32},
+        )
+        groups: dict[tuple[str | None, str | None], list[int]] = {}
+        for index in np.flatnonzero(kinds == Kind.VALUE):
+            groups.setdefault((vocabulary.code[index], vocabulary.unit[index]), []).append(int(index))
+        self._groups = pl.DataFrame(
+            {"code": [code for code, _ in groups], "unit": [unit for _, unit in groups], "_group": range(len(groups))},
+            schema={"code": pl.String, "unit": pl.String, "_group": pl.Int32},
+        )
+        width = max((len(ids) for ids in groups.values()), default=1)
+        self._bin_ids = np.full((len(groups), width), -1, dtype=np.int32)
+        self._inner = np.full((len(groups), max(width - 1, 1)), np.inf, dtype=np.float32)  # edges between bins
+        for place, ids in enumerate(groups.values()):
+            ids.sort(key=lambda index: float(vocabulary.bin_low[index]))
+            self._bin_ids[place, : len(ids)] = ids
+            self._inner[place, : len(ids) - 1] = vocabulary.bin_low[ids[1:]]
+        self._class_ids = {name: vocabulary.id_of(name) for name in vocabulary.token if name.startswith("Visit/") and not name[6:].isdigit()}
+
+    def plain(self, code: pl.Series) -> Ids:
+        """Token id of each code by itself, int32[n]."""
+        found = pl.DataFrame({"code": code}).join(self._codes, on="code", how="left", maintain_order="left")
+        return found["_plain"].fill_null(-1).to_numpy().astype(np.int32)
+
+    def visit_types(self, code: pl.Series, visit_class: pl.Series) -> Ids:
+        """Token id of each visit's type, int32[n]: its own, else its class's."""
+        own = self.plain(code)
+        names = ("Visit/" + visit_class).to_list()
+        fallback = np.asarray([self._class_ids[name] for name in names], dtype=np.int32) if names else own
+        return np.where(own >= 0, own, fallback).astype(np.int32)
+
+    def events(self, events: pl.DataFrame) -> tuple[Ids, npt.NDArray[np.float32]]:
+        """Token id and value of clinical rows: int32[n] and float32[n], NaN where the token holds no number."""
+        frame = events.select("code", "unit", "text_value", "numeric_value")
+        frame = frame.join(self._codes, on="code", how="left", maintain_order="left")
+        frame = frame.join(self._groups, on=["code", "unit"], how="left", maintain_order="left", nulls_equal=True)
+        frame = frame.join(self._categories, on=["code", "text_value"], how="left", maintain_order="left")
+        token = frame["_category"].fill_null(frame["_plain"]).fill_null(-1).to_numpy().astype(np.int32)
+        number = frame["numeric_value"].to_numpy().astype(np.float32)
+        group = frame["_group"].fill_null(-1).to_numpy()
+        binned = (group >= 0) & np.isfinite(number)
+        where = group[binned]
+        place = np.zeros(len(where), dtype=np.int64)
+        for edge in range(self._inner.shape[1]):  # a handful of bins
+            place += number[binned] >= self._inner[where, edge]
+        token[binned] = self._bin_ids[where, place] if len(where) else token[binned]
+        value = np.where(binned, number, np.float32(np.nan)).astype(np.float32)
+        return token, value

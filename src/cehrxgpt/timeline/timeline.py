@@ -1,0 +1,80 @@
+"""`Timeline`: a fitted vocabulary with its grammar, and the way from events to tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from cehrxgpt.errors import InputError
+from cehrxgpt.events import EventDataset
+from cehrxgpt.timeline.encode import Encoder
+from cehrxgpt.timeline.encoded import EncodedHistories
+from cehrxgpt.timeline.fit import TimelineConfig, fit_vocabulary
+from cehrxgpt.timeline.grammar import Grammar
+from cehrxgpt.timeline.vocabulary import Vocabulary
+
+SETTINGS_FILE = "timeline.json"
+
+
+class Timeline:
+    """Vocabulary + grammar + settings.
+
+    Attributes:
+        vocabulary: what tokens there are.
+        calendar: `true` | `shifted` (dates moved to other centuries: years are not written).
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, calendar: str | None = None):
+        self.vocabulary = vocabulary
+        self.calendar = calendar or str(vocabulary.settings.get("calendar", "true"))
+
+    @cached_property
+    def grammar(self) -> Grammar:
+        """Which token may follow which."""
+        return Grammar(self.vocabulary)
+
+    @classmethod
+    def fit(
+        cls,
+        events: EventDataset | pl.DataFrame,
+        *,
+        split: str | None = "train",
+        config: TimelineConfig | None = None,
+        calendar: str | None = None,
+    ) -> Timeline:
+        """Fit on one split of a data set (or on a whole EventTable); see `fit.fit_vocabulary`."""
+        return cls(fit_vocabulary(events, split=split, config=config, calendar=calendar))
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.vocabulary, calendar=self.calendar)
+
+    def encode_frame(self, events: pl.DataFrame, *, key: Sequence[str] = ("subject_id",)) -> EncodedHistories:
+        """Events to tokens, one history per key; see `encode.Encoder.encode`."""
+        return self._encoder.encode(events, key=key)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the vocabulary (settings inside) and a readable copy of the settings into an existing folder."""
+        self.vocabulary.save(folder)
+        facts = {"calendar": self.calendar, "tokens": len(self.vocabulary), "settings": self.vocabulary.settings}
+        (Path(folder) / SETTINGS_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Timeline:
+        """Read what `save` wrote; a folder that holds only a vocabulary (a model's) will do.
+
+        Raises:
+            InputError: there is no vocabulary, or a file is damaged.
+        """
+        vocabulary = Vocabulary.load(folder)
+        path = Path(folder) / SETTINGS_FILE
+        if not path.exists():
+            return cls(vocabulary)
+        try:
+            return cls(vocabulary, calendar=str(json.loads(path.read_text(encoding="utf-8"))["calendar"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: not the settings of a timeline (damaged file?); tokenize again") from error
