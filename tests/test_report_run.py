@@ -22,7 +22,8 @@ NAMES = {
     "condition/317576": "Coronary arteriosclerosis", "condition/255573": "Chronic obstructive lung disease", "condition/0/odd": EVIL,
     "drug/1308216": "Lisinopril", "drug/1503297": "Metformin", "drug/1545958": "Atorvastatin", "procedure/4336464": "Coronary artery bypass graft",
     "measurement/3004410": "Hemoglobin A1c", "measurement/3016723": "Creatinine", "measurement/3004249": "Systolic blood pressure",
-    "Visit/9201": "Inpatient visit", "Visit/9202": "Outpatient visit", "Visit/9203": "Emergency visit", "gender/8532": "Female", "gender/8507": "Male",
+    "Visit/9201": "Inpatient visit", "Visit/9202": "Outpatient visit", "Visit/9203": "Emergency visit",
+    "gender/8532": "Female", "gender/8507": "Male",
 }  # fmt: skip
 _ORIGIN = {"condition": "condition_occurrence", "drug": "drug_exposure", "procedure": "procedure_occurrence", "measurement": "measurement"}
 _LABS = (("measurement/3004410", "8554", 6.8, 1.1), ("measurement/3016723", "8840", 1.1, 0.3), ("measurement/3004249", "8876", 134.0, 16.0))
@@ -180,15 +181,13 @@ def _model(folder: Path, rng: np.random.Generator) -> None:
     _json(folder / "config.json", {"model_type": "cehrxgpt", "width": 192, "layers": 4, "vocabulary_fingerprint": "0123456789abcdef"})
     lines = []
     for step in range(10, 1510, 10):
-        row = {
-            "step": step,
-            "loss": 2.1 + 4 * np.exp(-step / 200) + rng.normal(0, 0.05),
-            "lr": 1e-3 * min(1, step / 100),
-            "tokens_per_second": 9000 + rng.normal(0, 300),
-        }
+        loss = {"next_token": 2.1 + 4 * np.exp(-step / 200) + rng.normal(0, 0.05)}
+        speed = 9000 + rng.normal(0, 300)
+        lines.append(
+            json.dumps({"kind": "train", "step": step, "loss": loss, "learning_rate": 1e-3 * min(1, step / 100), "tokens_per_second": speed})
+        )
         if step % 150 == 0:
-            row["tuning_loss"] = 2.15 + 4 * np.exp(-step / 210)
-        lines.append(json.dumps(row))
+            lines.append(json.dumps({"kind": "tuning", "step": step, "tuning_loss": 2.15 + 4 * np.exp(-step / 210), "best": True}))
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     header = json.dumps(
         {"embedding.weight": {"dtype": "F32", "shape": [500, 192], "data_offsets": [0, 384000]}, "__metadata__": {"format": "pt"}}
@@ -196,13 +195,13 @@ def _model(folder: Path, rng: np.random.Generator) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
 
 
-def make_run(root: Path, *, subjects: int = 120, seed: int = 0) -> Path:
-    """A whole run's folder."""
+def make_run(root: Path, *, subjects: int = 120, seed: int = 0, first: int = 1) -> Path:
+    """A whole run's folder; real subjects are numbered from `first`."""
     rng = np.random.default_rng(seed)
-    events = make_events(subjects, seed)
+    events = make_events(subjects, seed, first=first)
     splits = write_event_folder(root / "events", events)
     held_out = events.join(splits.filter(pl.col("split") == "held_out"), on="subject_id", how="semi")
-    write_event_folder(root / "synthetic_events", make_events(subjects, seed + 1, first=10_000))
+    write_event_folder(root / "synthetic_events", make_events(subjects, seed + 1, first=first + 10_000))
     _write(root / "synthetic/person.parquet", pl.DataFrame({"person_id": [1]}))
     metrics = []
     for task in TASKS:
@@ -226,9 +225,8 @@ def make_run(root: Path, *, subjects: int = 120, seed: int = 0) -> Path:
         metrics.append(_metrics(rng, task, {"monte_carlo": 0.7, **methods, TRUE_RISK: 0.0}, positives, chosen.height))
     _write(root / "evaluation/metrics.parquet", pl.concat(metrics))
     fidelity = [("kl_divergence", "synthetic", 0.041), ("kl_divergence", "held_out", 0.012), ("prevalence_correlation", "synthetic", 0.97)]
-    _write(root / "evaluation/fidelity.parquet", pl.DataFrame(
-        [{"task": "fidelity", "method": m, "metric": k, "value": v, "lower": v * 0.9, "upper": v * 1.1, "subjects": 10, "positives": 5} for k, m, v in fidelity]
-    ))  # fmt: skip
+    ends = [{"task": "fidelity", "method": m, "metric": k, "value": v, "lower": v * 0.9, "upper": v * 1.1} for k, m, v in fidelity]
+    _write(root / "evaluation/fidelity.parquet", pl.DataFrame(ends))
     trajectories, samples = _trajectories(rng, chosen)
     _write(root / "forecast/trajectories/0.parquet", trajectories)
     _write(root / "forecast/samples.parquet", samples)

@@ -105,7 +105,7 @@ def _document(title: str, head: Markup, sections: list[Section]) -> str:
     style = Markup(_STYLE.read_text(encoding="utf-8"))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
         f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f'<a class="skip" href="#summary">Skip to the content</a>\n{nav}\n<main>\n{head}\n'

@@ -221,13 +221,13 @@ class RunFolder:
         truth = self._truth(task, both)
         if truth is not None:
             both = pl.concat([both, truth], how="diagonal")
-        return both.rename({"predicted_boolean_probability": "probability"})
+        return both.rename({"predicted_boolean_probability": "probability"}).sort("method", *KEY, maintain_order=True)
 
     def _truth(self, task: str, predicted: pl.DataFrame) -> pl.DataFrame | None:
         truth = self.parquet(f"truth/{task}.parquet", (*KEY, "true_risk"))
         if truth is None or predicted.is_empty():
             return None
-        rows = predicted.group_by(KEY).agg(pl.col("boolean_value").drop_nulls().first())
+        rows = predicted.group_by(KEY).agg(pl.col("boolean_value").drop_nulls().first()).sort(KEY)
         return rows.join(truth.select(*KEY, pl.col("true_risk").cast(pl.Float64)).unique(KEY), on=KEY, how="inner").select(
             *KEY, "boolean_value", pl.col("true_risk").alias("predicted_boolean_probability"), pl.lit(TRUE_RISK).alias("method")
         )

@@ -91,7 +91,7 @@ def _date_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]
     start, end = _EPOCH + timedelta(days=low), _EPOCH + timedelta(days=high)
     months = (high - low) / 30.44
     ticks: list[tuple[float, str]] = []
-    if months > 2 * target:
+    if months > 6 * target:
         step = next((step for step in (1, 2, 5, 10, 20, 50) if months / 12 / step <= target), 100)
         ticks = [(days(date(max(year, 1), 1, 1)), str(year)) for year in range((start.year // step) * step, end.year + 1, step)]
     elif months > 2:

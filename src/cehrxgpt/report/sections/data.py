@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt import visits
 from cehrxgpt.report.markup import (
     Markup,
     Section,
@@ -77,7 +78,7 @@ def section(run: RunFolder) -> Section:
 
     if run.events is not None:
         parts.append(_overview(run, run.events))
-        parts.append(_charts(run.events))
+        parts += [_charts(run.events), _visits(run.events)]
     if ingest is not None:
         add("ingest", "What the ingest kept", _ingest(ingest))
     if run.events is not None:
@@ -136,6 +137,29 @@ def _charts(events: pl.LazyFrame) -> Markup:
     if per_year.height:
         charts.append(figure(_years(per_year).svg("Events by calendar year"), "Events by calendar year."))
     return grid(charts)
+
+
+def _visits(events: pl.LazyFrame) -> Markup:
+    """Visits by class; classes of fewer than eleven subjects keep their count of visits and no more."""
+    minutes = (pl.col("end_time") - pl.col("time")).dt.total_minutes()
+    found = (
+        events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
+        .select("subject_id", minutes.alias("minutes"), visits.classify(pl.col("code"), minutes).alias("class"))
+        .group_by("class")
+        .agg(pl.len().alias("visits"), pl.col("subject_id").n_unique().alias("subjects"), (pl.col("minutes").median() / 60).alias("hours"))
+        .collect()
+    )
+    if found.is_empty():
+        return note("No visit was recovered: every event stands outside a visit.")
+    known = {row["class"]: row for row in found.to_dicts()}
+    rows = []
+    for name in visits.CLASSES:
+        if (row := known.get(name)) is not None:
+            enough = row["subjects"] >= SMALL_CELL
+            rows.append(
+                [name, count(row["visits"]), count(row["subjects"]) if enough else f"under {SMALL_CELL}", number(row["hours"], 1) if enough else None]
+            )
+    return table(["Class", "Visits", "Subjects", "Median length, hours"], rows, caption="Visits recovered, by class")
 
 
 def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
@@ -226,6 +250,10 @@ def _items(value: Any) -> list[tuple[str, Any]]:
     return []
 
 
+_UNSAID = ("dates", "files", "source", "settings", "versions", "subjects", "events", "visits_recovered")
+"""Entries of ingest.json that the page shows elsewhere, or not at all: exact first and last dates, names of files."""
+
+
 def _ingest(ingest: dict[str, Any]) -> Markup:
     rows, drops = [], []
     for name, account in _items(ingest.get("tables")):
@@ -249,8 +277,7 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
         if found:
             parts.append(table(["What", "Rows"], found, caption=title))
     rest = [
-        (readable(name), value)
-        for name, value in flatten({k: v for k, v in ingest.items() if k not in ("tables", "mended", "derived", "settings", "versions")})
+        (readable(name), value) for name, value in flatten({k: v for k, v in ingest.items() if k not in ("tables", "mended", "derived", *_UNSAID)})
     ]
     if rest:
         cells = [[name, shorten(number(v, 2) if isinstance(v, float) else count(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]]

@@ -79,7 +79,7 @@ def _fingerprints(run: RunFolder, manifests: dict[str, dict[str, Any]]) -> list[
         rows.append([readable(name), tag("code", str(manifest.get("key", "–"))), tag("code", read) if read else "–"])
     extra = [
         ("vocabulary of the model", (run.json("model/config.json") or {}).get("vocabulary_fingerprint")),
-        ("vocabulary of the token store", (run.json("timeline/meta.json") or {}).get("vocabulary_fingerprint")),
+        ("vocabulary of the token store", (run.json("timeline/meta.json") or {}).get("vocabulary")),
     ]
     rows += [[name, tag("code", str(value)), "–"] for name, value in extra if value]
     if not rows:

@@ -152,24 +152,22 @@ def _find(row: dict[str, Any], *names: str) -> float | None:
         value: Any = row
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
+        value = _total(value)
         if is_number(value):
             return float(value)
     return None
 
 
-_TRAIN = (
-    "loss",
-    "train_loss",
-    "train.loss",
-    "loss.total",
-    "train.total",
-    "losses.total",
-    "next_token",
-    "loss.next_token",
-    "losses.next_token",
-    "train.next_token",
-)
-_TUNING = ("tuning_loss", "tuning.loss", "tuning.total", "tuning.next_token", "tuning", "eval_loss", "validation_loss", "loss_tuning")
+_TRAIN = ("loss", "train_loss", "train.loss", "train")
+_TUNING = ("tuning_loss", "tuning.loss", "tuning", "validation_loss")
+
+
+def _total(value: Any) -> Any:
+    """A loss per objective as their sum (all weights are one unless a recipe says otherwise); a plain number as it is."""
+    if isinstance(value, dict):
+        known = [float(part) for part in value.values() if is_number(part)]
+        return sum(known) if known else None
+    return value
 
 
 def curve(log: list[dict[str, Any]], *names: str) -> tuple[list[float], list[float]]:
