@@ -63,7 +63,7 @@ def demo(
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The stages and their settings; see recipes/run-demo.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The stages and their settings; see docs/recipes.md.")],
     out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the run (default: runs/<name of the recipe>).")] = None,  # noqa: UP045
     threads: Threads = None,
     quiet: Quiet = False,
@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """The stages a recipe names, in order; finished ones are skipped, an interrupted one goes on.
 
-    Example: cehrxgpt run recipes/run-demo.yaml --out runs/mine
+    Example: cehrxgpt run my-hospital.yaml --out runs/mine
     """
     from cehrxgpt.pipeline import read_recipe, run_recipe
 

@@ -1,0 +1,58 @@
+"""Stages from raw tables to a token store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt import schema as s
+from cehrxgpt.atomic import refuse_existing
+from cehrxgpt.config import from_dict, to_dict
+from cehrxgpt.console import Progress
+from cehrxgpt.stages.tables import Settings, silent
+
+if TYPE_CHECKING:
+    pass
+
+
+def simulate(out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
+    """Simulate a population as OMOP CDM 5.4 tables."""
+    from cehrxgpt.simulate import SimulateConfig
+    from cehrxgpt.simulate import simulate as run
+
+    return to_dict(run(out, from_dict(SimulateConfig, dict(settings), where="simulate"), force=force, progress=progress))
+
+
+def ingest(source: Path, out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
+    """Raw tables to an event data set."""
+    from cehrxgpt.sources import IngestConfig
+    from cehrxgpt.sources import ingest as run
+
+    dataset = run(source, out, from_dict(IngestConfig, dict(settings), where="ingest"), force=force, progress=progress)
+    account = json.loads((dataset.root / "ingest.json").read_text(encoding="utf-8"))
+    return {"events": account["events"], "subjects": account["subjects"], "visits": account["visits"], "format": account["format"]}
+
+
+def tokenize(
+    events: Path, out: Path, settings: Settings, *, vocabulary: Path | None = None, force: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
+    """Events to a token store; fits the vocabulary on `train` unless one is given."""
+    from cehrxgpt.events import EventDataset
+    from cehrxgpt.store.writer import write_store
+    from cehrxgpt.timeline import Timeline, TimelineConfig
+
+    dataset = EventDataset(events)
+    refuse_existing(out, force=force)
+    if vocabulary is not None:
+        timeline = Timeline.load(vocabulary)
+    else:
+        timeline = Timeline.fit(dataset, split=s.TRAIN, config=from_dict(TimelineConfig, dict(settings), where="tokenize"))
+    return write_store(dataset, timeline, out, force=force, progress=progress)
+
+
+def inspect(path: Path, *, subject: int | None = None) -> list[str]:
+    """What an artefact is, or one subject's timeline, as lines."""
+    from cehrxgpt.report.text import inspect_path
+
+    return inspect_path(path, subject=subject)

@@ -1,0 +1,108 @@
+"""Capability 2: forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt import schema as s
+from cehrxgpt.atomic import atomic_path, refuse_existing
+from cehrxgpt.config import from_dict
+from cehrxgpt.console import Progress
+from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, silent, write_table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cehrxgpt.events import EventDataset
+
+
+def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, split: str | None, max_rows: int | None, seed: int) -> pl.DataFrame:
+    """The rows to forecast: of one split, at most `max_rows` distinct prediction times over all tasks, drawn by seed.
+
+    Every task gets its share; a time that one task drew counts for the others that ask about it too, since they share its futures.
+    """
+    import polars as pl
+
+    rows = pl.concat([frame.select(list(s.LABEL_SCHEMA.names)) for frame in labels.values()])
+    if split is not None:
+        chosen = dataset.subject_splits.filter(pl.col("split") == split).select("subject_id")
+        rows = rows.join(chosen, on="subject_id", how="semi", maintain_order="left")
+    key = ["subject_id", "prediction_time"]
+    if max_rows is None or rows.select(key).n_unique() <= max_rows:
+        return rows
+    shuffled = rows.sample(fraction=1.0, shuffle=True, seed=seed).with_columns(pl.int_range(pl.len()).over("task").alias("_turn"))
+    times = shuffled.sort("_turn", "task", maintain_order=True).select(key).unique(maintain_order=True).head(max_rows)
+    return rows.join(times, on=key, how="semi", maintain_order="left")
+
+
+def _forecast(
+    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], settings: Settings, *, keep: bool, progress: Progress
+) -> Any:
+    from cehrxgpt.forecast.risk import ForecastConfig
+    from cehrxgpt.forecast.risk import forecast as run
+    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.tasks import load_task, resolve
+
+    config = replace(from_dict(ForecastConfig, dict(settings), where="forecast"), trajectories=keep)
+    loaded = [resolve(load_task(task), dataset.codes) for task in tasks]
+    return run(load_model(model), dataset, rows, loaded, config, progress=progress)
+
+
+def forecast(
+    model: Path,
+    events: Path,
+    labels: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    *,
+    split: str | None = None,
+    max_rows: int | None = None,
+    trajectories: Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Risks of the label rows' outcomes; the tasks are those that the labels name."""
+    from cehrxgpt.events import EventDataset
+
+    refuse_existing(out, force=force)
+    if trajectories is not None:
+        refuse_existing(trajectories, force=force)
+    dataset = EventDataset(events)
+    tables = {str(path): read_labels(path) for path in labels}
+    for name, frame in tables.items():
+        check_subjects(frame, dataset, what=name)
+    rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
+    tasks = rows["task"].unique(maintain_order=True).to_list()
+    found = _forecast(model, dataset, rows, tasks, settings, keep=trajectories is not None, progress=progress)
+    write_table(found.predictions, out, force=force)
+    if trajectories is not None and found.trajectories is not None:
+        with atomic_path(trajectories, folder=True, force=force) as partial:
+            found.trajectories.write_parquet(partial / "trajectories.parquet")
+            found.samples.write_parquet(partial / "samples.parquet")
+    return dict(found.summary)
+
+
+def forecast_all(model: Path, events: Path, labels: Path, out: Path, settings: Any, *, progress: Progress = silent) -> dict[str, Any]:
+    """Forecast a run's tasks from one pool of futures per prediction time; keeps the futures of a few prediction times for the report."""
+    import polars as pl
+
+    from cehrxgpt.events import EventDataset
+
+    dataset = EventDataset(events)
+    tables = {path.stem: read_labels(path) for path in label_files(labels)}
+    rows = choose_rows(tables, dataset, split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
+    tasks = rows["task"].unique(maintain_order=True).to_list()
+    chosen = {"samples": settings.samples, "seed": settings.seed, "max_new_tokens": settings.max_new_tokens}
+    found = _forecast(model, dataset, rows, tasks, chosen, keep=True, progress=progress)
+    with atomic_path(out, folder=True, force=True) as partial:
+        for task in tasks:
+            found.predictions.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")
+        found.samples.write_parquet(partial / "samples.parquet")
+        (partial / "trajectories").mkdir()
+        shown = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select("subject_id", "prediction_time").head(8)
+        kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
+        kept.write_parquet(partial / "trajectories" / "0.parquet")
+    return dict(found.summary)

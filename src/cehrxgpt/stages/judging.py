@@ -1,0 +1,160 @@
+"""Evaluation and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt import schema as s
+from cehrxgpt.atomic import atomic_path, refuse_existing
+from cehrxgpt.console import Progress
+from cehrxgpt.errors import InputError
+from cehrxgpt.stages.tables import label_files, number, read_labels, read_table, silent, write_table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cehrxgpt.events import EventDataset
+
+
+def evaluate_predictions(risk: Path, labels: Path, out: Path | None, *, seed: int = 0, force: bool = False) -> dict[str, Any]:
+    """Metric rows of predictions against labels."""
+    from cehrxgpt.evaluate.predictions import evaluate_predictions as run
+
+    if out is not None:
+        refuse_existing(out, force=force)
+    predictions = read_table(risk, s.PREDICTION_SCHEMA, what="predictions made by: cehrxgpt forecast or cehrxgpt probe")
+    metrics = run(predictions, read_labels(labels), seed=seed)
+    if out is not None:
+        write_table(metrics, out, force=force)
+    rows = [
+        [f"{row['method']} {row['metric']}", number(row["value"]), f"{number(row['lower'])} to {number(row['upper'])}"]
+        for row in metrics.iter_rows(named=True)
+    ]
+    values = {f"{row['method']} {row['metric']}": _finite(row["value"]) for row in metrics.iter_rows(named=True)}
+    return {"metrics": values, "rows": rows}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or value != value else round(value, 4)
+
+
+def _sample(dataset: EventDataset, split: str | None, subjects: int = 20_000) -> pl.DataFrame:
+    """Events of at most so many subjects (whole shards until there are enough), so that memory is bounded."""
+    import polars as pl
+
+    frames, seen = [], 0
+    for _, frame in dataset.iter_shards(split):
+        frames.append(frame)
+        seen += frame["subject_id"].n_unique()
+        if seen >= subjects:
+            break
+    return pl.concat(frames)
+
+
+def evaluate_synthetic(synthetic: Path, real: Path, out: Path | None, *, force: bool = False) -> dict[str, Any]:
+    """Fidelity of synthetic patients against the real training split."""
+    from cehrxgpt.evaluate.fidelity import fidelity
+    from cehrxgpt.events import EventDataset
+
+    if out is not None:
+        refuse_existing(out, force=force)
+    theirs, ours = EventDataset(synthetic), EventDataset(real)
+    rows = fidelity(_sample(ours, s.TRAIN if s.TRAIN in ours.splits else None), _sample(theirs, None))
+    if out is not None:
+        write_table(rows, out, force=force)
+    values = {row["metric"]: _finite(row["value"]) for row in rows.iter_rows(named=True)}
+    return {"fidelity": values, "rows": [[name, number(value)] for name, value in values.items()]}
+
+
+def _truth_predictions(truth: pl.DataFrame) -> pl.DataFrame:
+    """True risks as predictions of the method "true risk"."""
+    import polars as pl
+
+    return truth.select(
+        "subject_id",
+        "prediction_time",
+        pl.lit(None, dtype=pl.Boolean).alias("boolean_value"),
+        (pl.col("true_risk") >= 0.5).alias("predicted_boolean_value"),
+        pl.col("true_risk").alias("predicted_boolean_probability"),
+        "task",
+        pl.lit("true risk").alias("method"),
+        "std_error",
+        pl.col("num_resimulations").cast(pl.Int32).alias("num_samples"),
+        *(pl.lit(None, dtype=pl.Float64).alias(name) for name in ("completion", "lower_bound", "upper_bound")),
+        pl.lit(None, dtype=pl.String).alias("note"),
+    )
+
+
+def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Every method side by side on the very rows that were forecast, and the fidelity of the synthetic patients.
+
+    All methods are judged on the same rows, so that their figures can be compared; `probe/` keeps those of the whole held-out split.
+    """
+    import polars as pl
+
+    from cehrxgpt.evaluate.predictions import METRIC_DTYPES
+    from cehrxgpt.evaluate.predictions import evaluate_predictions as judge
+
+    parts = [pl.DataFrame(schema=METRIC_DTYPES)]
+    tasks = [path.stem for path in label_files(run / "labels")]
+    key = ["subject_id", "prediction_time"]
+    for place, task in enumerate(tasks):
+        progress(place, len(tasks) + 1, task)
+        labels = read_labels(run / "labels" / f"{task}.parquet")
+        risk_file = run / "forecast" / f"{task}.parquet"
+        if not risk_file.exists():
+            continue
+        risks = read_table(risk_file, s.PREDICTION_SCHEMA, what="a forecast")
+        predictions = [risks]
+        probed = read_table(run / "probe" / task / "predictions.parquet", s.PREDICTION_SCHEMA, what="predictions of the probe")
+        predictions.append(probed.join(risks.select(key), on=key, how="semi", maintain_order="left"))
+        if (run / "truth" / f"{task}.parquet").exists():
+            predictions.append(_truth_predictions(pl.read_parquet(run / "truth" / f"{task}.parquet")))
+        names = list(s.PREDICTION_SCHEMA.names)
+        parts += [judge(frame.select(names), labels) for frame in predictions if frame.height]
+    metrics = pl.concat(parts)
+    progress(len(tasks), len(tasks) + 1, "synthetic patients")
+    with atomic_path(out, folder=True, force=True) as partial:
+        metrics.write_parquet(partial / "metrics.parquet")
+        fidelity = evaluate_synthetic(run / "synthetic_events", run / "events", partial / "fidelity.parquet")["fidelity"]
+    return {"headline": _headline_rows(metrics), "metrics": _headline_metrics(metrics), "fidelity": fidelity}
+
+
+def _auroc(metrics: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    return metrics.filter(pl.col("metric") == "auroc")
+
+
+def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
+    return [
+        [
+            row["task"],
+            row["method"],
+            f"{number(row['value'])} ({number(row['lower'])} to {number(row['upper'])})",
+            str(row["subjects"]),
+            str(row["positives"]),
+        ]
+        for row in _auroc(metrics).iter_rows(named=True)
+    ]
+
+
+def _headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for row in _auroc(metrics).iter_rows(named=True):
+        entry = {"auroc": _finite(row["value"]), "lower": _finite(row["lower"]), "upper": _finite(row["upper"]), "positives": row["positives"]}
+        figures.setdefault(row["task"], {})[row["method"]] = entry
+    return figures
+
+
+def report(folder: Path, out: Path | None, *, patient: str = "auto", force: bool = False) -> dict[str, Any]:
+    """One self-contained HTML page of a run."""
+    from cehrxgpt.report import report as run
+
+    target = out or folder / "report.html"
+    refuse_existing(target, force=force)
+    if patient not in ("auto", "none") and not patient.lstrip("-").isdigit():
+        raise InputError(f"--patient: expected auto, none or a subject id, found '{patient}'")
+    chosen: Any = {"auto": "auto", "none": None}[patient] if patient in ("auto", "none") else int(patient)
+    return {"report": str(run(folder, target, force=force, patient=chosen))}

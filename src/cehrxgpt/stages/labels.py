@@ -1,0 +1,60 @@
+"""The label stage and the task library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt.atomic import atomic_path, refuse_existing
+from cehrxgpt.config import to_dict
+from cehrxgpt.console import Progress
+from cehrxgpt.stages.tables import silent
+
+if TYPE_CHECKING:
+    pass
+
+
+def list_tasks() -> list[dict[str, str]]:
+    """Name and description of every library task."""
+    from cehrxgpt.tasks import library_tasks, load_task
+
+    return [{"name": name, "description": load_task(name).description} for name in library_tasks()]
+
+
+def show_task(name: str) -> str:
+    """A library task's file."""
+    from cehrxgpt.tasks import task_text
+
+    return task_text(name)
+
+
+def label(events: Path, task: str, out: Path, *, force: bool = False) -> dict[str, Any]:
+    """Labels of one task, with `<out>.attrition.json` beside them."""
+    from cehrxgpt.atomic import write_json
+    from cehrxgpt.events import EventDataset
+    from cehrxgpt.tasks import label as run
+
+    refuse_existing(out, force=force)
+    labelled = run(EventDataset(events), task)
+    labelled.write(out, force=force)
+    write_json(out.with_suffix(".attrition.json"), labelled.attrition)
+    return {"task": labelled.task.name, **labelled.counts, "note": labelled.note, "attrition": labelled.attrition}
+
+
+def label_all(events: Path, tasks: Sequence[str], out: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Labels of several tasks in one folder."""
+    figures = {}
+    with atomic_path(out, folder=True, force=True) as partial:
+        for number, task in enumerate(tasks):
+            progress(number, len(tasks), task)
+            labelled = label(events, task, partial / f"{Path(task).stem}.parquet")
+            figures[labelled["task"]] = {key: value for key, value in labelled.items() if key not in ("task", "attrition")}
+    return figures
+
+
+def task_settings(task: str) -> Any:
+    """What a task is, in plain JSON: part of what decides a stage's result."""
+    from cehrxgpt.tasks import load_task
+
+    return to_dict(load_task(task))

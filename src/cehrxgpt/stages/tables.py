@@ -1,0 +1,89 @@
+"""Reading and writing the tables that travel between stages, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt import schema as s
+from cehrxgpt.atomic import atomic_path
+from cehrxgpt.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cehrxgpt.events import EventDataset
+
+
+Settings = Mapping[str, Any]
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """A `Progress` that says nothing."""
+
+
+def read_table(path: Path, schema: Any, *, what: str) -> pl.DataFrame:
+    """Read one Parquet table and check its columns.
+
+    Raises:
+        InputError: no such file, or not readable as Parquet.
+        SchemaError: it lacks a column or has one of another type.
+    """
+    import polars as pl
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected {what}")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file (truncated or damaged?); expected {what}") from error
+    s.check_columns(frame.to_arrow(), schema, where=str(path))
+    return frame
+
+
+def write_table(frame: pl.DataFrame, path: Path, *, force: bool) -> None:
+    """Write one Parquet table, atomically."""
+    with atomic_path(path, force=force) as partial:
+        frame.write_parquet(partial)
+
+
+def read_labels(path: Path) -> pl.DataFrame:
+    """A label table; MEDS label files without our extra columns get their task from the file's name."""
+    return read_table(path, s.LABEL_SCHEMA, what="labels made by: cehrxgpt label EVENTS --task NAME --out LABELS.parquet")
+
+
+def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str) -> None:
+    """Raise `MismatchError` if the table names subjects that the data set lacks."""
+    known = dataset.subject_splits.select("subject_id")
+    strangers = frame.select("subject_id").unique().join(known, on="subject_id", how="anti")
+    if strangers.height:
+        first = ", ".join(str(subject) for subject in strangers["subject_id"].sort().head(3).to_list())
+        raise MismatchError(
+            f"{what}: {strangers.height} subjects are not in {dataset.root} (first: {first}); label the same data set that you embed or forecast"
+        )
+
+
+def label_files(labels: Path) -> list[Path]:
+    """Label tables of a folder.
+
+    Raises:
+        InputError: there are none.
+    """
+    files = sorted(path for path in labels.glob("*.parquet") if not path.name.startswith("."))
+    if not files:
+        raise InputError(f"{labels}: no label tables; make them with: cehrxgpt label EVENTS --task NAME --out {labels}/NAME.parquet")
+    return files
+
+
+def number(value: float | None) -> str:
+    """A figure to three places; a dash where it is not defined."""
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
+def metric_rows(metrics: pl.DataFrame, metric: str) -> list[list[str]]:
+    """method, value and interval of one metric, as text for a table."""
+    import polars as pl
+
+    rows = metrics.filter(pl.col("metric") == metric)
+    return [[row["method"], number(row["value"]), f"{number(row['lower'])} to {number(row['upper'])}"] for row in rows.iter_rows(named=True)]

@@ -1,0 +1,35 @@
+"""Capability 3: synthetic patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt.atomic import refuse_existing
+from cehrxgpt.config import from_dict, to_dict
+from cehrxgpt.console import Progress
+from cehrxgpt.stages.data import ingest
+from cehrxgpt.stages.tables import Settings, silent
+
+if TYPE_CHECKING:
+    pass
+
+
+def synthesize(
+    model: Path, out: Path, patients: int, settings: Settings, *, format: str = "omop", force: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
+    """Synthetic patients as OMOP CDM tables or as an event data set."""
+    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.synthesis import SynthesisConfig
+    from cehrxgpt.synthesis import write_synthetic as run
+
+    refuse_existing(out, force=force)
+    config = from_dict(SynthesisConfig, dict(settings), where="synthesize")
+    return to_dict(run(load_model(model), patients, out, config, format=format, force=force, progress=progress))
+
+
+def synthesize_and_ingest(model: Path, out: Path, events: Path, patients: int, settings: Settings, *, progress: Progress = silent) -> dict[str, Any]:
+    """Synthetic OMOP tables, read back through the same door as a hospital's."""
+    figures = synthesize(model, out, patients, settings, force=True, progress=progress)
+    back = ingest(out, events, {}, force=True, progress=progress)
+    return {**figures, "read_back": back}
