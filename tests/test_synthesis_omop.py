@@ -24,7 +24,7 @@ LAST = timedelta(days=1, microseconds=-1)
 
 def event(subject: int, time: datetime | None, code: str, **extra: Any) -> dict[str, Any]:
     precision = extra.pop("time_precision", "minute")
-    known = None if time is None else (time.replace(hour=0, minute=0) + LAST if precision == "day" and code != s.DEATH else time)
+    known = None if time is None else (datetime(time.year, time.month, time.day) + LAST if precision == "day" and code != s.DEATH else time)
     return {"subject_id": subject, "time": time, "code": code, "available_time": known, "time_precision": precision if time else None} | extra
 
 
@@ -41,13 +41,13 @@ def person(subject: int, *, died: datetime | None = None) -> list[dict[str, Any]
         event(subject, None, "race/8527"),
         event(subject, datetime(1950, 2, 3), s.BIRTH, time_precision="day"),
         event(subject, at - DAY, s.OBSERVATION_START, time_precision="day", origin="observation_period"),
-        event(subject, at.replace(hour=9), "Visit/9201", end_time=at + 2 * DAY, visit_id=7, origin="visit_occurrence"),
+        event(subject, at.replace(hour=9), "Visit/9201", end_time=at + timedelta(days=2, hours=15), visit_id=7, origin="visit_occurrence"),
         event(subject, at.replace(hour=10), "condition/316139", visit_id=7, origin="condition_occurrence"),
         event(subject, at.replace(hour=11), "condition/0/I50", visit_id=7, origin="condition_occurrence"),
         event(subject, at.replace(hour=12), "measurement/3004410", numeric_value=7.5, unit="8554", operator=">", visit_id=7, origin="measurement"),
         event(subject, at.replace(hour=12), "measurement/3016723", numeric_value=0.0, unit="8840", visit_id=7, origin="measurement"),
         event(subject, at.replace(hour=12), "measurement/3009542", text_value="45884084", visit_id=7, origin="measurement"),
-        event(subject, at + 2 * DAY, "discharge/8536", visit_id=7, origin="visit_occurrence"),
+        event(subject, at + timedelta(days=2, hours=15), "discharge/8536", visit_id=7, origin="visit_occurrence"),
         event(subject, at + 30 * DAY, "drug/1545958", end_time=at + 60 * DAY, time_precision="day", origin="drug_exposure"),
         event(subject, at + 2000 * DAY, "procedure/4336464", time_precision="day", origin="procedure_occurrence"),
         event(subject, at + 2000 * DAY, "LAB//50853//ng/mL", numeric_value=1.5, unit="ng/mL", time_precision="day", origin="measurement"),
@@ -84,7 +84,7 @@ def test_tables_are_sound_and_complete(written: tuple[Path, dict[str, Any]]) -> 
 def test_rows_carry_what_the_events_said(written: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = written
     visit = read(folder, "visit_occurrence").row(0, named=True)
-    assert (visit["visit_concept_id"], visit["discharged_to_concept_id"], visit["visit_end_datetime"]) == (9201, 8536, datetime(2010, 3, 6))
+    assert (visit["visit_concept_id"], visit["discharged_to_concept_id"], visit["visit_end_datetime"]) == (9201, 8536, datetime(2010, 3, 6, 15))
     labs = read(folder, "measurement").filter(pl.col("person_id") == 1)
     units = dict(labs.filter(pl.col("measurement_concept_id") > 0).select("measurement_concept_id", "unit_concept_id").iter_rows())
     assert units == {3004410: 8554, 3016723: 8840, 3009542: None}  # each lab has its own unit
@@ -108,7 +108,7 @@ def test_rows_carry_what_the_events_said(written: tuple[Path, dict[str, Any]]) -
 
 def test_a_billing_diagnosis_is_written_as_one(tmp_path: Path) -> None:
     rows = person(1)
-    rows[5]["available_time"] = datetime(2010, 3, 6)
+    rows[5]["available_time"] = datetime(2010, 3, 6, 15)
     write_omop(table(rows), tmp_path / "cdm")
     types = dict(read(tmp_path / "cdm", "condition_occurrence").select("condition_concept_id", "condition_type_concept_id").iter_rows())
     assert types == {316139: 32821, 0: 32817}
