@@ -7,13 +7,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_synthesis_omop import event, person, table
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import EventDataset
 from cehrxgpt.sources import IngestConfig, ingest
 from cehrxgpt.synthesis.check import check_omop
 from cehrxgpt.synthesis.omop import write_omop
+from test_synthesis_omop import event, person, table
 
 DAY = timedelta(days=1)
 LAST = timedelta(days=1, microseconds=-1)
@@ -47,8 +47,10 @@ def same(left: pl.DataFrame, right: pl.DataFrame) -> None:
     left, right = comparable(left), comparable(right)
     assert left.columns == right.columns
     missing, extra = left.join(right, on=left.columns, how="anti", nulls_equal=True), right.join(left, on=left.columns, how="anti", nulls_equal=True)
-    assert missing.is_empty() and extra.is_empty(), f"lost:\n{missing}\nnew:\n{extra}"
-    assert left.height == right.height
+    assert missing.is_empty(), f"lost:\n{missing}"
+    assert extra.is_empty(), f"new:\n{extra}"
+    # Rows that differ only in columns an event does not have are equal once written, and equal rows are read as one.
+    assert right.height == left.n_unique()
 
 
 def test_round_trip_of_written_patients(tmp_path: Path) -> None:
