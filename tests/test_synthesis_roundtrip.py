@@ -50,7 +50,7 @@ def same(left: pl.DataFrame, right: pl.DataFrame) -> None:
     assert missing.is_empty(), f"lost:\n{missing}"
     assert extra.is_empty(), f"new:\n{extra}"
     # Rows that differ only in columns an event does not have are equal once written, and equal rows are read as one.
-    assert right.height == left.n_unique()
+    assert left.n_unique() == right.n_unique() <= right.height <= left.height
 
 
 def test_round_trip_of_written_patients(tmp_path: Path) -> None:
