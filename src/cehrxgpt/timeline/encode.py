@@ -21,7 +21,7 @@ from cehrxgpt.timeline.encoded import BIRTH_UNKNOWN, EncodedHistories
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.layout import Alphabet, Written, lay_out
 from cehrxgpt.timeline.lookup import Lookup
-from cehrxgpt.timeline.prompt import prompt_tokens
+from cehrxgpt.timeline.prompt import prompt_ages, prompt_tokens
 from cehrxgpt.timeline.time import (
     LONG_GAP_DAYS,
     MAX_IN_VISIT_DAYS,
@@ -34,7 +34,6 @@ from cehrxgpt.timeline.units import HOURS_PER_DAY, OPEN, Bool, Int, Loose, Unit,
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int32]
-AGE_SAID = (1 << 40, 1 << 40, 1 << 40, 12, 1, 1, 1)  # months: the prompt says years of age with its fourth token, months with its fifth
 
 
 @dataclass(frozen=True)
@@ -196,8 +195,7 @@ class Encoder:
         of_token = units.history[written.unit]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(of_token, minlength=count))]).astype(np.int64)
         age = written.clock * MINUTES_PER_HOUR - start_date[of_token] * MINUTES_PER_DAY + age_minutes_at_start(months)[of_token]
-        said = months[there][:, None] // np.array(AGE_SAID) * np.array(AGE_SAID)  # what the prompt has said of the age so far
-        age[offsets[:-1][there][:, None] + np.arange(PROMPT_LENGTH)] = age_minutes_at_start(said)
+        age[offsets[:-1][there][:, None] + np.arange(PROMPT_LENGTH)] = prompt_ages(months[there])
         index = np.where(written.row >= 0, written.row - first[of_token], -1)
         return EncodedHistories(
             token_id=written.token.astype(np.int32),

@@ -7,10 +7,13 @@ import numpy.typing as npt
 
 from cehrxgpt.timeline.encoded import BIRTH_UNKNOWN
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
-from cehrxgpt.timeline.time import age_in_months, year_month_of
+from cehrxgpt.timeline.time import age_in_months, age_minutes_at_start, year_month_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 Int = npt.NDArray[np.int64]
+
+_NOT_YET = 1 << 40
+_SAID = np.array([_NOT_YET, _NOT_YET, _NOT_YET, 12, 1, 1, 1])  # the fourth token says years of age, the fifth the months beyond them
 
 
 def _ids(vocabulary: Vocabulary, kind: Kind, amount: Int) -> npt.NDArray[np.int32]:
@@ -50,3 +53,8 @@ def prompt_tokens(
     tokens[:, 4] = _ids(vocabulary, Kind.AGE_MONTHS, np.where(unknown, -1, months % 12))
     tokens[:, 5], tokens[:, 6] = gender_token, race_token
     return tokens, months
+
+
+def prompt_ages(months: Int) -> Int:
+    """`age_minutes` of the prompt's tokens, int64[S, PROMPT_LENGTH]: what has been said of the age so far (`months`, -1 = unknown)."""
+    return age_minutes_at_start(months[:, None] // _SAID * _SAID)
