@@ -10,12 +10,13 @@ All frames carry the bookkeeping columns
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import polars as pl
 
 _TIME = pl.Datetime("us")
-_BOOK = {"table": pl.String(), "derived": pl.Boolean(), "fingerprint": pl.Int64()}
+_BOOK = {"table": pl.String(), "derived": pl.Boolean(), "fingerprint": pl.UInt64()}
 
 EVENTS: dict[str, pl.DataType] = {
     "subject_id": pl.Int64(),
@@ -79,20 +80,18 @@ def shaped(frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
     return frame.select(columns)
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """The rows of some subjects; a subject is in one bucket only."""
+def _empty(schema: dict[str, pl.DataType]) -> Callable[[], pl.DataFrame]:
+    return lambda: pl.DataFrame(schema=schema)
 
-    events: pl.DataFrame
-    visits: pl.DataFrame
-    periods: pl.DataFrame
-    deaths: pl.DataFrame
-    statics: pl.DataFrame
+
+@dataclass
+class Bucket:
+    """The rows of some subjects; a subject is in one bucket only. Frames that are not given are empty."""
+
+    events: pl.DataFrame = field(default_factory=_empty(EVENTS))
+    visits: pl.DataFrame = field(default_factory=_empty(VISITS))
+    periods: pl.DataFrame = field(default_factory=_empty(PERIODS))
+    deaths: pl.DataFrame = field(default_factory=_empty(DEATHS))
+    statics: pl.DataFrame = field(default_factory=_empty(STATICS))
     known_subjects: pl.Series | None = None  # the person table; None = whoever has a row is a subject
     native: pl.DataFrame | None = None  # an EventTable already: taken as it is, the rest is empty
-
-
-def empty_frames() -> dict[str, pl.DataFrame]:
-    """The five frames without rows, by name."""
-    schemas = {"events": EVENTS, "visits": VISITS, "periods": PERIODS, "deaths": DEATHS, "statics": STATICS}
-    return {name: pl.DataFrame(schema=schema) for name, schema in schemas.items()}

@@ -48,14 +48,14 @@ def _judge_precision(frame: pl.DataFrame, rules: Rules, time: str, flag: str, gr
     return frame.with_columns(day.alias(flag)).with_columns(pl.when(flag).then(pl.col(time).dt.truncate("1d")).otherwise(time).alias(time))
 
 
-def _first_checks(frame: pl.DataFrame, bucket: Bucket, ledger: Ledger, *, time: bool = True) -> pl.DataFrame:
+def _first_checks(frame: pl.DataFrame, bucket: Bucket, ledger: Ledger, *, time: bool = True, duplicates: bool = True) -> pl.DataFrame:
     """Drop rows without a subject, of nobody in the person table, without a date, and duplicates."""
     frame = ledger.drop(frame, pl.col("subject_id").is_null(), "no_subject_id")
     if bucket.known_subjects is not None:
         frame = ledger.drop(frame, ~pl.col("subject_id").is_in(bucket.known_subjects.implode()), "subject_not_in_person")
     if time:
         frame = ledger.drop(frame, pl.col("time").is_null(), "no_date")
-    return drop_duplicates(frame, ledger)
+    return drop_duplicates(frame, ledger) if duplicates else frame
 
 
 def drop_duplicates(frame: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
@@ -205,7 +205,7 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     statics, births = _statics(bucket, ledger)
     deaths = _deaths(bucket, births, rules, ledger)
     periods = _periods(bucket, deaths, rules, ledger)
-    visits = _first_checks(bucket.visits, bucket, ledger)
+    visits = _first_checks(bucket.visits, bucket, ledger, duplicates=False)  # events follow a visit's double: see visit_rules
     visits = _judge_precision(visits, rules, "time", "time_is_date", "group")
     visits = _judge_precision(visits, rules, "end_time", "end_is_date", "end_group")
     visits = visits.with_columns(pl.when("end_is_date").then(last_instant(pl.col("end_time"))).otherwise("end_time").alias("end_time"))
@@ -224,4 +224,4 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     )
     rows = pl.concat([timed, periods, _policy_periods(timed, periods)], how="diagonal")
     ledger.keep(rows)
-    return _in_order(rows).select(*EVENT_DTYPES).cast(dict(EVENT_DTYPES))
+    return _in_order(rows).select(*EVENT_DTYPES).cast(pl.Schema(EVENT_DTYPES))

@@ -30,6 +30,16 @@ def _make_timestamp(microseconds):  # type: ignore[no-untyped-def]
     """The inverse, without a time zone."""
 
 
+def hashed(value: ir.Value) -> ir.IntegerValue:
+    """The database's own hash of a value (a struct, an id) as an unsigned 64-bit number; the same within one run."""
+
+    @ibis.udf.scalar.builtin(name="hash", signature=((value.type(),), dt.uint64))
+    def function(value):  # type: ignore[no-untyped-def]
+        """Ibis's own `hash` goes through text to become signed."""
+
+    return function(value)
+
+
 @dataclass
 class Columns:
     """Access to the columns of one source table; `read` collects what was asked for, with its raw and its typed expression."""
@@ -83,9 +93,9 @@ class Columns:
         column = self.source.relation[name]
         if column.type() == dt.dtype(dtype):
             return column
-        text = self.text(name)
-        typed = text.try_cast(dtype)
-        self.read[name] = (text, typed, expected, strict)
+        raw = column if column.type().is_numeric() else self.text(name)
+        typed = raw.try_cast(dtype)
+        self.read[name] = (raw, typed, expected, strict)
         return typed
 
     def check(self) -> tuple[int, dict[str, int]]:

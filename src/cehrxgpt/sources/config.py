@@ -35,7 +35,7 @@ class IngestConfig:
     memory_limit_gib: float = 2.0
     threads: int = 2
     buckets: int = 0
-    rows_per_bucket: int = 500_000
+    rows_per_bucket: int = 250_000
     calendar: Literal["auto", "true", "shifted"] = "auto"
     latest: str = ""
     date_only_share: float = 0.10

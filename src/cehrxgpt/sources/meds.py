@@ -17,8 +17,8 @@ from ibis.backends.duckdb import Backend
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError, SchemaError, SourceError
 from cehrxgpt.events import EVENT_DTYPES, sort_events, validate_events
-from cehrxgpt.sources.bucket import Bucket, empty_frames
-from cehrxgpt.sources.columns import Columns
+from cehrxgpt.sources.bucket import Bucket
+from cehrxgpt.sources.columns import Columns, hashed
 from cehrxgpt.sources.database import midnight_counts, quoted, reading
 from cehrxgpt.sources.dialect import SEPARATOR, Dialect, load_dialect, shipped
 from cehrxgpt.sources.ledger import Ledger
@@ -49,7 +49,7 @@ class MedsSource:
         self.table = self._open()
         self.native = dialect == "auto" and all(name in self.table.columns for name in _OURS)
         self.rules = None if self.native else self._recognise(dialect)
-        self.dialect = "own" if self.rules is None else self.rules.name
+        self.dialect: str | None = "own" if self.rules is None else self.rules.name
 
     def _open(self) -> ir.Table:
         """All shards as one table, with lower-case names of the MEDS columns checked."""
@@ -95,7 +95,7 @@ class MedsSource:
         columns = Columns(SourceTable("meds", self.table, str(self.folder / "data"), "data"))
         rules = self.rules
         found: dict[str, ir.Value] = {"subject_id": columns.integer("subject_id"), "time": columns.instant("time"), "code": columns.text("code")}
-        found["numeric_value"] = columns.number("numeric_value")
+        found["numeric_value"] = columns.number("numeric_value").try_cast("float32")
         found["text_value"] = self.table.text_value.cast("string") if columns.has("text_value") else ibis.null("string")
         if rules is None:
             for name in ("unit", "operator", "time_precision", "origin"):
@@ -108,7 +108,7 @@ class MedsSource:
             found["unit"] = columns.text(rules.unit_column) if rules.unit_column else ibis.null("string")
             found["race"] = columns.text(rules.race.column) if rules.race is not None and rules.race.column else ibis.null("string")
             same = [name for name in self.table.columns if name not in (*rules.identifiers, _FILE)]
-            found["fingerprint"] = ibis.struct({name: self.table[name] for name in same}).hash()
+            found["fingerprint"] = hashed(ibis.struct({name: self.table[name] for name in same}))
         found["table"] = self._counted_under()
         found["file"] = self.table[_FILE]
         return columns, found
@@ -125,7 +125,7 @@ class MedsSource:
         """Write all rows, one folder per bucket."""
         folder.mkdir(parents=True, exist_ok=True)
         staged = self.table.select(**self._columns()[1])
-        staged = staged.mutate(bucket=(staged.subject_id.fill_null(0).hash() % buckets + buckets) % buckets)
+        staged = staged.mutate(bucket=hashed(staged.subject_id.fill_null(0)) % buckets)
         with reading(self.folder / "data", "MEDS Parquet shards"):
             staged.to_parquet(folder / name, partition_by="bucket", overwrite_or_ignore=True)
 
@@ -164,13 +164,13 @@ class MedsSource:
         """One bucket: as it is if it is ours, else through the dialect."""
         paths = sorted((folder / "data" / f"bucket={bucket}").glob("*.parquet"))
         if not paths:
-            return Bucket(**empty_frames())
+            return Bucket()
         frame = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths])
         if self.rules is not None:
-            return Bucket(**apply_dialect(frame, self.rules, ledger))
-        native = frame.with_columns(pl.lit(False).alias("derived")).cast(dict(EVENT_DTYPES))
+            return apply_dialect(frame, self.rules, ledger)
+        native = frame.with_columns(pl.lit(False).alias("derived")).cast(pl.Schema(EVENT_DTYPES))
         validate_events(sort_events(native.select(*EVENT_DTYPES)), where=str(self.folder))
-        return Bucket(**empty_frames(), native=native)
+        return Bucket(native=native)
 
     def describe(self, codes: pl.DataFrame) -> pl.DataFrame:
         """Descriptions and parents of metadata/codes.parquet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.sources.bucket import DEATHS, EVENTS, STATICS, VISITS, empty_frames, shaped
+from cehrxgpt.sources.bucket import DEATHS, EVENTS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.dialect import SEPARATOR, Demographic, Dialect, VisitCodes
 from cehrxgpt.sources.ledger import Ledger
 
@@ -19,14 +19,14 @@ def segment(index: int) -> pl.Expr:
     return pl.col("code").str.split(SEPARATOR).list.get(index, null_on_oob=True)
 
 
-def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> dict[str, pl.DataFrame]:
-    """The five frames of a bucket.
+def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> Bucket:
+    """The rows of a bucket.
 
     Args:
         rows: subject_id, time, code, numeric_value, text_value, unit, visit_id, race, fingerprint, table.
         ledger: counts what is dropped or mended here.
     """
-    frames = empty_frames()
+    found = Bucket()
     rows = rows.with_columns(segment(0).fill_null("").alias("group"), pl.lit(False).alias("derived"))
     rows = ledger.drop(rows, pl.col("subject_id").is_null(), "no_subject_id")
     origin = pl.lit(None, dtype=pl.String)
@@ -34,14 +34,14 @@ def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> dict[st
         origin = pl.col("group").replace_strict(rules.origin, default=None, return_dtype=pl.String)
     rows = rows.with_columns(origin.alias("origin"))
     birth, death = pl.col("code") == s.BIRTH, pl.col("code") == s.DEATH
-    frames["deaths"] = shaped(rows.filter(death).with_columns(pl.lit("death").alias("origin")), DEATHS)
-    frames["statics"] = _statics(rows, rules)
-    frames["visits"] = pl.concat([frames["visits"], *(_visits(rows, kind, -1 - index, ledger) for index, kind in enumerate(rules.visits))])
-    frames["events"] = shaped(_events(_other_rows(rows.filter(~birth & ~death), rules, ledger), rules, ledger), EVENTS)
-    unplaced = frames["events"].filter(pl.col("time").is_null() & pl.col("code").is_not_null())
-    frames["statics"] = pl.concat([frames["statics"], shaped(unplaced, STATICS)])
-    frames["events"] = frames["events"].filter(pl.col("time").is_not_null() | pl.col("code").is_null())
-    return frames
+    found.deaths = shaped(rows.filter(death).with_columns(pl.lit("death").alias("origin")), DEATHS)
+    found.statics = _statics(rows, rules)
+    found.visits = pl.concat([found.visits, *(_visits(rows, kind, -1 - index, ledger) for index, kind in enumerate(rules.visits))])
+    found.events = shaped(_events(_other_rows(rows.filter(~birth & ~death), rules, ledger), rules, ledger), EVENTS)
+    unplaced = found.events.filter(pl.col("time").is_null() & pl.col("code").is_not_null())
+    found.statics = pl.concat([found.statics, shaped(unplaced, STATICS)])
+    found.events = found.events.filter(pl.col("time").is_not_null() | pl.col("code").is_null())
+    return found
 
 
 def _mapped(rows: pl.DataFrame, prefix: str, value: pl.Expr, part: Demographic) -> pl.DataFrame:
@@ -132,7 +132,7 @@ def _events(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:
     took = value.is_null() & number.is_not_null()
     ledger.mend(rows, gone, "text_that_means_missing")
     ledger.mend(rows, took, "number_read_from_text")
-    unit = pl.when(pl.col("unit").str.strip_chars() != "").then(pl.col("unit").str.strip_chars())
+    unit: pl.Expr = pl.when(pl.col("unit").str.strip_chars() != "").then(pl.col("unit").str.strip_chars())
     for name, index in rules.unit_segments.items():
         unit = pl.coalesce(unit, pl.when(pl.col("group") == name).then(segment(index)))
     rows = rows.with_columns(

@@ -49,4 +49,4 @@ def describe_codes(connection: Backend, codes: pl.DataFrame, concept: SourceTabl
         "code", pl.when(pl.col("ancestors").is_not_null()).then(pl.col("prefix") + pl.col("ancestors").cast(pl.String)).alias("parent")
     )
     lists = prefixed.group_by("code").agg(pl.col("parent").drop_nulls().alias("parent_codes"))
-    return joined.join(lists, on="code", how="left").select(*CODES).cast(dict(CODES)).sort("code")
+    return joined.join(lists, on="code", how="left").select(*CODES).cast(pl.Schema(CODES)).sort("code")

@@ -16,8 +16,8 @@ import polars as pl
 from ibis.backends.duckdb import Backend
 
 from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, RACE_PREFIX, VISIT_PREFIX
-from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, empty_frames, shaped
-from cehrxgpt.sources.columns import Columns
+from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
+from cehrxgpt.sources.columns import Columns, hashed
 from cehrxgpt.sources.database import midnight_counts, reading
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.locate import SourceTable
@@ -72,7 +72,7 @@ def _time(columns: Columns, stem: str) -> tuple[ir.TimestampValue, ir.BooleanVal
 def _fingerprint(source: SourceTable) -> ir.IntegerValue:
     """Hash of the whole row but its own id."""
     table = source.relation
-    return ibis.struct({name: table[name] for name in table.columns if name != f"{source.name}_id"}).hash()
+    return hashed(ibis.struct({name: table[name] for name in table.columns if name != f"{source.name}_id"}))
 
 
 def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]:
@@ -96,7 +96,7 @@ def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]
     if columns.has("value_as_number", "value_as_concept_id", spec.text):
         number, concept, words = columns.number("value_as_number"), columns.integer("value_as_concept_id"), columns.text(spec.text)
         finite = (number.isnan() | number.isinf()).fill_null(False).ifelse(ibis.null("float64"), number)
-        found["numeric_value"] = finite.cast("float32")
+        found["numeric_value"] = finite.try_cast("float32")
         found["text_value"] = (concept != 0).fill_null(False).ifelse(concept.cast("string"), number.isnull().ifelse(words, ibis.null("string")))
         unit = columns.integer("unit_concept_id")
         found["unit"] = (unit != 0).fill_null(False).ifelse(unit.cast("string"), columns.text("unit_source_value"))
@@ -176,7 +176,7 @@ class OmopStage:
         """Everything to stage of one table, with the `bucket` of each row's subject."""
         source, found = self.tables[name], self._staged[name][1]
         staged = source.relation.select(**found)
-        return staged.mutate(bucket=(staged.subject_id.fill_null(0).hash() % buckets + buckets) % buckets)
+        return staged.mutate(bucket=hashed(staged.subject_id.fill_null(0)) % buckets)
 
 
 def _booked(frame: pl.DataFrame, table: str, *, derived: bool = False) -> pl.DataFrame:
@@ -198,37 +198,36 @@ def _statics(persons: pl.DataFrame) -> pl.DataFrame:
 
 def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable]) -> Bucket:
     """The staged rows of one bucket as frames."""
-    frames = empty_frames()
+    found = Bucket()
     events = []
-    known = None
     for name in tables:
         paths = sorted((stage / name / f"bucket={bucket}").glob("*.parquet"))
         frame = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths]) if paths else None
         if name == "person":
-            known = pl.Series("subject_id", [], dtype=pl.Int64) if frame is None else frame["subject_id"].drop_nulls().unique()
+            found.known_subjects = pl.Series("subject_id", [], dtype=pl.Int64) if frame is None else frame["subject_id"].drop_nulls().unique()
         if frame is None:
             continue
         frame = _booked(frame, name).with_columns(pl.lit(name).alias("group"))
         if name == "person":
-            frames["statics"] = _statics(frame)
+            found.statics = _statics(frame)
         elif name == "observation_period":
-            frames["periods"] = shaped(frame, PERIODS)
+            found.periods = shaped(frame, PERIODS)
         elif name == "visit_occurrence":
-            frames["visits"] = shaped(frame.with_columns(pl.lit("visit_occurrence:end").alias("end_group")), VISITS)
+            found.visits = shaped(frame.with_columns(pl.lit("visit_occurrence:end").alias("end_group")), VISITS)
         elif name == "death":
-            frames["deaths"] = shaped(frame, DEATHS)
+            found.deaths = shaped(frame, DEATHS)
         else:
             events.append(shaped(frame, EVENTS))
     if events:
-        frames["events"] = pl.concat(events)
-    return Bucket(**frames, known_subjects=known)
+        found.events = pl.concat(events)
+    return found
 
 
 class OmopSource:
     """OMOP tables as a source of the ingest."""
 
     format = "omop"
-    dialect = None
+    dialect: str | None = None
     native = False
 
     def __init__(self, connection: Backend, tables: dict[str, SourceTable], others: list[str]):

@@ -97,6 +97,12 @@ def ingest(
     refuse_existing(out, force=force)
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder; expected OMOP tables, a DuckDB file or a MEDS folder")
+    try:
+        there = any(source.iterdir()) if source.is_dir() else source.stat().st_size > 0
+    except OSError as error:
+        raise SourceError(f"{source}: cannot be read ({error.strerror}); expected OMOP tables, a DuckDB file or a MEDS folder") from error
+    if not there:
+        raise SourceError(f"{source}: empty; expected OMOP tables, a DuckDB file or a MEDS folder")
     if out.exists() and source.resolve().is_relative_to(out.resolve()):
         raise InputError(f"{out}: the source lies inside the output, which would replace it; choose another output")
     with without_ibis_warnings(), atomic_path(out, force=force, folder=True) as partial:
@@ -146,7 +152,6 @@ class _Ingest:
         self.events_by_origin: Counter[str] = Counter()
         self.visit_classes: Counter[str] = Counter()
         self.unlisted_visits: Counter[str] = Counter()
-        self.policies: Counter[str] = Counter()
         self.codes: pl.DataFrame = pl.DataFrame(schema={"code": pl.String, "origin": pl.String})
         self.first: datetime | None = None
         self.last: datetime | None = None
@@ -287,11 +292,15 @@ class _Ingest:
             raise InputError(f"{self.name}: no clinical event could be kept ({why}); check that the tables belong together")
 
 
-def read_omop(path: str | Path, *, out: str | Path, config: IngestConfig | None = None, force: bool = False) -> EventDataset:
+def read_omop(
+    path: str | Path, *, out: str | Path, config: IngestConfig | None = None, force: bool = False, progress: Progress | None = None
+) -> EventDataset:
     """`ingest` of OMOP tables (a folder or a DuckDB file)."""
-    return ingest(path, out, replace(config or IngestConfig(), format="omop"), force=force)
+    return ingest(path, out, replace(config or IngestConfig(), format="omop"), force=force, progress=progress)
 
 
-def read_meds(path: str | Path, *, out: str | Path, config: IngestConfig | None = None, force: bool = False) -> EventDataset:
+def read_meds(
+    path: str | Path, *, out: str | Path, config: IngestConfig | None = None, force: bool = False, progress: Progress | None = None
+) -> EventDataset:
     """`ingest` of a MEDS folder."""
-    return ingest(path, out, replace(config or IngestConfig(), format="meds"), force=force)
+    return ingest(path, out, replace(config or IngestConfig(), format="meds"), force=force, progress=progress)

@@ -14,19 +14,13 @@ _LAST = pl.duration(microseconds=86_400_000_000 - 1)
 _KEY = ["subject_id", "visit_id"]
 
 
-def duration_minutes() -> pl.Expr:
-    """Length of each visit; dates without times count whole days between them (one night is 24 h)."""
-    start = pl.when(pl.col("time_is_date") | pl.col("end_is_date")).then(pl.col("time").dt.truncate("1d")).otherwise("time")
-    end = pl.when(pl.col("time_is_date") | pl.col("end_is_date")).then(pl.col("end_time").dt.truncate("1d")).otherwise("end_time")
-    return (end - start).dt.total_minutes()
-
-
 def mend_visits(
     visits: pl.DataFrame, births: pl.DataFrame, deaths: pl.DataFrame, latest: datetime | None, ledger: Ledger
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The visits that stand, with `visit_class`, and `merged`: subject, visit_id, `_into` of those that were merged away."""
+    """The visits that stand, with `visit_class`, and `merged`: subject, visit_id, `_into` of those that another one stands for."""
     visits = visits.sort("subject_id", "visit_id", "time", "end_time", "code", nulls_last=True)
     visits = ledger.drop(visits, pl.col("visit_id").is_null(), "no_visit_id")
+    visits, doubles = _drop_doubles(visits, ledger)
     visits = ledger.drop(visits, ~pl.struct(_KEY).is_first_distinct(), "visit_id_repeated")
     visits = visits.join(births, on="subject_id", how="left").join(
         deaths.select("subject_id", pl.col("time").alias("_death")), on="subject_id", how="left"
@@ -37,10 +31,23 @@ def mend_visits(
         ledger.mend(visits, pl.col("end_time") > latest, "visit_end_in_the_future_unknown")
         visits = visits.with_columns(pl.when(pl.col("end_time") <= latest).then("end_time").alias("end_time"))
     visits = _mend_ends(visits, ledger)
-    visits = visits.with_columns(classes.classify(pl.col("code"), duration_minutes()).alias("visit_class"))
+    visits = visits.with_columns(classes.classify(pl.col("code"), (pl.col("end_time") - pl.col("time")).dt.total_minutes()).alias("visit_class"))
     visits = _one_day(visits, ledger)
     visits, merged = _merge_emergencies(visits, ledger)
-    return visits.drop("_birth", "_death"), merged
+    onwards = doubles.join(merged.rename({"visit_id": "_into", "_into": "_further"}), on=["subject_id", "_into"], how="left")
+    onwards = onwards.select(*_KEY, pl.coalesce("_further", "_into").alias("_into"))
+    return visits.drop("_birth", "_death"), pl.concat([merged, onwards])
+
+
+def _drop_doubles(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Drop visits that are equal in everything but their id; the first of them stands for the others."""
+    first = pl.col("visit_id").first().over("table", "subject_id", "time", "fingerprint")
+    visits = visits.with_columns(pl.when(pl.col("fingerprint").is_not_null()).then(first).alias("_into"))
+    double = (pl.col("_into") != pl.col("visit_id")).fill_null(False)
+    doubles = visits.filter(double).select(*_KEY, "_into").unique(_KEY)
+    visits = ledger.drop(visits, double, "duplicate").drop("_into")
+    again = pl.col("fingerprint").is_not_null() & ~pl.struct("table", *_KEY, "time", "fingerprint").is_first_distinct()
+    return ledger.drop(visits, again, "duplicate"), doubles
 
 
 def _mend_ends(visits: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
