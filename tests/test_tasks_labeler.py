@@ -144,7 +144,7 @@ def slow_label(task, events, moment, stay_start, stay_end):
             return None
         hits = []
         for e in events:
-            same_day = task.horizon_days == "stay" and e["time_precision"] == "day" and e["time"].date() == closes.date()
+            same_day = task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date()
             if not after(e, opens) or not (e["time"] <= closes or same_day):
                 continue
             if task.outcome.death and e["code"] == s.DEATH:
@@ -427,7 +427,12 @@ def test_death_in_the_stay():
     task = Task(
         name="t", description="", index=Index(visit=("inpatient",), at="start", hours_after=48), outcome=Outcome(death=True), horizon_days="stay"
     )
-    for death, day, value in [(discharged, False, True), (day_end(discharged), True, True), (discharged + timedelta(hours=1), False, False)]:
+    for death, day, value in [
+        (discharged, False, True),
+        (day_end(discharged), True, True),
+        (discharged + timedelta(hours=1), False, True),
+        (discharged + timedelta(hours=14), False, False),
+    ]:
         assert one([stay, row(1, s.DEATH, death, day=day)], task)["boolean_value"] is value
 
 

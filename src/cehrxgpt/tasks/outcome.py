@@ -93,10 +93,10 @@ def _first_outcome(task: Task, events: pl.DataFrame, rows: pl.DataFrame, by: Seq
     pairs = rows.select(_ROW, "window_open", "window_close", *dict.fromkeys((*by, "prediction_time")))
     found = _outcome_events(task, events).join(pairs, on=list(by), how="inner").filter(is_after("window_open"))
     in_time = pl.col("time") <= pl.col("window_close")
-    if task.horizon_days == "stay":
-        # A death without a time of day stands at the last instant of its day: it is in the stay if the stay ends that day.
-        same_day = (pl.col("time_precision") == "day") & (pl.col("time").dt.date() == pl.col("window_close").dt.date())
-        in_time = in_time | same_day.fill_null(False)
+    if task.horizon_days == "stay" and task.outcome.death:
+        # Hospitals write the stay's end and the death independently, one of them often by the day alone: a death on the day on
+        # which the stay ends is a death in the stay.
+        in_time = in_time | (pl.col("time").dt.date() == pl.col("window_close").dt.date()).fill_null(False)
     return found.filter(in_time).group_by(_ROW).agg(pl.col("time").min().alias("outcome_time"))
 
 
@@ -126,7 +126,7 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
         if name not in at.columns or (name in by and name not in events.columns):
             raise SchemaError(f"outcome_in_window: column '{name}' is missing; events need {', '.join(by)}, the rows also prediction_time")
     at = at.with_columns(pl.col("prediction_time").cast(_INSTANT))
-    events = events.select(*by, "time", "code", "end_time", "available_time", "time_precision")
+    events = events.select(*by, "time", "code", "end_time", "available_time")
     rows = (attach_stay(task, events, at, by=by) if task.in_stay else at).with_row_index(_ROW)
     rows = rows.with_columns((pl.col("prediction_time") + days(task.gap_days)).alias("window_open"))
     if task.outcome.stay_over_days is not None:
