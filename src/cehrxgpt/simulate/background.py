@@ -116,7 +116,7 @@ ILLNESS: tuple[Complaint, ...] = (
 
 CHECKUP_PROCEDURES: tuple[tuple[int, str, float, float], ...] = (
     # concept, name, chance at a check-up of a woman, of a man
-    (4240345, "Physical examination", 0.25, 0.25),
+    (4240345, "Physical examination", 0.12, 0.12),
     (4249893, "Colonoscopy", 0.02, 0.02),
     (4324693, "Mammography", 0.06, 0.0),
     (4195803, "Bone density scan", 0.03, 0.005),
@@ -137,7 +137,8 @@ DRUG_NAMES: dict[int, str] = {
     1115008: "Naproxen", 1177480: "Ibuprofen", 923645: "Omeprazole", 1501700: "Levothyroxine", 739138: "Sertraline", 1557272: "Alendronate",
     1167322: "Allopurinol", 1154343: "Albuterol", 797399: "Gabapentin", 924566: "Tamsulosin", 1305058: "Methotrexate", 1396131: "Ferrous sulfate",
     715997: "Donepezil", 1107830: "Loratadine", 1125315: "Acetaminophen", 1734104: "Azithromycin", 920293: "Nitrofurantoin", 975125: "Hydrocortisone",
-    1713332: "Amoxicillin", 1786621: "Cephalexin", 1124957: "Oxycodone", 1129625: "Diphenhydramine", 1000560: "Ondansetron", 967823: "Sodium chloride",
+    1713332: "Amoxicillin", 1786621: "Cephalexin", 1124957: "Oxycodone", 1129625: "Diphenhydramine", 1000560: "Ondansetron",
+    967823: "Sodium chloride",
     1777806: "Ceftriaxone", 1110410: "Morphine", 1771162: "Cefazolin", 1367571: "Heparin", 1551099: "Prednisone", 1112807: "Aspirin",
     1322184: "Clopidogrel", 1361711: "Nitroglycerin",
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,67 +12,70 @@ import polars as pl
 from cehrxgpt.simulate import concepts
 from cehrxgpt.simulate.population import Population
 from cehrxgpt.simulate.records import Records
-from cehrxgpt.simulate.state import DAY, MARKER, NEVER
+from cehrxgpt.simulate.state import DAY
 
-I, F, S, D, T = pl.Int64, pl.Float64, pl.String, pl.Date, pl.Datetime("us")
+N, F, S, D, T = pl.Int64, pl.Float64, pl.String, pl.Date, pl.Datetime("us")  # whole number, number, text, date, instant
 
 COLUMNS: dict[str, dict[str, pl.DataType | type[pl.DataType]]] = {
     "person": {
-        "person_id": I, "gender_concept_id": I, "year_of_birth": I, "month_of_birth": I, "day_of_birth": I, "birth_datetime": T, "race_concept_id": I,
-        "ethnicity_concept_id": I, "location_id": I, "provider_id": I, "care_site_id": I, "person_source_value": S, "gender_source_value": S,
-        "gender_source_concept_id": I, "race_source_value": S, "race_source_concept_id": I, "ethnicity_source_value": S,
-        "ethnicity_source_concept_id": I,
+        "person_id": N, "gender_concept_id": N, "year_of_birth": N, "month_of_birth": N, "day_of_birth": N, "birth_datetime": T, "race_concept_id": N,
+        "ethnicity_concept_id": N, "location_id": N, "provider_id": N, "care_site_id": N, "person_source_value": S, "gender_source_value": S,
+        "gender_source_concept_id": N, "race_source_value": S, "race_source_concept_id": N, "ethnicity_source_value": S,
+        "ethnicity_source_concept_id": N,
     },
     "observation_period": {
-        "observation_period_id": I, "person_id": I, "observation_period_start_date": D, "observation_period_end_date": D, "period_type_concept_id": I,
+        "observation_period_id": N, "person_id": N, "observation_period_start_date": D, "observation_period_end_date": D, "period_type_concept_id": N,
     },
     "visit_occurrence": {
-        "visit_occurrence_id": I, "person_id": I, "visit_concept_id": I, "visit_start_date": D, "visit_start_datetime": T, "visit_end_date": D,
-        "visit_end_datetime": T, "visit_type_concept_id": I, "provider_id": I, "care_site_id": I, "visit_source_value": S,
-        "visit_source_concept_id": I, "admitted_from_concept_id": I, "admitted_from_source_value": S, "discharged_to_concept_id": I,
-        "discharged_to_source_value": S, "preceding_visit_occurrence_id": I,
+        "visit_occurrence_id": N, "person_id": N, "visit_concept_id": N, "visit_start_date": D, "visit_start_datetime": T, "visit_end_date": D,
+        "visit_end_datetime": T, "visit_type_concept_id": N, "provider_id": N, "care_site_id": N, "visit_source_value": S,
+        "visit_source_concept_id": N, "admitted_from_concept_id": N, "admitted_from_source_value": S, "discharged_to_concept_id": N,
+        "discharged_to_source_value": S, "preceding_visit_occurrence_id": N,
     },
     "condition_occurrence": {
-        "condition_occurrence_id": I, "person_id": I, "condition_concept_id": I, "condition_start_date": D, "condition_start_datetime": T,
-        "condition_end_date": D, "condition_end_datetime": T, "condition_type_concept_id": I, "condition_status_concept_id": I, "stop_reason": S,
-        "provider_id": I, "visit_occurrence_id": I, "visit_detail_id": I, "condition_source_value": S, "condition_source_concept_id": I,
+        "condition_occurrence_id": N, "person_id": N, "condition_concept_id": N, "condition_start_date": D, "condition_start_datetime": T,
+        "condition_end_date": D, "condition_end_datetime": T, "condition_type_concept_id": N, "condition_status_concept_id": N, "stop_reason": S,
+        "provider_id": N, "visit_occurrence_id": N, "visit_detail_id": N, "condition_source_value": S, "condition_source_concept_id": N,
         "condition_status_source_value": S,
     },
     "drug_exposure": {
-        "drug_exposure_id": I, "person_id": I, "drug_concept_id": I, "drug_exposure_start_date": D, "drug_exposure_start_datetime": T,
-        "drug_exposure_end_date": D, "drug_exposure_end_datetime": T, "verbatim_end_date": D, "drug_type_concept_id": I, "stop_reason": S, "refills": I,
-        "quantity": F, "days_supply": I, "sig": S, "route_concept_id": I, "lot_number": S, "provider_id": I, "visit_occurrence_id": I,
-        "visit_detail_id": I, "drug_source_value": S, "drug_source_concept_id": I, "route_source_value": S, "dose_unit_source_value": S,
+        "drug_exposure_id": N, "person_id": N, "drug_concept_id": N, "drug_exposure_start_date": D, "drug_exposure_start_datetime": T,
+        "drug_exposure_end_date": D, "drug_exposure_end_datetime": T, "verbatim_end_date": D, "drug_type_concept_id": N, "stop_reason": S,
+        "refills": N,
+        "quantity": F, "days_supply": N, "sig": S, "route_concept_id": N, "lot_number": S, "provider_id": N, "visit_occurrence_id": N,
+        "visit_detail_id": N, "drug_source_value": S, "drug_source_concept_id": N, "route_source_value": S, "dose_unit_source_value": S,
     },
     "procedure_occurrence": {
-        "procedure_occurrence_id": I, "person_id": I, "procedure_concept_id": I, "procedure_date": D, "procedure_datetime": T, "procedure_end_date": D,
-        "procedure_end_datetime": T, "procedure_type_concept_id": I, "modifier_concept_id": I, "quantity": I, "provider_id": I,
-        "visit_occurrence_id": I, "visit_detail_id": I, "procedure_source_value": S, "procedure_source_concept_id": I, "modifier_source_value": S,
+        "procedure_occurrence_id": N, "person_id": N, "procedure_concept_id": N, "procedure_date": D, "procedure_datetime": T,
+        "procedure_end_date": D,
+        "procedure_end_datetime": T, "procedure_type_concept_id": N, "modifier_concept_id": N, "quantity": N, "provider_id": N,
+        "visit_occurrence_id": N, "visit_detail_id": N, "procedure_source_value": S, "procedure_source_concept_id": N, "modifier_source_value": S,
     },
     "measurement": {
-        "measurement_id": I, "person_id": I, "measurement_concept_id": I, "measurement_date": D, "measurement_datetime": T, "measurement_time": S,
-        "measurement_type_concept_id": I, "operator_concept_id": I, "value_as_number": F, "value_as_concept_id": I, "unit_concept_id": I,
-        "range_low": F, "range_high": F, "provider_id": I, "visit_occurrence_id": I, "visit_detail_id": I, "measurement_source_value": S,
-        "measurement_source_concept_id": I, "unit_source_value": S, "unit_source_concept_id": I, "value_source_value": S, "measurement_event_id": I,
-        "meas_event_field_concept_id": I,
+        "measurement_id": N, "person_id": N, "measurement_concept_id": N, "measurement_date": D, "measurement_datetime": T, "measurement_time": S,
+        "measurement_type_concept_id": N, "operator_concept_id": N, "value_as_number": F, "value_as_concept_id": N, "unit_concept_id": N,
+        "range_low": F, "range_high": F, "provider_id": N, "visit_occurrence_id": N, "visit_detail_id": N, "measurement_source_value": S,
+        "measurement_source_concept_id": N, "unit_source_value": S, "unit_source_concept_id": N, "value_source_value": S, "measurement_event_id": N,
+        "meas_event_field_concept_id": N,
     },
     "death": {
-        "person_id": I, "death_date": D, "death_datetime": T, "death_type_concept_id": I, "cause_concept_id": I, "cause_source_value": S,
-        "cause_source_concept_id": I,
+        "person_id": N, "death_date": D, "death_datetime": T, "death_type_concept_id": N, "cause_concept_id": N, "cause_source_value": S,
+        "cause_source_concept_id": N,
     },
     "concept": {
-        "concept_id": I, "concept_name": S, "domain_id": S, "vocabulary_id": S, "concept_class_id": S, "standard_concept": S, "concept_code": S,
+        "concept_id": N, "concept_name": S, "domain_id": S, "vocabulary_id": S, "concept_class_id": S, "standard_concept": S, "concept_code": S,
         "valid_start_date": D, "valid_end_date": D, "invalid_reason": S,
     },
     "concept_ancestor": {
-        "ancestor_concept_id": I, "descendant_concept_id": I, "min_levels_of_separation": I, "max_levels_of_separation": I,
+        "ancestor_concept_id": N, "descendant_concept_id": N, "min_levels_of_separation": N, "max_levels_of_separation": N,
     },
     "vocabulary": {
-        "vocabulary_id": S, "vocabulary_name": S, "vocabulary_reference": S, "vocabulary_version": S, "vocabulary_concept_id": I,
+        "vocabulary_id": S, "vocabulary_name": S, "vocabulary_reference": S, "vocabulary_version": S, "vocabulary_concept_id": N,
     },
     "cdm_source": {
         "cdm_source_name": S, "cdm_source_abbreviation": S, "cdm_holder": S, "source_description": S, "source_documentation_reference": S,
-        "cdm_etl_reference": S, "source_release_date": D, "cdm_release_date": D, "cdm_version": S, "cdm_version_concept_id": I, "vocabulary_version": S,
+        "cdm_etl_reference": S, "source_release_date": D, "cdm_release_date": D, "cdm_version": S, "cdm_version_concept_id": N,
+        "vocabulary_version": S,
     },
 }  # fmt: skip
 """Tables and columns of OMOP CDM 5.4, as far as the simulator writes them."""
@@ -83,7 +87,7 @@ def _datetime(minutes: npt.NDArray[np.float64]) -> npt.NDArray[np.datetime64]:
     return minutes.astype(np.int64).astype("datetime64[m]").astype("datetime64[us]")
 
 
-def _frame(table: str, values: dict[str, pl.Series | npt.NDArray[np.generic] | list[object] | pl.Expr]) -> pl.DataFrame:
+def _frame(table: str, values: dict[str, Any]) -> pl.DataFrame:
     """A frame with all columns of the table; those not given are null."""
     frame = pl.DataFrame({name: value for name, value in values.items() if not isinstance(value, pl.Expr)})
     constants = [value.alias(name) for name, value in values.items() if isinstance(value, pl.Expr)]
@@ -93,7 +97,7 @@ def _frame(table: str, values: dict[str, pl.Series | npt.NDArray[np.generic] | l
     )
 
 
-def _dated(prefix: str, minutes: npt.NDArray[np.float64], *, of: str = "_") -> dict[str, npt.NDArray[np.generic]]:
+def _dated(prefix: str, minutes: npt.NDArray[np.float64], *, of: str = "_") -> dict[str, npt.NDArray[Any]]:
     instant = _datetime(minutes)
     return {f"{prefix}{of}date": instant.astype("datetime64[D]"), f"{prefix}{of}datetime": instant}
 
@@ -152,7 +156,7 @@ def _people(population: Population, records: Records) -> dict[str, pl.DataFrame]
     return {"person": person, "observation_period": period, "death": death}
 
 
-def _ordered(values: dict[str, npt.NDArray[np.generic]]) -> tuple[dict[str, npt.NDArray[np.generic]], npt.NDArray[np.int64]]:
+def _ordered(values: dict[str, npt.NDArray[Any]]) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
     order = np.lexsort((values["concept"], values["time"], values["subject_id"]))
     return {name: value[order] for name, value in values.items()}, np.arange(1, len(order) + 1, dtype=np.int64)
 
@@ -219,6 +223,3 @@ def vocabulary_frames() -> dict[str, pl.DataFrame]:
         "cdm_release_date": pl.lit(RELEASED), "cdm_version": ["5.4"], "cdm_version_concept_id": [756265], "vocabulary_version": ["simulated"],
     })  # fmt: skip
     return {"concept": concept, "concept_ancestor": ancestor, "vocabulary": vocabulary, "cdm_source": source}
-
-
-__all__ = ["COLUMNS", "MARKER", "NEVER", "vocabulary_frames", "write_cdm"]

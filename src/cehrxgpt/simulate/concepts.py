@@ -138,8 +138,10 @@ ANCESTORS: tuple[tuple[int, int, int], ...] = (
 def all_names() -> dict[int, tuple[str, str, str]]:
     """concept id -> (name, domain, vocabulary) of everything the simulator can write."""
     names = dict(NAMES)
-    for entry in (*background.LONGSTANDING, *background.CLINIC, *background.EMERGENCY, *background.ILLNESS):
-        names.setdefault(entry.concept, (entry.name, "Condition", "SNOMED"))
+    conditions = [(entry.concept, entry.name) for entry in background.LONGSTANDING]
+    conditions += [(entry.concept, entry.name) for entry in (*background.CLINIC, *background.EMERGENCY, *background.ILLNESS)]
+    for concept, name in conditions:
+        names.setdefault(concept, (name, "Condition", "SNOMED"))
     for concept, name in background.DRUG_NAMES.items():
         names.setdefault(concept, (name, "Drug", "RxNorm"))
     procedures = dict(background.PROCEDURE_NAMES) | {row[0]: row[1] for row in background.CHECKUP_PROCEDURES}

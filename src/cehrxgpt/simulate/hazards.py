@@ -79,9 +79,9 @@ def _onset(name: str, per_year: float, terms: Mapping[str, float], since: Mappin
 
 HAZARDS: tuple[Hazard, ...] = (
     # -- chronic diseases, first diagnosis --------------------------------------------------------------------------------------------
-    _onset("hypertension", 0.11, {"age": 0.25, "black": 0.3, "systolic": 0.6, "diabetes": 0.3}),
-    _onset("hyperlipidemia", 0.10, {"age": 0.1, "ldl": 0.6, "diabetes": 0.3}),
-    _onset("diabetes", 0.085, {"age": 0.1, "hba1c": 0.9, "hypertension": 0.4, "hyperlipidemia": 0.2, "black": 0.2}),
+    _onset("hypertension", 0.13, {"age": 0.25, "black": 0.3, "systolic": 0.6, "diabetes": 0.3}),
+    _onset("hyperlipidemia", 0.12, {"age": 0.1, "ldl": 0.6, "diabetes": 0.3}),
+    _onset("diabetes", 0.10, {"age": 0.1, "hba1c": 0.9, "hypertension": 0.4, "hyperlipidemia": 0.2, "black": 0.2}),
     _onset("kidney_disease", 0.018, {"age": 0.4, "diabetes": 0.6, "hypertension": 0.4, "creatinine": 0.7, "systolic": 0.2, "lisinopril": -0.25}),
     _onset("lung_disease", 0.016, {"age": 0.3, "male": 0.2, "frailty": 0.3}),
     _onset(
@@ -90,14 +90,16 @@ HAZARDS: tuple[Hazard, ...] = (
         {"chest_pain": (0.9, 90.0)},
     ),
     _onset(
-        "heart_failure", 0.0065,
-        {"age": 0.4, "hypertension": 0.35, "coronary_disease": 0.5, "infarction": 0.4, "diabetes": 0.5, "kidney_disease": 0.4, "fibrillation": 0.4,
+        "heart_failure", 0.0095,
+        {"age": 0.55, "hypertension": 0.2, "coronary_disease": 0.4, "infarction": 0.4, "diabetes": 0.5, "kidney_disease": 0.4, "fibrillation": 0.3,
          "systolic": 0.2, "hba1c": 0.25, "creatinine": 0.25, "lisinopril": -0.35, "metoprolol": -0.2, "metformin": -0.2},
-        {"emergency": (3.4, 110.0), "discharge": (1.0, 90.0), "coronary_disease": (1.0, 180.0), "fibrillation": (1.2, 120.0)},
+        {"emergency": (1.8, 200.0), "discharge": (1.2, 120.0), "hypertension": (3.2, 600.0), "coronary_disease": (2.0, 500.0),
+         "fibrillation": (1.5, 200.0)},
         visit=(0.4, 0.0, 0.6), stay_days=5.0,
     ),
     _onset(
-        "fibrillation", 0.018, {"age": 0.55, "male": 0.2, "hypertension": 0.3, "heart_failure": 0.5}, {"emergency": (0.8, 60.0)}, visit=(0.5, 0.4, 0.1),
+        "fibrillation", 0.018, {"age": 0.55, "male": 0.2, "hypertension": 0.3, "heart_failure": 0.5}, {"emergency": (0.8, 60.0)}, visit=(0.5, 0.4,
+        0.1),
     ),
     # -- acute events, repeatable -----------------------------------------------------------------------------------------------------
     Hazard(
@@ -111,10 +113,11 @@ HAZARDS: tuple[Hazard, ...] = (
         since={"stroke": (1.5, 90.0), "fibrillation": (1.4, 90.0), "emergency": (0.8, 60.0)},
     ),
     Hazard(
-        name="bypass", per_year=0.02, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
+        name="bypass", per_year=0.013, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
         stay_days=8.0, in_stay=True,
-        terms={"male": 0.45, "age": -0.2, "diabetes": 0.5, "ldl": 0.3, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 1.0, "frailty": -0.25},
-        since={"coronary_disease": (0.6, 150.0), "chest_pain": (3.4, 80.0), "infarction": (1.2, 60.0)},
+        terms={"male": 0.5, "age": -0.25, "diabetes": 0.4, "ldl": 0.35, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 0.8,
+               "frailty": -0.3},
+        since={"coronary_disease": (0.6, 150.0), "chest_pain": (2.4, 200.0), "infarction": (1.0, 60.0), "hyperlipidemia": (3.0, 600.0)},
     ),
     Hazard(
         name="coronary_intervention", per_year=0.04, requires=("coronary_disease",), sets=("coronary_intervention",), visit=(0.0, 0.0, 1.0),
@@ -122,9 +125,8 @@ HAZARDS: tuple[Hazard, ...] = (
         since={"coronary_disease": (1.0, 60.0), "infarction": (1.8, 30.0), "chest_pain": (1.0, 60.0)},
     ),
     Hazard(
-        name="chest_pain", per_year=0.26, sets=("chest_pain", "emergency"), visit=(0.0, 1.0, 0.0),
+        name="chest_pain", per_year=0.26, sets=("chest_pain",), visit=(0.0, 1.0, 0.0),
         terms={"age": 0.1, "hypertension": 0.2, "hyperlipidemia": 0.2, "coronary_disease": 0.6, "ldl": 0.2, "bypass": -0.6},
-        since={"chest_pain": (0.4, 60.0)},
     ),
     Hazard(
         name="decompensation", per_year=0.25, requires=("heart_failure",), visit=(0.0, 0.0, 1.0), stay_days=5.0,
@@ -140,13 +142,13 @@ HAZARDS: tuple[Hazard, ...] = (
         name="emergency", per_year=0.35, sets=("emergency",), visit=(0.0, 1.0, 0.0), terms={"age": 0.1, "frailty": 0.25, "lung_disease": 0.3},
         since={"discharge": (0.8, 30.0)},
     ),
-    Hazard(name="clinic", per_year=0.8, terms={"age": 0.1, "frailty": 0.15, "male": -0.2}),
+    Hazard(name="clinic", per_year=0.55, terms={"age": 0.1, "frailty": 0.15, "male": -0.2}),
     Hazard(
-        name="death", per_year=0.0055, visit=(1.0, 0.0, 0.0), in_stay=True,
-        terms={"age": 0.75, "male": 0.15, "frailty": 0.45, "heart_failure": 0.5, "kidney_disease": 0.3, "lung_disease": 0.35, "stroke": 0.25,
-               "diabetes": 0.1, "creatinine": 0.15, "statin": -0.15, "lisinopril": -0.1, "in_hospital": 1.6, "hospice": 3.5},
-        since={"discharge": (0.7, 60.0), "earlier_discharge": (2.0, 150.0), "emergency": (2.6, 110.0), "heart_failure": (1.0, 150.0), "infarction": (1.2, 60.0),
-               "stroke": (1.4, 90.0)},
+        name="death", per_year=0.0035, visit=(1.0, 0.0, 0.0), in_stay=True,
+        terms={"age": 0.65, "male": 0.15, "frailty": 0.4, "heart_failure": 0.4, "kidney_disease": 0.2, "lung_disease": 0.2, "stroke": 0.25,
+               "diabetes": 0.1, "creatinine": 0.15, "statin": -0.15, "lisinopril": -0.1, "in_hospital": 1.3, "hospice": 3.5},
+        since={"discharge": (0.6, 60.0), "earlier_discharge": (2.2, 250.0), "emergency": (2.8, 250.0), "kidney_disease": (2.4, 600.0),
+               "lung_disease": (2.4, 600.0), "heart_failure": (1.8, 500.0), "stroke": (1.4, 120.0)},
     ),
 )  # fmt: skip
 
@@ -190,7 +192,7 @@ LAB_TARGET: tuple[tuple[float, Mapping[str, float]], ...] = (
     (118.0, {"hyperlipidemia": 25.0, "statin": -45.0}),
 )
 
-CHECKUP_DAYS = (365.0, 180.0, 105.0)  # healthy; any chronic disease; diabetes, coronary disease or heart failure
+CHECKUP_DAYS = (365.0, 200.0, 130.0)  # healthy; any chronic disease; diabetes, coronary disease or heart failure
 PREVALENCE: Mapping[str, tuple[float, float]] = {
     # share of people who bring the disease with them at 65, and log odds per decade
     "hypertension": (0.25, 0.4), "hyperlipidemia": (0.22, 0.2), "diabetes": (0.05, 0.1), "kidney_disease": (0.03, 0.5),

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from cehrxgpt.simulate import hazards as h
 from cehrxgpt.simulate.draws import make_keys, normal, uniform
 from cehrxgpt.simulate.process import Process
-from cehrxgpt.simulate.state import AT_OUTPATIENT, CHECKUP, DAY, ENTRY, MARKER, NEVER, OUTSIDE, YEAR, Floats, State
-from cehrxgpt.simulate.transitions import Transitions, working_hours
+from cehrxgpt.simulate.state import AT_OUTPATIENT, DAY, ENTRY, MARKER, NEVER, OUTSIDE, YEAR, Floats, State
+from cehrxgpt.simulate.transitions import working_hours
 
 FIRST_DAY = float(np.datetime64("2008-01-01", "D").astype(np.int64))
 LAST_DAY = float(np.datetime64("2024-01-01", "D").astype(np.int64))
@@ -53,7 +53,7 @@ def newcomers(subject_id: npt.NDArray[np.int64], seed: int) -> tuple[State, Floa
         odds = share / (1 - share) * np.exp(slope * (age - h.AGE_CENTRE) / h.AGE_SCALE)
         brought = draw(50 + position) < odds / (1 + odds)
         # long ago: what the record cannot date no longer drives a hazard
-        since = start - np.floor((3 + 9 * draw(70 + position)) * 365.25) * DAY
+        since = start - np.floor((8 + 9 * draw(70 + position)) * 365.25) * DAY
         state.last[MARKER[name]] = np.where(brought, since, NEVER)
     return state, np.floor(start / DAY + years * 365.25) * DAY
 
@@ -69,7 +69,7 @@ def live(patients: int, seed: int, *, progress: Callable[[int, int], None] | Non
         starts.append(state.time.copy())
         ends.append(end)
         log: list[State] = []
-        enter(process.transitions, state)
+        process.transitions.apply(state)  # the first visit
         log.append(state.take(np.arange(len(state))))
         process.run(state, end, sink=log.append, finish_stay=True)
         lives = State.concatenate(log)
@@ -79,11 +79,3 @@ def live(patients: int, seed: int, *, progress: Callable[[int, int], None] | Non
         if progress is not None:
             progress(len(subject_id), patients)
     return Population(np.arange(1, patients + 1, dtype=np.int64), np.concatenate(starts), np.concatenate(ends), State.concatenate(parts))
-
-
-def enter(transitions: Transitions, state: State) -> None:
-    """The first visit, in place."""
-    transitions.apply(state)
-
-
-__all__ = ["CHECKUP", "Population", "live", "newcomers"]

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from cehrxgpt.simulate import hazards as h
 from cehrxgpt.simulate.draws import uniform
 from cehrxgpt.simulate.state import CHECKUP, DAY, DISCHARGE, MARKER, NEVER, YEAR, Floats, Rows, State
-from cehrxgpt.simulate.transitions import Transitions, working_hours
+from cehrxgpt.simulate.transitions import Transitions
 
-GAP, ACCEPT, SLOT = 1, 2, 3  # purposes of draws; transitions use 10 and above
+GAP, ACCEPT = 1, 2  # purposes of draws; transitions use 10 and above
 CAP_DAYS = 120.0  # the bound is renewed at least this often
 
 Sink = Callable[[State], None]
@@ -31,7 +31,8 @@ class Hazards:
         self.entries = tuple(entries)
         self.decays = sorted({(marker, tau) for entry in entries for marker, (_, tau) in entry.since.items()})
         width = len(h.FEATURES) + len(self.decays) + 1
-        self.weights = np.zeros((len(entries), width), dtype=np.float32)
+        # float64: a last bit that depends on the size of the batch must never tip a decision.
+        self.weights = np.zeros((len(entries), width))
         for j, entry in enumerate(entries):
             self.weights[j, 0] = np.log(entry.per_year / YEAR)
             for name, value in entry.terms.items():
@@ -42,12 +43,12 @@ class Hazards:
         self.slack = float(np.exp(ageing * (CAP_DAYS + 1) / 365.25 / h.AGE_SCALE)) * (1 + 1e-5)
         self.outside_only = np.array([not entry.in_stay for entry in entries])
 
-    def rates(self, state: State, rows: Rows | None = None) -> npt.NDArray[np.float32]:
-        """Rates per minute, float32 [hazards, n], at each row's clock (`rows`: only of these)."""
+    def rates(self, state: State, rows: Rows | None = None) -> Floats:
+        """Rates per minute, [hazards, n], at each row's clock (`rows`: only of these)."""
         pick = slice(None) if rows is None else rows
         clock, last = state.clock[pick], state.last[:, pick]
         has = last > NEVER
-        x = np.empty((self.weights.shape[1], len(clock)), dtype=np.float32)
+        x = np.empty((self.weights.shape[1], len(clock)))
         x[0] = 1
         x[1] = ((clock - state.birth[pick]) / YEAR - h.AGE_CENTRE) / h.AGE_SCALE
         x[2], x[3], x[4] = state.male[pick], state.race[pick] == 1, state.frailty[pick]
@@ -113,7 +114,8 @@ class Process:
                 if finish_stay:
                     late &= ~part.in_stay
                 ended[rows[late]] = True
-                rows, part = rows[~late], part.take(~late)
+                if late.any():
+                    rows, part = rows[~late], part.take(~late)
                 self.transitions.apply(part)
                 if sink is not None and len(part):
                     sink(part)
@@ -129,7 +131,7 @@ class Process:
     def _advance(self, state: State, until: Floats, finish_stay: bool) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
         """Move clocks to the next thing; returns rows with an event, its hazard, rows at a planned moment, and who has ended."""
         state.step += np.uint64(1)
-        bound = self.hazards.rates(state).sum(axis=0, dtype=np.float64) * self.hazards.slack
+        bound = self.hazards.rates(state).sum(axis=0) * self.hazards.slack
         candidate = state.clock - np.log(uniform(state.key, state.step, GAP)) / bound
         in_stay = state.in_stay
         appointment = np.maximum(np.where(in_stay, state.discharge_at, state.next_visit), state.clock)
@@ -149,7 +151,7 @@ class Process:
         """Which hazard a candidate is (their number: none, it is thinned out)."""
         if not len(rows):
             return np.zeros(0, dtype=np.int64)
-        share = np.cumsum(self.hazards.rates(state, rows), axis=0, dtype=np.float64)
+        share = np.cumsum(self.hazards.rates(state, rows), axis=0)
         pointer = uniform(state.key[rows], state.step[rows], ACCEPT) * bound[rows]
         return (share <= pointer).sum(axis=0)
 
@@ -157,6 +159,3 @@ class Process:
 def _write_back(state: State, rows: Rows, part: State) -> None:
     for name, column in vars(part).items():
         getattr(state, name)[..., rows] = column
-
-
-__all__ = ["Hazards", "Process", "working_hours"]

@@ -7,6 +7,7 @@ down only sometimes, and more often for the sick: the record is missing, and not
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,6 @@ from cehrxgpt.simulate.state import (
     ENTRY,
     IN_STAY,
     MARKER,
-    NEVER,
     NOWHERE,
     YEAR,
     Floats,
@@ -43,7 +43,8 @@ DIAGNOSIS_AT, DRUG_AT, LAB_AT, PROCEDURE_AT, VITALS_AT = (
     (12, 60, 90, 0, 0),
     (3, 8, 15, 0, 0),
 )
-REPEAT = (0.20, 0.15, 0.55)  # chance that a known chronic disease is written again at a visit
+REPEAT = (0.13, 0.10, 0.5)  # chance that a known chronic disease is written again at a visit
+MORNING_ROUND = (("creatinine", 0.4), ("potassium", 0.35), ("hemoglobin", 0.3), ("leukocytes", 0.2), ("sodium", 0.15), ("glucose", 0.2))
 CHRONIC = tuple(name for name in concepts.CONDITIONS if name not in ("infarction", "stroke"))
 
 
@@ -52,16 +53,16 @@ class Table:
     """Columns of one kind of record, gathered in pieces."""
 
     columns: tuple[str, ...]
-    pieces: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
+    pieces: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
 
-    def add(self, **values: npt.NDArray[np.generic] | float) -> None:
+    def add(self, **values: npt.NDArray[Any] | float) -> None:
         """Append rows; scalars are repeated."""
         n = max(len(value) for value in values.values() if isinstance(value, np.ndarray))
         for name in self.columns:
             value = values[name]
             self.pieces.setdefault(name, []).append(value if isinstance(value, np.ndarray) else np.full(n, value))
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All rows."""
         return {name: np.concatenate(self.pieces[name]) for name in self.columns}
 
@@ -115,7 +116,7 @@ class Records:
     def _draw(self, states: Ints, purpose: int) -> Floats:
         return uniform(self.s.key[states], self.s.step[states], 3000 + purpose)
 
-    def _put(self, table: str, states: Ints, concept: Ints | int, minutes: tuple[int, ...], **more: npt.NDArray[np.generic] | float) -> None:
+    def _put(self, table: str, states: Ints, concept: Ints | int, minutes: tuple[int, ...], **more: npt.NDArray[Any] | float) -> None:
         """Rows written at the visits of these states, `minutes` (by where the visit is) after the state's own time."""
         if not len(states):
             return
@@ -159,7 +160,7 @@ class Records:
             new = np.flatnonzero(on & ~before & (s.visit != NOWHERE))
             self._put("drug", new, concept, DRUG_AT, days=90.0)
             refill = np.flatnonzero(on & before & (s.event == CHECKUP))
-            self._put("drug", refill[self._draw(refill, 100 + number) < 0.35], concept, DRUG_AT, days=90.0)
+            self._put("drug", refill[self._draw(refill, 100 + number) < 0.25], concept, DRUG_AT, days=90.0)
             stay = np.flatnonzero(on & before & (s.visit == AT_INPATIENT))
             stay = stay[self._draw(stay, 120 + number) < 0.5]
             days = np.ceil((self.visits["end"][self.visit_of[stay]] - s.time[stay]) / DAY)
@@ -207,7 +208,7 @@ class Records:
             rate = entry.per_year * np.exp(entry.age * decades + entry.male * s.male[first])
             onset = s.time[first] - 8 * YEAR - np.log(uniform(s.key[first], 0, 2000 + number)) / rate * YEAR
             rows = planned[s.time[planned] >= onset[person[planned]]]
-            rows = rows[self._draw(rows, 300 + number) < 0.14]
+            rows = rows[self._draw(rows, 300 + number) < 0.09]
             self._put("condition", rows, entry.concept, DIAGNOSIS_AT)
             if entry.drug:
                 gets = rows[self._draw(rows, 340 + number) < 0.6]
@@ -246,16 +247,9 @@ class Records:
         }[name]
         return np.round(np.maximum(mean + sd * noise, low), digits)
 
-    def _measure(self, name: str, states: Ints, purpose: int, minutes: tuple[int, ...], time: Floats | None = None) -> None:
+    def _measure(self, name: str, states: Ints, purpose: int, minutes: tuple[int, ...]) -> None:
         concept, unit = concepts.MEASUREMENTS[name]
-        if time is None:
-            self._put("measurement", states, concept, minutes, value=self._level(name, states, purpose), unit=float(unit))
-        elif len(states):
-            ids = self.visit_of[states] + 1
-            values = self._level(name, states, purpose)
-            self.tables["measurement"].add(
-                subject_id=self.subject[states], visit_id=ids, concept=np.full(len(states), concept), time=time, value=values, unit=float(unit)
-            )
+        self._put("measurement", states, concept, minutes, value=self._level(name, states, purpose), unit=float(unit))
 
     def _clinic_labs(self) -> None:
         """More often for those with the disease the test is about, and when the last level was bad: missing, not at random."""
@@ -265,14 +259,15 @@ class Records:
         heart = s.has("heart_failure") | s.has("coronary_disease")
         planned = clinic & ((s.event == CHECKUP) | (s.event == ENTRY))
         chances: dict[str, Floats] = {
-            "systolic": np.where(planned, 0.4, 0.12) + 0.2 * s.has("hypertension") * clinic,
+            "systolic": np.where(planned, 0.25, 0.08) + 0.15 * s.has("hypertension") * planned,
             "diastolic": np.where(planned, 0.08, 0.02),
-            "heart_rate": 0.06 + 0.1 * heart + 0.3 * emergency,
+            "heart_rate": 0.03 + 0.07 * heart + 0.3 * emergency,
             "bmi": np.where(planned, 0.1, 0.0) + 0.05 * s.has("diabetes") * planned,
-            "hba1c": planned * (0.06 + 0.45 * s.has("diabetes") + 0.15 * (s.lab[0] > 6.3)),
-            "creatinine": planned * (0.08 + 0.15 * s.has("diabetes") + 0.3 * s.has("kidney_disease") + 0.1 * s.has("hypertension")) + 0.3 * emergency,
-            "ldl": planned * (0.10 + 0.2 * s.has("hyperlipidemia") + 0.1 * s.has("coronary_disease")),
-            "ntprobnp": (s.has("heart_failure") * 0.2) * clinic + 0.5 * (s.last[MARKER["heart_failure"]] == s.time),
+            "hba1c": planned * (0.06 + 0.35 * s.has("diabetes") + 0.15 * (s.lab[0] > 6.3)),
+            "creatinine": planned * (0.06 + 0.1 * s.has("diabetes") + 0.25 * s.has("kidney_disease") + 0.08 * s.has("hypertension"))
+            + 0.3 * emergency,
+            "ldl": planned * (0.08 + 0.14 * s.has("hyperlipidemia") + 0.1 * s.has("coronary_disease")),
+            "ntprobnp": (s.has("heart_failure") * 0.12) * clinic + 0.5 * (s.last[MARKER["heart_failure"]] == s.time),
             "hemoglobin": planned * 0.06 + 0.25 * emergency,
             "potassium": planned * (0.04 + 0.1 * s.treated[6]),
         }
@@ -294,9 +289,7 @@ class Records:
         day = np.arange(len(rows)) - np.repeat(np.cumsum(days) - days, days)
         time = (np.repeat(first, days) + day) * DAY + 360
         end = np.repeat(end, days)
-        for number, (name, chance) in enumerate(
-            (("creatinine", 0.6), ("potassium", 0.5), ("hemoglobin", 0.4), ("leukocytes", 0.35), ("sodium", 0.25), ("glucose", 0.3))
-        ):
+        for number, (name, chance) in enumerate(MORNING_ROUND):
             draw = uniform(s.key[rows], s.step[rows] * np.uint64(64) + day.astype(np.uint64), 3700 + number)
             at = time + np.floor(draw / chance * 60)
             keep = (draw < chance) & (at < end)
@@ -315,6 +308,3 @@ class Records:
             subject_id=self.subject[states], visit_id=self.visit_of[states] + 1, concept=np.full(len(states), concept), time=time, value=values,
             unit=float(unit),
         )  # fmt: skip
-
-
-__all__ = ["NEVER", "Records", "Table"]

@@ -63,7 +63,9 @@ class State:
 
     def take(self, rows: Rows | npt.NDArray[np.bool_]) -> State:
         """A copy of these rows (repeats allowed)."""
-        return State(**{field.name: getattr(self, field.name)[..., rows] for field in fields(self)})
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        return State(**{field.name: np.take(getattr(self, field.name), rows, axis=-1) for field in fields(self)})
 
     @staticmethod
     def concatenate(parts: Sequence[State]) -> State:

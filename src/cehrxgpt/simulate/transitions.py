@@ -160,7 +160,6 @@ class Transitions:
         part.visit_end = np.where(inpatient | ((part.visit == IN_STAY) & part.in_stay), part.discharge_at, part.visit_end)
         part.clock = np.where(inpatient, part.time + INTAKE, np.where(part.visit == IN_STAY, part.time, part.visit_end))
         part.last[MARKER["admission"]] = np.where(inpatient, part.time, part.last[MARKER["admission"]])
-        part.last[MARKER["emergency"]] = np.where(emergency, part.time, part.last[MARKER["emergency"]])
 
     def _appoint(self, part: State) -> None:
         serious = part.has("diabetes") | part.has("coronary_disease") | part.has("heart_failure")
