@@ -46,10 +46,10 @@ def assert_window(timeline: Timeline, encoded: EncodedHistories, index: int, mad
     # Against the full history, event by event: the same token, value and (to a month) age.
     whole = encoded.history(index)
     place = {int(row): n for n, row in enumerate(encoded.event_index[whole]) if row >= 0}
-    for n, row in enumerate(made.event_index):
-        if row < 0:
+    for n, index_of_event in enumerate(made.event_index):
+        if index_of_event < 0:
             continue
-        full = whole.start + place[int(row)]
+        full = whole.start + place[int(index_of_event)]
         assert made.token_id[n] == encoded.token_id[full]
         assert made.value[n] == encoded.value[full] or np.isnan(made.value[n])
         if birth != BIRTH_UNKNOWN:
