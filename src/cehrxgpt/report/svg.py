@@ -27,13 +27,15 @@ def days(value: date | datetime) -> float:
     return (instant - _EPOCH) / timedelta(days=1)
 
 
-def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
-    """Round numbers within [low, high], about `target` of them."""
+def nice_ticks(low: float, high: float, target: int = 5, *, whole: bool = False) -> list[float]:
+    """Round numbers within [low, high], about `target` of them; `whole`: integers only."""
     if not high > low:
         return [low]
     raw = (high - low) / max(1, target)
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
+    if whole:
+        step = float(math.ceil(step))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(index * step, 12) + 0.0 for index in range(first, last + 1)]
@@ -53,15 +55,18 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def linear(cls, low: float, high: float, *, target: int = 5, label: Callable[[float], str] = _plain, snap: bool = False) -> Axis:
-        """`snap` widens the range to the ticks around it."""
+    def linear(
+        cls, low: float, high: float, *, target: int = 5, label: Callable[[float], str] = _plain, snap: bool = False, whole: bool = False
+    ) -> Axis:
+        """`snap` widens the range to the ticks around it; `whole` is for counts."""
         if not high > low:
             low, high = low - 0.5, high + 0.5
         if snap:
-            step = (nice_ticks(low, high, target)[-1] - nice_ticks(low, high, target)[0]) / max(1, len(nice_ticks(low, high, target)) - 1)
+            ticks = nice_ticks(low, high, target, whole=whole)
+            step = (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
             if step > 0:
                 low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-        return cls(low, high, tuple((tick, label(tick)) for tick in nice_ticks(low, high, target)))
+        return cls(low, high, tuple((tick, label(tick)) for tick in nice_ticks(low, high, target, whole=whole)))
 
     @classmethod
     def logarithmic(cls, low: float, high: float, *, label: Callable[[float], str] = _plain) -> Axis:

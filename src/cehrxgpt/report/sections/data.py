@@ -78,7 +78,7 @@ def section(run: RunFolder) -> Section:
 
     if run.events is not None:
         parts.append(_overview(run, run.events))
-        parts += [_charts(run.events), _visits(run.events)]
+        parts += [_charts(run, run.events), _visits(run.events)]
     if ingest is not None:
         add("ingest", "What the ingest kept", _ingest(ingest))
     if run.events is not None:
@@ -99,18 +99,18 @@ def _overview(run: RunFolder, events: pl.LazyFrame) -> Markup:
     if len(rows) > 1:
         total = counts.select(pl.col("subjects", "events", "visits", "values", "deaths").sum()).row(0)
         rows.append(["all", *(count(value) for value in total)])
-    facts = (run.json("events/metadata/dataset.json") or {}).get("cehrxgpt", {})
-    shifted = isinstance(facts, dict) and facts.get("calendar") == "shifted"
+    facts = _facts(run)
     first, last = counts["first"].min(), counts["last"].max()
     span = ""
     if isinstance(first, datetime) and isinstance(last, datetime):
         span = f"Events run from {first:%B %Y} to {last:%B %Y}. "
-        span += "The release moved its dates to other centuries, so years are not used. " if shifted else ""
-    policy = facts.get("observation_policy") if isinstance(facts, dict) else None
+        span += "The release moved its dates to other centuries, so years are not used. " if _shifted(run) else ""
+    policy = facts.get("observation_policy")
     extra = f"End of observation: {readable(str(policy))}. " if policy else ""
+    fitted = "Vocabulary, value bins and model saw the training split alone; results below are of the held-out split." if run.has("model") else ""
     return join(
         [
-            paragraph(span, extra, "Vocabulary and value bins were fitted on the training split alone; results below are of the held-out split."),
+            paragraph(span, extra, fitted),
             table(
                 ["Split", "Subjects", "Events", "Visits", "Values", "Deaths"],
                 rows,
@@ -121,7 +121,17 @@ def _overview(run: RunFolder, events: pl.LazyFrame) -> Markup:
     )
 
 
-def _charts(events: pl.LazyFrame) -> Markup:
+def _facts(run: RunFolder) -> dict[str, Any]:
+    """Our own part of the data set's metadata."""
+    facts = (run.json("events/metadata/dataset.json") or {}).get("cehrxgpt")
+    return facts if isinstance(facts, dict) else {}
+
+
+def _shifted(run: RunFolder) -> bool:
+    return _facts(run).get("calendar") == "shifted"
+
+
+def _charts(run: RunFolder, events: pl.LazyFrame) -> Markup:
     per_subject, per_year = pl.collect_all(
         [
             events.filter(pl.col("time").is_not_null()).group_by("subject_id").len(),
@@ -134,7 +144,7 @@ def _charts(events: pl.LazyFrame) -> Markup:
         low, middle, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
         caption = f"Events per subject: median {count(middle)}; one in ten has fewer than {count(low)}, one in ten more than {count(high)}."
         charts.append(figure(log_histogram(values, "events").svg(caption), caption))
-    if per_year.height:
+    if per_year.height and not _shifted(run):  # years of a shifted calendar say nothing
         charts.append(figure(_years(per_year).svg("Events by calendar year"), "Events by calendar year."))
     return grid(charts)
 
@@ -163,17 +173,20 @@ def _visits(events: pl.LazyFrame) -> Markup:
 
 
 def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
-    """Histogram of positive counts on a log axis; the outermost bins end at the 0.5th and 99.5th percentile (no single extreme shown)."""
+    """Histogram of positive counts on a log axis; the outermost bins end at the 0.5th and 99.5th percentile.
+
+    So no single extreme is shown; and few values make few bins.
+    """
     values = np.asarray(values, dtype=float)
     low, high = max(1.0, float(np.quantile(values, 0.005))), max(2.0, float(np.quantile(values, 0.995)))
     high = max(high, low * 3)
-    edges = np.geomspace(low, high, 25)
+    edges = np.geomspace(low, high, 1 + int(np.clip(len(values) / 15, 5, 24)))
     heights, _ = np.histogram(np.clip(values, low, high), edges)
     chart = Chart(
         360,
         230,
         Axis.logarithmic(low, high),
-        Axis.linear(0, max(1, heights.max()), target=4, snap=True),
+        Axis.linear(0, max(1, heights.max()), target=4, snap=True, whole=True),
         x_title=f"{unit} per {per}",
         y_title=f"{per}s",
     )
@@ -256,9 +269,8 @@ _UNSAID = ("dates", "files", "source", "settings", "versions", "subjects", "even
 
 def _ingest(ingest: dict[str, Any]) -> Markup:
     rows, drops = [], []
-    for name, account in _items(ingest.get("tables")):
-        if not isinstance(account, dict):
-            continue
+    accounts = [(name, account) for name, account in _items(ingest.get("tables")) if isinstance(account, dict)]
+    for name, account in sorted(accounts, key=lambda pair: -(pair[1].get("read") or 0)):
         dropped = account.get("dropped", 0)
         reasons = [(reason, n) for reason, n in _items(dropped) if is_number(n) and n]
         lost = sum(n for _, n in reasons) if isinstance(dropped, dict) else dropped
@@ -268,14 +280,15 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
         drops += [[name, readable(reason), count(n)] for reason, n in sorted(reasons, key=lambda pair: -pair[1])]
     parts = []
     if rows:
-        parts.append(paragraph("Every row read is either kept or dropped for a stated reason."))
-        parts.append(table(["Table", "Read", "Kept", "Dropped", "Share dropped"], rows, caption="Rows read from each source table"))
+        read, kept = (sum(account.get(key) or 0 for _, account in accounts) for key in ("read", "kept"))
+        parts.append(paragraph(f"Of {count(read)} rows read {count(kept)} were kept; every other row was dropped for a stated reason."))
+        parts.append(_folded(["Table", "Read", "Kept", "Dropped", "Share dropped"], rows, caption="Rows read from each source table"))
     if drops:
-        parts.append(table(["Table", "Reason", "Rows"], drops, caption="Why rows were dropped", left=2))
+        parts.append(_folded(["Table", "Reason", "Rows"], drops, caption="Why rows were dropped", left=2))
     for key, title in (("mended", "Rows mended rather than dropped"), ("derived", "Rows derived from others")):
-        found = [[readable(name), count(n)] for name, n in flatten(ingest.get(key)) if is_number(n)]
+        found = [[name, readable(reason), count(n)] for name, reasons in _items(ingest.get(key)) for reason, n in _pairs(reasons)]
         if found:
-            parts.append(table(["What", "Rows"], found, caption=title))
+            parts.append(details(title, table(["Table", "What", "Rows"], found, caption=title, left=2)))
     rest = [
         (readable(name), value) for name, value in flatten({k: v for k, v in ingest.items() if k not in ("tables", "mended", "derived", *_UNSAID)})
     ]
@@ -283,6 +296,19 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
         cells = [[name, shorten(number(v, 2) if isinstance(v, float) else count(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]]
         parts.append(details("More from the ingest's account", table(["What", "Value"], cells, caption="Other entries of ingest.json", left=2)))
     return join(parts)
+
+
+def _pairs(reasons: Any) -> list[tuple[str, Any]]:
+    """Reason and count: of a mapping, or of a bare count."""
+    return [(reason, n) for reason, n in _items(reasons) if is_number(n)] if isinstance(reasons, dict) else [("", reasons)]
+
+
+def _folded(headers: list[str], rows: list[list[Any]], *, caption: str, left: int = 1, limit: int = 14) -> Markup:
+    """A table; one that is longer than `limit` shows its first rows, and all of them behind a line."""
+    if len(rows) <= limit:
+        return table(headers, rows, caption=caption, left=left)
+    first = table(headers, rows[: limit - 2], caption=f"{caption}: the first {limit - 2} of {len(rows)}", left=left)
+    return join([first, details(f"All {len(rows)}", table(headers, rows, caption=caption, left=left))])
 
 
 def flatten(value: Any, prefix: str = "", *, depth: int = 3) -> list[tuple[str, Any]]:

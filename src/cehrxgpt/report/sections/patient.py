@@ -72,12 +72,9 @@ def section(run: RunFolder, patient: Patient) -> Section:
         raise MissingInputs("events/")
     case = _choose(run, patient)
     has_futures = not case.samples.is_empty()
+    held_out = ", held out from training," if _split(run, case.subject) == s.HELD_OUT else ""
     parts: list[Any] = [
-        paragraph(
-            f"Subject {case.subject}, held out from training, as the record stood on {day(case.at)}, the prediction time."
-            if _split(run, case.subject) == s.HELD_OUT
-            else f"Subject {case.subject} as the record stood on {day(case.at)}, the prediction time."
-        ),
+        paragraph(f"Subject {case.subject}{held_out} as the record stood on {day(case.at)}{', the prediction time' if has_futures else ''}."),
         _demographics(run, case),
         tag("h3", "The record so far", id="patient-record"),
         _record(run, case),
@@ -206,7 +203,8 @@ def _demographics(run: RunFolder, case: Case) -> Markup:
     born = case.past.filter(pl.col("code") == s.BIRTH)["time"].min()
     facts = []
     if isinstance(born, datetime):
-        facts.append(f"aged {int((case.at - born).days / 365.25)}")
+        years = int((case.at - born).days / 365.25)
+        facts.append(f"aged {years}" if years < 90 else "aged 90 or more")  # very old people are few
     facts += [_demographic(run, code) for code in static]
     rows = case.past.filter(clinical())
     seen = case.past.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX)).height
@@ -233,11 +231,14 @@ def _record(run: RunFolder, case: Case) -> Markup:
     groups, hidden = [], []
     for title, origin, prefix, colour, limit in _GROUPS:
         own = rows.filter((pl.col("origin") == origin) | (pl.col("origin").is_null() & pl.col("code").str.starts_with(prefix)))
-        ranked = own.group_by("code").agg(pl.len().alias("n"), pl.col("time").min().alias("first")).sort("n", "code", descending=[True, False])
+        # Codes that read alike share a lane; those of most days come first.
+        own = own.with_columns(pl.col("code").replace_strict(run.names, default=pl.col("code"), return_dtype=pl.String).alias("name"))
+        counted = own.group_by("name").agg(pl.col("time").dt.date().n_unique().alias("n"), pl.col("time").min().alias("first"))
+        ranked = counted.sort("n", "name", descending=[True, False])
         if ranked.is_empty():
             continue
-        kept = ranked.head(limit).sort("first", "code")["code"].to_list()
-        groups.append((title, colour, [(run.name(code), own.filter(pl.col("code") == code).select("time", "end_time")) for code in kept]))
+        kept = ranked.head(limit).sort("first", "name")["name"].to_list()
+        groups.append((title, colour, [(name, own.filter(pl.col("name") == name).select("time", "end_time")) for name in kept]))
         if ranked.height > limit:
             hidden.append(f"{ranked.height - limit} more {title.lower()}")
     stays = with_class(case.past)
@@ -278,9 +279,9 @@ def _value(run: RunFolder, row: dict[str, Any]) -> str:
 
 def _labs(run: RunFolder, case: Case, limit: int = 6) -> Markup | None:
     values = case.past.filter(pl.col("numeric_value").is_not_null() & clinical())
-    ranked = values.group_by("code", "unit").agg(pl.len().alias("n")).filter(pl.col("n") >= 3).sort("n", "code", descending=[True, False]).head(limit)
+    counted = values.group_by("code", "unit").agg(pl.len().alias("n"), pl.col("time").dt.date().n_unique().alias("days")).filter(pl.col("n") >= 3)
     charts = []
-    for code, unit, _ in ranked.iter_rows():
+    for code, unit, *_ in counted.sort("days", "n", "code", descending=[True, True, False]).head(limit).iter_rows():
         same = (pl.col("code") == code) & pl.col("unit").eq_missing(pl.lit(unit, dtype=pl.String)) & pl.col("numeric_value").is_not_null()
         title = shorten(run.name(code), 36) + (f", {unit_name(run.names, unit)}" if unit_name(run.names, unit) else "")
         chart = lab_chart(title, case.at, case.horizon_days, values.filter(same), case.futures.filter(same), case.actual.filter(same))

@@ -23,10 +23,10 @@ Group = tuple[str, str, list[tuple[str, pl.DataFrame]]]
 def timeline_chart(width: int, start: datetime, at: datetime, stays: pl.DataFrame, groups: list[Group]) -> Chart:
     """Visits as spans, then one lane per code; on a narrow screen the names stand above their lanes."""
     wide = width > 500
-    left, lane, lane_head = (196, 20, 24) if wide else (8, 32, 26)
+    left, lane, lane_head = (204, 20, 24) if wide else (8, 32, 26)
     lanes = sum(len(rows) for _, _, rows in groups)
     height = 24 + 34 + len(groups) * lane_head + lanes * lane + 30
-    axis = Axis.dates(start, at, target=7 if wide else 4)
+    axis = Axis.dates(start - (at - start) * 0.015, at, target=7 if wide else 4)
     chart = Chart(width, height, axis, Axis.linear(0, 1), margin=(24, 14, 26, left), show_y=False)
     for value, _ in axis.ticks:
         px = float(chart.at_x(value))
@@ -40,7 +40,7 @@ def timeline_chart(width: int, start: datetime, at: datetime, stays: pl.DataFram
         y += lane_head
         for name, records in rows:
             middle = y + (lane / 2 if wide else lane - 9)
-            chart.label(0 if wide else 8, y + (middle - y) + 4 if wide else y + 13, shorten(name, 32 if wide else 52), class_="plain")
+            chart.label(0 if wide else 8, y + (middle - y) + 4 if wide else y + 13, shorten(name, 27 if wide else 46), class_="plain")
             _lane(chart, records, middle, colour)
             y += lane
     return chart
@@ -77,6 +77,8 @@ def lab_chart(title: str, at: datetime, horizon_days: float, past: pl.DataFrame,
     earliest = now - max(3 * horizon_days, 730)
     shown = past.filter(pl.col("time") >= at - timedelta(days=now - earliest)).sort("time")
     shown = past.sort("time").tail(5) if shown.height < 2 else shown
+    if shown.height > 80:  # a stay with values every few minutes: one point per day
+        shown = shown.group_by(pl.col("time").dt.truncate("1d")).agg(pl.col("numeric_value").median()).sort("time") if _long(shown) else shown
     times = np.array([days(time) for time in shown["time"].to_list()])
     values = shown["numeric_value"].to_numpy().astype(float)
     fan = _fan(at, horizon_days, simulated)
@@ -91,7 +93,7 @@ def lab_chart(title: str, at: datetime, horizon_days: float, past: pl.DataFrame,
         target=3,
         label=lambda value: number(value, 3).rstrip("0").rstrip(".") if abs(value) < 10 else number(value, 0),
     )
-    end = now + horizon_days if fan[0] or later.height else now
+    end = now + horizon_days if fan[0] or later.height else float(times.max())
     x = Axis.dates(at - timedelta(days=now - times.min()), at + timedelta(days=end - now), target=4)
     chart = Chart(340, 170, x, y, margin=(28, 12, 24, 44), y_title=title)
     if fan[0]:
@@ -104,6 +106,11 @@ def lab_chart(title: str, at: datetime, horizon_days: float, past: pl.DataFrame,
     if end > now:
         chart.vertical(now)
     return chart
+
+
+def _long(rows: pl.DataFrame) -> bool:
+    first, last = rows["time"].min(), rows["time"].max()
+    return isinstance(first, datetime) and isinstance(last, datetime) and last - first > timedelta(days=10)
 
 
 def _fan(
