@@ -18,8 +18,8 @@ from cehrxgpt.visits import SPAN_CLASSES, class_of
 MASK = 2**64 - 1
 
 
-def toy_vocabulary(codes: int = 5, gaps: int = 400, years: int = 6) -> Vocabulary:
-    """Every kind of token, few of each; D0..D<gaps>, Y2..Y<years>, i-D1..31, i-H0..23."""
+def toy_vocabulary(codes: int = 4) -> Vocabulary:
+    """Every kind of token, few of each: gaps around the edges that matter, all hours that a test's prediction time can tell apart."""
     rows = [{"token": "[PAD]", "kind": Kind.PAD}, {"token": "[BOS]", "kind": Kind.BOS}]
     rows += [{"token": f"year:{y}", "kind": Kind.YEAR, "amount": y} for y in (-1, 2010, 2011)]
     rows += [{"token": f"month:{m}", "kind": Kind.MONTH, "amount": m} for m in (1, 7)]
@@ -31,10 +31,10 @@ def toy_vocabulary(codes: int = 5, gaps: int = 400, years: int = 6) -> Vocabular
     rows += [{"token": f"Visit/{c}", "kind": Kind.VISIT_TYPE, "code": f"Visit/{c}"} for c in ("inpatient", "outpatient")]
     rows += [{"token": f"stay:{d}", "kind": Kind.STAY_DAY, "amount": d} for d in (0, 3)]
     rows += [{"token": "discharge/8536", "kind": Kind.DISCHARGE, "code": "discharge/8536"}]
-    rows += [{"token": f"D{d}", "kind": Kind.DAY_GAP, "amount": d, "minutes": d * 1440} for d in range(gaps + 1)]
-    rows += [{"token": f"Y{y}", "kind": Kind.YEAR_GAP, "amount": y, "minutes": y * 365 * 1440} for y in range(2, years + 1)]
-    rows += [{"token": f"i-D{d}", "kind": Kind.IN_VISIT_DAYS, "amount": d, "minutes": d * 1440} for d in range(1, 32)]
-    rows += [{"token": f"i-H{h}", "kind": Kind.IN_VISIT_HOURS, "amount": h, "minutes": h * 60} for h in range(24)]
+    rows += [{"token": f"D{d}", "kind": Kind.DAY_GAP, "amount": d, "minutes": d * 1440} for d in (0, 1, 2, 5, 30, 31, 200, 364, 365, 1079)]
+    rows += [{"token": f"Y{y}", "kind": Kind.YEAR_GAP, "amount": y, "minutes": y * 365 * 1440} for y in (2, 3, 4)]
+    rows += [{"token": f"i-D{d}", "kind": Kind.IN_VISIT_DAYS, "amount": d, "minutes": d * 1440} for d in (1, 2, 5, 31)]
+    rows += [{"token": f"i-H{h}", "kind": Kind.IN_VISIT_HOURS, "amount": h, "minutes": h * 60} for h in (0, 1, 3, 9, 23)]
     rows += [{"token": f"condition/{c}", "kind": Kind.CODE, "code": f"condition/{c}"} for c in range(codes)]
     rows += [{"token": "MEDS_DEATH", "kind": Kind.DEATH, "code": "MEDS_DEATH"}, {"token": "[END]", "kind": Kind.END}]
     return Vocabulary.from_rows([row | {"kind": int(row["kind"])} for row in rows], {})

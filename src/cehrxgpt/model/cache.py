@@ -49,7 +49,7 @@ class KVCache:
         self.mask_BTS: Tensor | None = None  # during a forward pass: 0 where a new token may look, -inf elsewhere; None = everywhere
         self._new = 0
         self._added: Tensor | None = None
-        self._places: tuple[Tensor, Tensor] | None = None
+        self._places: Tensor | None = None  # where the new keys go, as rows of [rows * kv_heads * capacity, head_width]
 
     @property
     def lengths(self) -> Tensor:
@@ -77,7 +77,9 @@ class KVCache:
             return
         lengths = self.lengths
         place_BT = lengths[:, None] + torch.arange(new, device=lengths.device)
-        self._places = (torch.arange(self.rows, device=lengths.device)[:, None], place_BT)
+        _, heads, places, _ = self.key_BKSE[0].shape
+        head_BK = torch.arange(self.rows * heads, device=lengths.device).view(self.rows, heads)
+        self._places = (head_BK[:, None] * places + place_BT[:, :, None]).flatten()
         if new > 1 or bool((lengths < self.longest).any()):
             unseen_BTS = torch.arange(self.longest + new, device=lengths.device) > place_BT[..., None]
             mask_BTS = torch.zeros(unseen_BTS.shape, dtype=self.key_BKSE[0].dtype, device=lengths.device)
@@ -90,7 +92,7 @@ class KVCache:
             if self._places is None:
                 store[: self.rows, :, :end] = new.transpose(1, 2)
             else:
-                store[self._places[0], :, self._places[1]] = new.to(store.dtype)
+                store.view(-1, store.shape[3]).index_copy_(0, self._places, new.reshape(-1, store.shape[3]).to(store.dtype))
         return self.key_BKSE[layer][: self.rows, :, :end], self.value_BKSE[layer][: self.rows, :, :end]
 
     def end(self) -> None:

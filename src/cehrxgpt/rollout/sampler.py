@@ -66,9 +66,9 @@ def masked_weights(logits_RV: Tensor, allowed_RV: Tensor, temperature: float = 1
     if temperature != 1.0:
         logits_RV = logits_RV / temperature
     weights = (logits_RV - logits_RV.amax(-1, keepdim=True)).exp_()
-    everything = weights.sum(-1, dtype=torch.float64)
+    everything = weights.sum(-1).double()
     weights.mul_(allowed_RV)
-    share = weights.sum(-1, dtype=torch.float64) / everything
+    share = weights.sum(-1).double() / everything
     faint = share < 1e-20
     if bool(faint.any()):
         # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead.

@@ -1,0 +1,225 @@
+"""The decoder: what it may see, what padding and packing must not change, how it turns by order and age; the cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.model.transformer import LIKE_LENGTH, SLACK, Decoder, DocumentGroups
+
+CENTURY = 100 * 525_960  # minutes
+
+
+def make(seed: int = 0, dtype: torch.dtype = torch.float64, **changes) -> Decoder:
+    torch.manual_seed(seed)
+    settings = {"vocabulary_size": 40, "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "context": 64} | changes
+    decoder = Decoder(ModelConfig(**settings)).to(dtype)
+    with torch.no_grad():
+        decoder.embedding.weight.mul_(20)  # states that differ by more than rounding
+    return decoder
+
+
+def document(length: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    token = torch.randint(1, 40, (length,), generator=generator)
+    age = torch.randint(0, 4_000_000, (length,), generator=generator).sort().values
+    return token, torch.arange(length), age
+
+
+def lay_out(rows, width: int):
+    """Documents per row -> token, position, age, segment, each [B, width]."""
+    arrays = [torch.zeros(len(rows), width, dtype=torch.int64) for _ in range(4)]
+    for row, documents in enumerate(rows):
+        start = 0
+        for number, parts in enumerate(documents, start=1):
+            stop = start + len(parts[0])
+            for target, values in zip(arrays, (*parts, torch.full_like(parts[0], number)), strict=True):
+                target[row, start:stop] = values
+            start = stop
+    return arrays
+
+
+def alone(decoder: Decoder, parts) -> torch.Tensor:
+    token, position, age = (values[None] for values in parts)
+    return decoder(token, position=position, age_minutes=age)[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=3), spare=st.integers(0, 9))
+def test_a_document_has_the_same_states_alone_padded_and_packed(lengths, spare):
+    decoder = make()
+    rows = [[document(length, 100 * r + c) for c, length in enumerate(row)] for r, row in enumerate(lengths)]
+    width = max(sum(row) for row in lengths) + spare
+    token, position, age, segment = lay_out(rows, width)
+    hidden = decoder(token, position=position, age_minutes=age, segment_id=segment)
+    assert torch.isfinite(hidden).all()
+    for row, documents in enumerate(rows):
+        start = 0
+        for parts in documents:
+            stop = start + len(parts[0])
+            torch.testing.assert_close(hidden[row, start:stop], alone(decoder, parts), rtol=0, atol=1e-12)
+            start = stop
+
+
+def test_packing_gives_the_gradients_of_single_documents():
+    decoder = make()
+    documents = [document(length, length) for length in (5, 9, 3, 30)]
+    sum(alone(decoder, parts).square().sum() for parts in documents).backward()
+    expected = [weight.grad.clone() for weight in decoder.parameters()]
+    decoder.zero_grad()
+    token, position, age, segment = lay_out([documents[:2] + documents[3:], documents[2:3]], 50)
+    hidden = decoder(token, position=position, age_minutes=age, segment_id=segment)
+    hidden[segment > 0].square().sum().backward()
+    for weight, gradient in zip(decoder.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60))
+def test_attention_over_a_pack_costs_what_its_documents_cost(lengths):
+    """Cells of score matrices stay within LIKE_LENGTH squared of the documents' own (plus slack), never the pack's square."""
+    segment = torch.repeat_interleave(torch.arange(1, len(lengths) + 1), torch.tensor(lengths))[None]
+    groups = DocumentGroups(segment)
+    cells = sum(place.shape[0] * place.shape[1] ** 2 for place in groups.places)
+    assert cells <= sum(max(length * LIKE_LENGTH, length + SLACK) ** 2 for length in lengths) + 1
+    assert sorted(torch.cat([p.flatten()[k] for p, k in zip(groups.places, groups.kept, strict=True)]).tolist()) == list(range(sum(lengths)))
+
+
+@pytest.mark.parametrize("rotary", ["both", "order", "age", "none"])
+def test_no_state_sees_what_comes_after_it(rotary):
+    decoder = make(rotary=rotary)
+    token, position, age = document(12, 1)
+    before = alone(decoder, (token, position, age))
+    token, age = token.clone(), age.clone()
+    token[7:], age[7:] = 3, age[7:] + 999_999
+    torch.testing.assert_close(alone(decoder, (token, position, age))[:7], before[:7], rtol=0, atol=0)
+
+
+def test_order_within_a_day_is_seen():
+    """The same events of one day in another order give another state, even where all ages are equal (the age heads cannot tell)."""
+    token, position, age = document(8, 3)
+    age = torch.full_like(age, 1000)
+    swapped = token.clone()
+    swapped[[2, 3]] = token[[3, 2]]
+    assert token[2] != token[3]
+    for rotary, seen in (("both", True), ("order", True), ("age", False), ("none", False)):
+        decoder = make(rotary=rotary, layers=1)
+        change = (alone(decoder, (token, position, age)) - alone(decoder, (swapped, position, age)))[-1].abs().max()
+        assert bool(change > 1e-4) == seen, rotary
+
+
+def test_elapsed_time_is_seen_to_the_hour_and_over_decades():
+    token, position, age = document(6, 4)
+    for rotary, seen in (("age", True), ("both", True), ("order", False)):
+        decoder = make(rotary=rotary, width=64)  # heads of 16: wavelengths from a day to 160 years in steps of 4.8
+        for step in (60, 1440, 20 * 525_960):
+            later = age.clone()
+            later[3:] += step
+            change = (alone(decoder, (token, position, later)) - alone(decoder, (token, position, age)))[-1].abs().max()
+            assert bool(change > 1e-5) == seen, (rotary, step)
+
+
+def test_only_differences_of_time_and_place_matter_also_in_float32():
+    decoder = make(dtype=torch.float32)
+    token, position, age = document(10, 5)
+    here = alone(decoder, (token, position, age))
+    there = alone(decoder, (token, position + 3000, age + CENTURY))
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-4)
+    double = make(dtype=torch.float64)
+    torch.testing.assert_close(alone(double, (token, position + 3000, age + CENTURY)), alone(double, (token, position, age)), rtol=0, atol=1e-8)
+
+
+def test_the_cache_gives_the_states_of_a_whole_reading():
+    decoder = make()
+    documents = [document(length, length) for length in (14, 20, 17)]
+    expected = [alone(decoder, parts) for parts in documents]
+    read = [6, 11, 1]
+    token, position, age, segment = lay_out([[tuple(v[:n] for v in parts)] for parts, n in zip(documents, read, strict=True)], 11)
+    cache = KVCache(decoder.config, 3, 2, torch.float64)
+    hidden = decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
+    for row, n in enumerate(read):
+        torch.testing.assert_close(hidden[row, :n], expected[row][:n], rtol=0, atol=1e-12)
+    cache, owner = cache.repeat(2), [0, 0, 1, 1, 2, 2]
+    gone = torch.tensor([True, False, False, True, False, False])
+    source, target = cache.drop(gone)
+    for s, t in zip(source.tolist(), target.tolist(), strict=True):
+        owner[t] = owner[s]
+    owner = owner[: cache.rows]
+    assert sorted(owner) == [0, 1, 2, 2]
+    other = KVCache(decoder.config, 1, 4, torch.float64)
+    decoder(*(v[None, :9] for v in documents[0][:1]), position=documents[0][1][None, :9], age_minutes=documents[0][2][None, :9], cache=other)
+    cache.append(other, torch.tensor([0]))
+    owner.append(0)
+    for _ in range(4):
+        at = cache.lengths
+        pick = [torch.stack([documents[o][k][i] for o, i in zip(owner, at.tolist(), strict=True)])[:, None] for k in range(3)]
+        hidden = decoder(pick[0], position=pick[1], age_minutes=pick[2], cache=cache)
+        for row, (o, i) in enumerate(zip(owner, at.tolist(), strict=True)):
+            torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
+
+
+def test_several_new_tokens_of_unequal_number_can_be_read_at_once():
+    decoder = make()
+    documents = [document(length, length) for length in (9, 13)]
+    expected = [alone(decoder, parts) for parts in documents]
+    cache = KVCache(decoder.config, 2, 64, torch.float64)
+    at = [0, 0]
+    for counts in ((4, 6), (1, 4), (4, 3)):
+        rows = [[tuple(v[a : a + n] for v in parts)] for parts, a, n in zip(documents, at, counts, strict=True)]
+        token, position, age, segment = lay_out(rows, max(counts))
+        hidden = decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
+        for row, (a, n) in enumerate(zip(at, counts, strict=True)):
+            torch.testing.assert_close(hidden[row, :n], expected[row][a : a + n], rtol=0, atol=1e-12)
+        at = [a + n for a, n in zip(at, counts, strict=True)]
+    assert cache.lengths.tolist() == [9, 13]
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_bfloat16_autocast_stays_near_float32():
+    decoder = make(dtype=torch.float32)
+    token, position, age, segment = lay_out([[document(9, 1), document(4, 2)], [document(12, 3)]], 16)
+    exact = decoder.head(decoder(token, position=position, age_minutes=age, segment_id=segment))
+    # Without oneDNN: some virtual machines advertise AMX and kill the process that uses it.
+    with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", torch.bfloat16):
+        rough = decoder.head(decoder(token, position=position, age_minutes=age, segment_id=segment))
+    assert torch.isfinite(rough).all()
+    assert (rough.float() - exact)[segment > 0].abs().mean() < 0.05 * exact[segment > 0].abs().mean()
+
+
+def test_a_new_model_predicts_almost_uniformly_whatever_its_depth():
+    for layers in (1, 8):
+        torch.manual_seed(0)
+        decoder = Decoder(ModelConfig(vocabulary_size=500, width=64, layers=layers, heads=4, kv_heads=2))
+        token, position, age = document(40, 1)
+        logits = decoder.head(alone(decoder, (token, position, age)))
+        loss = torch.nn.functional.cross_entropy(logits[:-1], token[1:])
+        assert abs(loss.item() - torch.tensor(500.0).log().item()) < 0.3
+
+
+def test_matmul_parameters_are_the_weights_a_token_is_multiplied_with():
+    for tie in (True, False):
+        decoder = make(tie=tie, rotary="order", kv_heads=1)
+        matrices = sum(w.numel() for name, w in decoder.named_parameters() if w.dim() > 1 and (tie or name != "embedding.weight"))
+        assert decoder.config.matmul_parameters == matrices
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"width": 15}, "even width"),
+        ({"heads": 3}, "even width"),
+        ({"kv_heads": 3}, "kv_heads"),
+        ({"kv_heads": 1}, "at least 2"),
+        ({"layers": 0}, "layers"),
+        ({"rotary": "time"}, "valid: both"),
+        ({"feedforward": -1}, "feedforward"),
+        ({"norm_eps": 0.0}, "norm_eps"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(changes, word):
+    with pytest.raises(ValueError, match=word):
+        make(**changes)
