@@ -55,6 +55,17 @@ def test_eight_prompts_give_eight_rows() -> None:
         monte_carlo(np.zeros((8, 0), bool), np.zeros((8, 0), bool), np.zeros((8, 0), int))
 
 
+def test_what_is_left_over_goes_on_at_the_rate_of_all() -> None:
+    """All unfinished stop at the same time, after every outcome: dropping them would say 1."""
+    rng = np.random.default_rng(0)
+    days = rng.exponential(50, size=(200, 400))  # rate 0.02 a day, window 60 days, budget ends after 20
+    outcome = days < 20
+    end = (np.minimum(days, 20) * 1440).astype(np.int64)
+    risk = monte_carlo(outcome, ~outcome, end, close_minutes=60 * 1440)
+    assert risk.probability.mean() == pytest.approx(1 - np.exp(-60 / 50), abs=0.01)
+    assert monte_carlo(outcome, ~outcome, end, died=~outcome, close_minutes=60 * 1440).probability.mean() < 0.6
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.data(), st.integers(1, 12))
 def test_equals_the_textbook_estimator(data: st.DataObject, samples: int) -> None:

@@ -4,7 +4,9 @@ Of the `n` futures of one prediction time, some had the outcome, some reached an
 out of tokens before either: *unfinished*. An unfinished future is neither dropped (that divides by too few, and is biased upward) nor
 a negative (biased downward). The point estimate is Aalen-Johansen on simulated time: each future starts with mass 1/n, and the mass of
 an unfinished one goes in equal parts to the futures that were still running when it stopped (redistribution to the right).
-What is left when none was still running takes the Jeffreys mean of the decided ones, (k + 1/2) / (m + 1).
+What is left when none was still running goes on at the average rate of all futures of that prediction time: with k outcomes and d
+deaths in T days of simulated window and r days of it to go, at (k + 1/2) / (T + r) and d / (T + r) a day. Where the window has no known
+close (a stay), it takes the Jeffreys mean of the decided futures, (k + 1/2) / (m + 1).
 
 Running out of tokens is informative (sicker patients use more tokens), so with unfinished futures no unbiasedness is claimed: the
 bounds say what the risk would be if none, or all, of them had the outcome. The estimate always lies between them.
@@ -40,15 +42,34 @@ def jeffreys_std_error(probability: Float, decided: Float) -> Float:
     return np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
 
 
-def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: npt.NDArray[np.int64]) -> Risk:
+def _rest(found: Float, decided: Float, died: Float, exposure: Float, remaining: Float | None) -> Float:
+    """Risk of what is left over, [R]; `exposure` and `remaining` in minutes of the window."""
+    if remaining is None:
+        return (found + 0.5) / (decided + 1)
+    time = np.maximum(exposure + remaining, 1)
+    outcome_rate, death_rate = (found + 0.5) / time, died / time
+    either = outcome_rate + death_rate
+    return outcome_rate / either * -np.expm1(-either * remaining)
+
+
+def monte_carlo(
+    outcome: Bool,
+    unfinished: Bool,
+    end_minutes: npt.NDArray[np.int64],
+    *,
+    died: Bool | None = None,
+    open_minutes: int = 0,
+    close_minutes: int | None = None,
+) -> Risk:
     """The risk of R prediction times from n futures each.
 
     Args:
         outcome: bool[R, n]; the outcome was seen within the window.
         unfinished: bool[R, n]; the answer is not known: the budget ended before the window did, without the outcome. An entry
             that has the outcome is not unfinished, whatever is said here.
-        end_minutes: int64[R, n]; how far an undecided or decided future was simulated: the outcome's time, death, the window's end,
-            or where the budget ran out.
+        end_minutes: int64[R, n], from the prediction time: the outcome's time, death, the window's close, or where the budget ran out.
+        died: bool[R, n]; ended by death without the outcome. None: nobody.
+        open_minutes, close_minutes: of the window, from the prediction time; None: the close is not known.
 
     Raises:
         InputError: shapes differ, or there is not one future.
@@ -66,8 +87,11 @@ def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: npt.NDArray[np.int
     mass = np.cumprod(np.concatenate([np.full((len(outcome), 1), 1 / samples), spread[:, :-1]], axis=1), axis=1)
     found, undecided = outcome.sum(1).astype(np.float64), unfinished.sum(1).astype(np.float64)
     decided = samples - undecided
+    deaths = np.zeros(len(outcome)) if died is None else (died & ~outcome).sum(1).astype(np.float64)
+    exposure = np.maximum(end_minutes - open_minutes, 0).sum(1).astype(np.float64)
+    remaining = None if close_minutes is None else np.maximum(close_minutes - np.maximum(end_minutes.max(1), open_minutes), 0).astype(np.float64)
     left_over = np.where(unfinished_sorted[:, -1], mass[:, -1], 0.0)
-    probability = np.where(outcome_sorted, mass, 0.0).sum(1) + left_over * (found + 0.5) / (decided + 1)
+    probability = np.where(outcome_sorted, mass, 0.0).sum(1) + left_over * _rest(found, decided, deaths, exposure, remaining)
     lower, upper = found / samples, (found + undecided) / samples
     probability = np.clip(probability, lower, upper)
     return Risk(probability, jeffreys_std_error(probability, decided), decided / samples, lower, upper)

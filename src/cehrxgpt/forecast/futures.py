@@ -1,0 +1,200 @@
+"""A pool of simulated futures: prompts from histories, rollouts, and the futures as events again.
+
+A `Case` is one prediction time, ready to be continued. The pool draws `samples` futures of each and decodes them with the timeline's one
+decoder, so that what is found in them is found by the same function as in real records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.model.transformer import Decoder
+from cehrxgpt.rollout.engine import rollout
+from cehrxgpt.rollout.prompt import Prompt
+from cehrxgpt.rollout.result import Rollouts
+from cehrxgpt.timeline.decode import decode_futures
+from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar
+from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.moments import Moments
+from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant
+from cehrxgpt.timeline.vocabulary import Vocabulary
+from cehrxgpt.timeline.window import last_window
+
+_US_PER_MINUTE = 60_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One prediction time with its prompt.
+
+    Attributes:
+        moment: row of the distinct prediction times.
+        prompt: last window of the history; the horizon is set when the pool is drawn.
+        phase, clock_minutes: the grammar's state after the prompt.
+        open_visit_id: visit in which the prompt ends, -1 where it ends outside of visits or the id is not known.
+        stay_start: task name -> start of the index visit, for tasks about a stay that is going on.
+    """
+
+    moment: int
+    prompt: Prompt
+    phase: int
+    clock_minutes: int
+    open_visit_id: int
+    stay_start: dict[str, np.datetime64]
+
+    @property
+    def in_visit(self) -> bool:
+        """Does the prompt end inside a visit?"""
+        return self.phase in IN_VISIT_PHASES
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Futures of `cases`, `samples` each, in that order: N = len(cases) * samples rows.
+
+    Attributes:
+        samples: frame of SAMPLE_SCHEMA, N rows.
+        trajectories: frame of TRAJECTORY_SCHEMA.
+        end_minutes: int64[N]; how far each was simulated, minutes since 1970-01-01.
+        stay_end_minutes: int64[N]; when the visit in which the prompt ended was closed, same unit; -1 = it was not, or there was none.
+        rollouts: as drawn.
+    """
+
+    cases: Sequence[Case]
+    samples: pl.DataFrame
+    trajectories: pl.DataFrame
+    end_minutes: npt.NDArray[np.int64]
+    stay_end_minutes: npt.NDArray[np.int64]
+    rollouts: Rollouts
+
+
+def open_visits(events: pl.DataFrame) -> dict[tuple[int, int], int]:
+    """(subject, prediction time in microseconds) -> id of the last visit begun and not ended, of cut histories."""
+    rows = events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX) & pl.col("end_time").is_null() & pl.col("visit_id").is_not_null())
+    last = rows.group_by("subject_id", "prediction_time", maintain_order=True).last()
+    return {(subject, time): visit for subject, time, visit in last.select("subject_id", pl.col("prediction_time").to_physical(), "visit_id").rows()}
+
+
+def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, grammar: Grammar, max_tokens: int) -> list[Case]:
+    """Prompts of the histories at `places` of a chunk, each the longest tail of at most `max_tokens` with a recomputed prompt."""
+    histories = moments.histories
+    assert histories.prediction_time is not None
+    if not places:
+        return []
+    windows = [last_window(histories, vocabulary, place, max_tokens) for place in places]
+    padded = np.zeros((len(windows), max(len(window.token_id) for window in windows)), dtype=np.int64)
+    for row, window in enumerate(windows):
+        padded[row, : len(window.token_id)] = window.token_id
+    state, _ = grammar.follow(padded)
+    visits = open_visits(moments.events)
+    cases = []
+    for row, (place, window) in enumerate(zip(places, windows, strict=True)):
+        time = histories.prediction_time[place]
+        subject = int(histories.subject_id[place])
+        inside = int(state.phase[row]) in IN_VISIT_PHASES
+        prompt = Prompt(
+            token_id=window.token_id,
+            subject_id=subject,
+            prediction_time=time,
+            start_date=int(window.start_date),
+            prediction_clock_minutes=int(moments.instant[place]) - int(window.start_date) * MINUTES_PER_DAY,
+        )
+        cases.append(
+            Case(
+                moment=int(moments.index[place]),
+                prompt=prompt,
+                phase=int(state.phase[row]),
+                clock_minutes=int(state.clock_minutes[row]),
+                open_visit_id=visits.get((subject, int(time.astype("datetime64[us]").astype(np.int64))), -1) if inside else -1,
+                stay_start={},
+            )
+        )
+    return cases
+
+
+def _stay_ends(vocabulary: Vocabulary, rollouts: Rollouts, cases: Sequence[Case]) -> npt.NDArray[np.int64]:
+    """Clock of the first [VE] of each future whose prompt ended inside a visit; -1 where there is none."""
+    ends = np.full(len(rollouts), -1, dtype=np.int64)
+    inside = np.array([case.in_visit for case in cases], dtype=bool)[rollouts.prompt_index]
+    row = np.repeat(np.arange(len(rollouts)), rollouts.tokens)
+    closing = np.flatnonzero((vocabulary.kind[rollouts.token_id] == Kind.VISIT_END) & inside[row])[::-1]
+    ends[row[closing]] = rollouts.clock_minutes[closing]  # in reverse, so that the first one stays
+    return ends
+
+
+def draw_pool(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    cases: Sequence[Case],
+    *,
+    horizon_minutes: Sequence[int],
+    samples: int,
+    seed: int,
+    max_new_tokens: int,
+    batch_rows: int,
+    stop_tokens: npt.NDArray[np.bool_] | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pool:
+    """Draw `samples` futures of every case, each to its horizon (minutes from the prediction time), and decode them."""
+    prompts = [
+        Prompt(
+            token_id=case.prompt.token_id,
+            subject_id=case.prompt.subject_id,
+            prediction_time=case.prompt.prediction_time,
+            start_date=case.prompt.start_date,
+            prediction_clock_minutes=case.prompt.prediction_clock_minutes,
+            horizon_minutes=int(horizon),
+        )
+        for case, horizon in zip(cases, horizon_minutes, strict=True)
+    ]
+    rollouts = rollout(
+        decoder,
+        vocabulary,
+        prompts,
+        samples=samples,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        batch_rows=batch_rows,
+        stop_tokens=stop_tokens,
+        progress=progress,
+    )
+    of = rollouts.prompt_index
+    start_date = np.array([prompt.start_date for prompt in prompts], dtype=np.int64)[of]
+    prediction_time = np.array([prompt.prediction_time for prompt in prompts], dtype="datetime64[us]")[of]
+    trajectories = decode_futures(
+        vocabulary,
+        rollouts.token_id,
+        rollouts.offsets,
+        phase=np.array([case.phase for case in cases])[of],
+        clock_minutes=np.array([case.clock_minutes for case in cases], dtype=np.int64)[of],
+        start_date=start_date,
+        subject_id=rollouts.subject_id,
+        prediction_time=prediction_time,
+        sample_id=rollouts.sample_id,
+        open_visit_id=np.array([case.open_visit_id for case in cases], dtype=np.int64)[of],
+        rng=np.random.default_rng([seed % 2**63, len(cases)]),
+    )
+    midnight = start_date * MINUTES_PER_DAY
+    end_minutes = midnight + rollouts.end_clock_minutes
+    stays = _stay_ends(vocabulary, rollouts, cases)
+    end_time = np.maximum(datetime64_from_instant(end_minutes), prediction_time)
+    table = pl.DataFrame(
+        {
+            "subject_id": rollouts.subject_id,
+            "prediction_time": prediction_time,
+            "sample_id": rollouts.sample_id.astype(np.int32),
+            "tokens": rollouts.tokens.astype(np.int32),
+            "stop_reason": [str(reason) for reason in rollouts.stop_reason],
+            "end_time": end_time,
+            "log_probability": rollouts.log_probability,
+            "seed": np.full(len(rollouts), seed, dtype=np.int64),
+        },
+        schema_overrides={"stop_reason": pl.String},
+    )
+    return Pool(cases, table, trajectories, end_minutes, np.where(stays >= 0, midnight + stays, -1), rollouts)

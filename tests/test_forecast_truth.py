@@ -1,0 +1,211 @@
+"""Zero-shot risk against the exact risk of a Markov chain, and honest denominators from end to end."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cehrxgpt import schema as s
+from cehrxgpt.errors import InputError
+from cehrxgpt.forecast import ForecastConfig, forecast
+from cehrxgpt.tasks import Task, parse_task
+from toy_capabilities import BENIGN, OUTCOME, bare_chain, exact_risk, history, markov, vocabulary
+
+LAST = datetime(2015, 6, 1)
+SHARES = {1: 0.3, 4: 0.3, 10: 0.3, 40: 0.1}
+
+
+def task(name: str = "toy", *, horizon: float = 30, gap: float = 0, outcome: str = "{concepts: outcome}", more: str = "") -> Task:
+    concept = (
+        "concept_sets: {index: {condition: [1]}, outcome: {condition: [2]}}" if "concepts" in outcome else "concept_sets: {index: {condition: [1]}}"
+    )
+    return parse_task(
+        f"name: {name}\ndescription: toy\n{concept}\nindex: {{concepts: index, occurrence: last}}\noutcome: {outcome}\n"
+        f"horizon_days: {horizon}\ngap_days: {gap}\n{more}",
+        where="toy",
+    )
+
+
+def at(subjects: int, time: datetime) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"subject_id": range(1, subjects + 1), "prediction_time": [time] * subjects}, schema_overrides={"prediction_time": pl.Datetime("us")}
+    )
+
+
+@pytest.mark.parametrize("elapsed", [1, 9, 11])
+@pytest.mark.parametrize("stop", [True, False])
+def test_risk_is_the_exact_risk(elapsed: int, stop: bool) -> None:
+    """Within three standard errors, at several lengths of silence before the prediction."""
+    subjects, samples = 10, 150
+    model = markov(bare_chain(SHARES, 0.1, 0.05))
+    config = ForecastConfig(samples=samples, seed=elapsed, max_new_tokens=100, stop_at_outcome=stop)
+    found = forecast(model, history(subjects), at(subjects, LAST + timedelta(days=elapsed, hours=12)), [task()], config)
+    truth = exact_risk(SHARES, 0.1, 0.05, elapsed=elapsed, horizon=30)
+    mean = found.predictions["predicted_boolean_probability"].mean()
+    error = np.sqrt(truth * (1 - truth) / (subjects * samples))
+    assert abs(mean - truth) < 3 * error
+    assert found.predictions["completion"].to_list() == [1.0] * subjects
+    assert found.summary["gap_not_conditioned"] == 0
+    each = found.predictions["std_error"].to_numpy()
+    assert each == pytest.approx(np.sqrt(truth * (1 - truth) / samples), rel=0.4)
+
+
+def test_conditioning_on_silence_matters() -> None:
+    """Without it the answer would be the risk from the last event: the test above can fail."""
+    assert abs(exact_risk(SHARES, 0.1, 0.05, elapsed=11, horizon=30) - exact_risk(SHARES, 0.1, 0.05, elapsed=1, horizon=30)) > 0.05
+
+
+def test_eight_prompts_give_eight_rows_in_order() -> None:
+    model = markov(bare_chain(SHARES, 0.1, 0.05))
+    rows = at(8, LAST + timedelta(days=1))[::-1]
+    found = forecast(model, history(8), rows, [task()], ForecastConfig(samples=3, batch_rows=5, moments=3))
+    assert found.predictions["subject_id"].to_list() == rows["subject_id"].to_list()
+    assert found.predictions["predicted_boolean_probability"].null_count() == 0
+    assert found.samples.height == 24 == found.summary["futures"]
+    s.check_columns(found.predictions.to_arrow(), s.PREDICTION_SCHEMA, where="predictions")
+    s.check_columns(found.samples.to_arrow(), s.SAMPLE_SCHEMA, where="samples")
+
+
+def test_futures_out_of_budget_stay_in_the_denominator() -> None:
+    subjects, samples = 10, 100
+    model = markov(bare_chain({1: 1.0}, 0.02, 0.0))
+    rows = at(subjects, LAST + timedelta(days=1))
+    truth = exact_risk({1: 1.0}, 0.02, 0.0, elapsed=1, horizon=60)
+    found = forecast(model, history(subjects), rows, [task(horizon=60)], ForecastConfig(samples=samples, max_new_tokens=40))
+    predictions = found.predictions
+    assert found.summary["stopped"]["budget"] > 0.4 * subjects * samples  # 20 events, 60 days
+    assert (predictions["lower_bound"] < truth).all()
+    assert (predictions["upper_bound"] > truth).all()
+    assert (predictions["completion"] < 0.6).all()
+    decided_only = predictions["lower_bound"] / predictions["completion"]
+    assert (decided_only > 0.99).all()  # what dropping them would have said: every finished future had the outcome
+    assert (predictions["lower_bound"] <= predictions["predicted_boolean_probability"]).all()
+    assert (predictions["predicted_boolean_probability"] <= predictions["upper_bound"]).all()
+    assert abs(predictions["predicted_boolean_probability"].mean() - truth) < 0.05
+
+
+def test_one_pool_serves_all_tasks_of_a_prediction_time() -> None:
+    """The short horizon's risk from a pool that ran to the long one is still the exact risk."""
+    subjects, samples = 10, 150
+    model = markov(bare_chain(SHARES, 0.1, 0.05))
+    tasks = [
+        task("short", horizon=7),
+        task("long", horizon=40),
+        task("later", horizon=20, gap=20),
+        task("death", horizon=40, outcome="{death: true}"),
+    ]
+    found = forecast(model, history(subjects), at(subjects, LAST + timedelta(days=3)), tasks, ForecastConfig(samples=samples, max_new_tokens=120))
+    assert found.summary["futures"] == subjects * samples
+    assert found.summary["stopped"]["outcome"] == 0
+    assert found.predictions["task"].to_list() == [one.name for one in tasks for _ in range(subjects)]
+    means = dict(found.predictions.group_by("task").agg(pl.col("predicted_boolean_probability").mean()).iter_rows())
+    for name, horizon, outcome, death in (("short", 7, 0.1, 0.05), ("long", 40, 0.1, 0.05)):
+        truth = exact_risk(SHARES, outcome, death, elapsed=3, horizon=horizon)
+        assert abs(means[name] - truth) < 3 * np.sqrt(truth * (1 - truth) / (subjects * samples))
+    # Death ends everything; the outcome does not, and may come more than once: exact by letting the outcome be benign. A death
+    # known by its date stands at the end of its day, so the fortieth day's is past the horizon.
+    truth = exact_risk(SHARES, 0.05, 0.0, elapsed=3, horizon=39)
+    assert abs(means["death"] - truth) < 3 * np.sqrt(truth * (1 - truth) / (subjects * samples))
+    assert 0 < means["later"] < means["long"]
+
+
+def test_each_label_row_asks_for_its_own_task() -> None:
+    model = markov(bare_chain(SHARES, 0.1, 0.05))
+    rows = pl.concat(
+        [at(2, LAST + timedelta(days=1)).with_columns(pl.lit(name).alias("task"), pl.lit(True).alias("boolean_value")) for name in ("a", "b")]
+    )
+    found = forecast(model, history(2), rows[[0, 3]], [task("a"), task("b", horizon=60)], ForecastConfig(samples=4))
+    assert found.predictions.select("task", "subject_id", "boolean_value").rows() == [("a", 1, True), ("b", 2, True)]
+    assert found.summary["futures"] == 8
+    with pytest.raises(InputError, match="'b'"):
+        forecast(model, history(2), rows, [task("a")], ForecastConfig(samples=4))
+
+
+def test_refused_rows_say_why() -> None:
+    model = markov(bare_chain(SHARES, 0.1, 0.05))
+    time = LAST + timedelta(days=1)
+    strange = history(1, code="condition/999").with_columns(pl.lit(2, dtype=pl.Int64).alias("subject_id"))
+    had = history(1, code=OUTCOME).with_columns(pl.lit(3, dtype=pl.Int64).alias("subject_id"))
+    events = pl.concat([history(1), strange, had])
+    rows = pl.concat([at(4, time), at(1, datetime(1990, 1, 1))])
+    absent = parse_task(
+        "name: absent\ndescription: toy\nconcept_sets: {index: {condition: [1]}, gone: {condition: [77]}}\n"
+        "index: {concepts: index, occurrence: last}\n"
+        "outcome: {concepts: gone}\nhorizon_days: 30\n",
+        where="absent",
+    )
+    found = forecast(model, events, rows, [task(more="first_onset: true"), absent], ForecastConfig(samples=4)).predictions
+    notes = found["note"].to_list()
+    assert notes[0] is None
+    assert "100%" in notes[1]
+    assert "first onset" in notes[2]
+    assert notes[3] == "the subject is not in the events"
+    assert notes[4] == "nothing is known before the prediction time"
+    assert "no token of the outcome" in notes[5]
+    assert found["predicted_boolean_probability"].is_null().to_list() == [note is not None for note in notes]
+
+
+def test_nothing_after_the_prediction_time_is_used() -> None:
+    model = markov(bare_chain(SHARES, 0.1, 0.05))
+    rows = at(3, LAST + timedelta(days=1))
+    future = history(3, last=LAST + timedelta(days=40), code=OUTCOME).filter(pl.col("time") > LAST + timedelta(days=2))
+    config = ForecastConfig(samples=20, trajectories=True)
+    plain = forecast(model, history(3), rows, [task()], config)
+    leaked = forecast(model, pl.concat([history(3), future]), rows, [task()], config)
+    assert plain.predictions.equals(leaked.predictions)
+    assert plain.samples.equals(leaked.samples)
+    assert plain.trajectories is not None
+    s.check_columns(plain.trajectories.to_arrow(), s.TRAJECTORY_SCHEMA, where="trajectories")
+    assert (plain.trajectories["time"] > plain.trajectories["prediction_time"]).all()
+
+
+def test_long_histories_are_cut_to_a_window() -> None:
+    """The prompt leaves room for the budget; what is cut does not change this chain's risk."""
+    days = [LAST - timedelta(days=day) for day in range(300)]
+    long = pl.concat([history(1), *(history(1, last=day).filter(pl.col("time") == day) for day in days[1:9] + days[11:])]).sort(
+        "time", nulls_last=False
+    )
+    model = markov(bare_chain(SHARES, 0.1, 0.05), context=128)
+    found = forecast(model, long, at(1, LAST + timedelta(days=3)), [task()], ForecastConfig(samples=800, max_new_tokens=64))
+    truth = exact_risk(SHARES, 0.1, 0.05, elapsed=3, horizon=30)
+    assert found.predictions["completion"][0] > 0.95
+    assert abs(found.predictions["predicted_boolean_probability"][0] - truth) < 3 * np.sqrt(truth * (1 - truth) / 800) + 0.02
+
+
+def test_length_of_stay_and_death_in_the_stay() -> None:
+    """A stay of k days: each day another with probability 0.8, else home (0.9) or death."""
+    words = vocabulary()
+    assert BENIGN in words
+    table = {
+        "[VS]": {"Visit/9201": 1.0},
+        "Visit/9201": {"i-D1": 1.0},
+        "i-D1": {BENIGN: 1.0},
+        BENIGN: {"i-D1": 0.8, "discharge/8536": 0.18, "[VE]": 0.02},
+        "discharge/8536": {"[VE]": 1.0},
+        "[VE]": {"D0": 0.2, "D30": 0.8},
+        "D0": {"MEDS_DEATH": 1.0},
+        "D30": {BENIGN: 1.0},
+    }
+    model = markov(table)
+    admitted = LAST + timedelta(days=20)
+    stay = history(5).clear()
+    rows = [
+        {"subject_id": subject, "time": admitted, "code": "Visit/9201", "available_time": admitted, "time_precision": "second", "visit_id": 1}
+        for subject in range(1, 6)
+    ]
+    from cehrxgpt.events import conform, sort_events
+
+    stay = conform(pl.DataFrame(rows, schema_overrides={"time": pl.Datetime("us"), "available_time": pl.Datetime("us")}))
+    events = sort_events(pl.concat([history(5), stay]))
+    index = "index: {visit: [inpatient], at: start}\n"
+    longer = parse_task(f"name: long_stay\ndescription: toy\n{index}outcome: {{stay_over_days: 3}}\n", where="toy")
+    dies = parse_task(f"name: dies\ndescription: toy\n{index}outcome: {{death: true}}\nhorizon_days: stay\n", where="toy")
+    found = forecast(model, events, at(5, admitted), [longer, dies], ForecastConfig(samples=200, max_new_tokens=400))
+    means = dict(found.predictions.group_by("task").agg(pl.col("predicted_boolean_probability").mean()).iter_rows())
+    assert abs(means["long_stay"] - 0.8**3) < 3 * np.sqrt(0.8**3 * (1 - 0.8**3) / 1000)  # longer than three days: a fourth day
+    assert abs(means["dies"] - 0.2) < 3 * np.sqrt(0.2 * 0.8 / 1000)
+    outside = forecast(model, history(1), at(1, LAST + timedelta(days=3)), [longer], ForecastConfig(samples=2))
+    assert "no stay" in outside.predictions["note"][0]
