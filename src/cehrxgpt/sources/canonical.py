@@ -94,12 +94,16 @@ def _deaths(bucket: Bucket, births: pl.DataFrame, rules: Rules, ledger: Ledger) 
     return ledger.drop(deaths, ~pl.col("subject_id").is_first_distinct(), "death_repeated")
 
 
+def _death_times(deaths: pl.DataFrame) -> pl.DataFrame:
+    return deaths.select("subject_id", pl.col("time").alias("_death"))
+
+
 def _periods(bucket: Bucket, deaths: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     """Observation periods as START and END rows (the START stands for the source's row)."""
     periods = _first_checks(bucket.periods, bucket, ledger)
     periods = ledger.drop(periods, pl.col("end_time").is_null(), "no_end_date")
     periods = _drop_future(periods, rules, ledger)
-    periods = periods.join(deaths.select("subject_id", pl.col("time").alias("_death")), on="subject_id", how="left")
+    periods = periods.join(_death_times(deaths), on="subject_id", how="left")
     periods = ledger.drop(periods, pl.col("time") > pl.col("_death"), "after_death").drop("_death")
     periods = periods.with_columns(pl.col("time").dt.truncate("1d"), last_instant(pl.col("end_time")).alias("end_time"))
     reversed_ = pl.col("end_time") < pl.col("time")
@@ -115,7 +119,7 @@ def _periods(bucket: Bucket, deaths: pl.DataFrame, rules: Rules, ledger: Ledger)
     return rows.with_columns(pl.when(closing).then("time").otherwise(last_instant(pl.col("time"))).alias("available_time"))
 
 
-def _events(bucket: Bucket, births: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
+def _events(bucket: Bucket, births: pl.DataFrame, deaths: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     """The checks and mends that need no visits."""
     events = _first_checks(bucket.events, bucket, ledger)
     events = ledger.drop(events, pl.col("code").is_null(), "no_code")
@@ -123,11 +127,12 @@ def _events(bucket: Bucket, births: pl.DataFrame, rules: Rules, ledger: Ledger) 
     events = _judge_precision(events, rules, "end_time", "end_is_date", "group")
     events = events.with_columns(pl.when("end_is_date").then(last_instant(pl.col("end_time"))).otherwise("end_time").alias("end_time"))
     events = _drop_future(events, rules, ledger)
+    events = events.join(births, on="subject_id", how="left").join(_death_times(deaths), on="subject_id", how="left")
+    events = ledger.drop(events, pl.col("time") < pl.col("_birth"), "before_birth")
+    events = ledger.drop(events, pl.col("time") > pl.col("_death") + DAY, "after_death").drop("_birth", "_death")
     if rules.latest is not None:
         ledger.mend(events, pl.col("end_time") > rules.latest, "end_in_the_future_unknown")
         events = events.with_columns(pl.when(pl.col("end_time") <= rules.latest).then("end_time").alias("end_time"))
-    events = events.join(births, on="subject_id", how="left")
-    events = ledger.drop(events, pl.col("time") < pl.col("_birth"), "before_birth").drop("_birth")
     ledger.mend(events, pl.col("end_time") < pl.col("time"), "end_before_start")
     return events.with_columns(pl.max_horizontal("time", "end_time").alias("_later")).with_columns(
         pl.when(pl.col("end_time").is_not_null()).then("_later").alias("end_time")
@@ -158,9 +163,8 @@ def precision() -> pl.Expr:
 
 
 def _until_death(events: pl.DataFrame, deaths: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
-    """Move events up to 24 h after the death to its time, drop later ones; nothing ends after the death."""
-    events = events.join(deaths.select("subject_id", pl.col("time").alias("_death")), on="subject_id", how="left")
-    events = ledger.drop(events, pl.col("time") > pl.col("_death") + DAY, "after_death")
+    """Move events after the death (by 24 h at most) to its time; nothing ends after the death."""
+    events = events.join(_death_times(deaths), on="subject_id", how="left")
     ledger.mend(events, pl.col("time") > pl.col("_death"), "moved_to_death")
     ledger.mend(events, (pl.col("end_time") > pl.col("_death")) & (pl.col("time") <= pl.col("_death")), "end_after_death")
     clipped = [pl.when(pl.col(name).is_not_null()).then(pl.min_horizontal(name, "_death")).alias(name) for name in ("time", "end_time")]
@@ -177,10 +181,10 @@ def _policy_periods(rows: pl.DataFrame, periods: pl.DataFrame) -> pl.DataFrame:
     )
     start = bounds.select("subject_id", pl.lit(s.OBSERVATION_START).alias("code"), pl.col("first").alias("time"), pl.col("first_known"))
     end = bounds.select("subject_id", pl.lit(s.OBSERVATION_END).alias("code"), pl.col("last").alias("time"), pl.col("last").alias("first_known"))
-    midnight = pl.col("time") == pl.col("time").dt.truncate("1d")
-    return pl.concat([start, end]).with_columns(
+    rows = pl.concat([start, end]).with_columns((pl.col("time") == pl.col("time").dt.truncate("1d")).alias("time_is_date"))
+    return rows.with_columns(
         pl.max_horizontal("time", "first_known").alias("available_time"),
-        pl.when(midnight).then(pl.lit("day")).otherwise(pl.lit("second")).alias("time_precision"),
+        precision().alias("time_precision"),
         pl.lit("observation_period").alias("origin"),
         pl.lit(FIRST_TO_LAST).alias("table"),
         pl.lit(True).alias("derived"),
@@ -211,7 +215,7 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     visits = visits.with_columns(pl.when("end_is_date").then(last_instant(pl.col("end_time"))).otherwise("end_time").alias("end_time"))
     visits = _drop_future(visits, rules, ledger)
     visits, merged = visit_rules.mend_visits(visits, births, deaths, rules.latest, ledger)
-    events = _events(bucket, births, rules, ledger)
+    events = _events(bucket, births, deaths, rules, ledger)
     events = pl.concat([events, shaped(visit_rules.discharges(visits), EVENTS)])
     events = visit_rules.link(events, visits, merged, ledger)
     events = _until_death(_available(events, visits), deaths, ledger)

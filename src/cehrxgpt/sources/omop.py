@@ -56,11 +56,16 @@ EVENT_TABLES = {
 STAGED = ("person", "observation_period", "visit_occurrence", *EVENT_TABLES, "death")
 
 
+def _known(concept: ir.IntegerValue) -> ir.BooleanValue:
+    """Neither null nor concept 0 (also where the whole column is missing)."""
+    return concept.nullif(0).notnull()
+
+
 def _code(columns: Columns, prefix: str, stem: str) -> ir.StringValue:
     """`<prefix>/<concept>`; concept 0 keeps its source value; null where there is neither concept nor source."""
     concept, source = columns.integer(f"{stem}_concept_id"), columns.text(f"{stem}_source_value")
     unmapped = source.isnull().ifelse(concept.cast("string"), ibis.literal("0/") + source)
-    return ibis.literal(prefix + "/") + (concept != 0).fill_null(False).ifelse(concept.cast("string"), unmapped)
+    return ibis.literal(prefix + "/") + _known(concept).ifelse(concept.cast("string"), unmapped)
 
 
 def _time(columns: Columns, stem: str) -> tuple[ir.TimestampValue, ir.BooleanValue]:
@@ -72,7 +77,8 @@ def _time(columns: Columns, stem: str) -> tuple[ir.TimestampValue, ir.BooleanVal
 def _fingerprint(source: SourceTable) -> ir.IntegerValue:
     """Hash of the whole row but its own id."""
     table = source.relation
-    return hashed(ibis.struct({name: table[name] for name in table.columns if name != f"{source.name}_id"}))
+    names = [name for name in table.columns if name != f"{source.name}_id"] or table.columns
+    return hashed(ibis.struct({name: table[name] for name in names}))
 
 
 def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]:
@@ -97,9 +103,9 @@ def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]
         number, concept, words = columns.number("value_as_number"), columns.integer("value_as_concept_id"), columns.text(spec.text)
         finite = (number.isnan() | number.isinf()).fill_null(False).ifelse(ibis.null("float64"), number)
         found["numeric_value"] = finite.try_cast("float32")
-        found["text_value"] = (concept != 0).fill_null(False).ifelse(concept.cast("string"), number.isnull().ifelse(words, ibis.null("string")))
+        found["text_value"] = _known(concept).ifelse(concept.cast("string"), number.isnull().ifelse(words, ibis.null("string")))
         unit = columns.integer("unit_concept_id")
-        found["unit"] = (unit != 0).fill_null(False).ifelse(unit.cast("string"), columns.text("unit_source_value"))
+        found["unit"] = _known(unit).ifelse(unit.cast("string"), columns.text("unit_source_value"))
         operator = columns.integer("operator_concept_id")
         found["operator"] = operator.cast("string").substitute({str(key): value for key, value in OPERATORS.items()}, else_=ibis.null("string"))
     return found
@@ -115,7 +121,7 @@ def _visit_expression(columns: Columns) -> dict[str, ir.Value]:
     concept, source = columns.integer(f"{place}_concept_id"), columns.text(f"{place}_source_value")
     # The visit's source value is often a key of the source system: only the concept names the class.
     kind = columns.integer("visit_concept_id").fill_null(0).cast("string")
-    where = (concept != 0).fill_null(False).ifelse(concept.cast("string"), ibis.literal("0/") + source)
+    where = _known(concept).ifelse(concept.cast("string"), ibis.literal("0/") + source)
     return {
         "visit_id": columns.integer("visit_occurrence_id"),
         "time": time,
