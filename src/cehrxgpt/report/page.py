@@ -143,6 +143,9 @@ def _head(run: RunFolder, absent: list[tuple[str, str]]) -> Markup:
     if absent:
         items = [tag("li", tag("b", title), ": ", why) for title, why in absent]
         parts.append(tag("div", paragraph("Not on this page:"), tag("ul", *items), class_="left-out"))
+    if run.problems:
+        items = [tag("li", problem) for problem in run.problems]
+        parts.append(tag("div", paragraph("Not used, because of what is wrong with them:"), tag("ul", *items), class_="left-out"))
     return tag("header", *parts)
 
 

@@ -235,7 +235,7 @@ def _codes(run: RunFolder, events: pl.LazyFrame) -> Markup:
         return note(f"No code was recorded in {SMALL_CELL} subjects or more.")
     rows = [
         [
-            shorten(run.name(r["code"]), 60),
+            shorten(run.names[r["code"]], 60) if r["code"] in run.names else None,
             tag("code", shorten(r["code"], 60)),
             count(r["subjects"]),
             percent(r["subjects"] / subjects),

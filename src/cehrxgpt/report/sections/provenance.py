@@ -1,4 +1,4 @@
-"""Where it all comes from: the stages and their times, versions, seeds, fingerprints, and files that could not be read."""
+"""Where it all comes from: the stages and their times, versions, seeds, fingerprints."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ def section(run: RunFolder) -> Section:
         parts += [tag("h3", "Versions"), definitions((name, str(version)) for name, version in versions.items())]
     parts += _recipe(facts)
     parts += _fingerprints(run, manifests)
-    if run.problems:
-        parts += [tag("h3", "Files that could not be read"), tag("ul", *(tag("li", problem) for problem in run.problems))]
     return Section("provenance", "Provenance", join(parts))
 
 
