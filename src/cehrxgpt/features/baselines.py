@@ -19,7 +19,7 @@ from cehrxgpt.features.counts import CountFeatures
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-REGULARISATION = (0.001, 0.01, 0.1, 1.0, 10.0)
+REGULARISATION = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 """Values of C that are tried, in order; on a tie the smaller one wins."""
 
 COUNTS_LIGHTGBM, COUNTS_LOGISTIC, AGE_SEX, CONSTANT = "counts+lightgbm", "counts+logistic", "age+sex", "constant"
