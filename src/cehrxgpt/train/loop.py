@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cehrxgpt.atomic import atomic_path, refuse_existing, write_json
-from cehrxgpt.config import fingerprint, to_dict
+from cehrxgpt.config import fingerprint, from_dict, to_dict
 from cehrxgpt.errors import MismatchError, OutputExistsError, TrainingError
 from cehrxgpt.manifest import versions
 from cehrxgpt.model.hub import save_model
@@ -115,8 +115,7 @@ def pretrain(
     """
     out = Path(out)
     config = config if isinstance(config, TrainConfig) else load_recipe(config)
-    if steps is not None:
-        config = replace(config, steps=steps)
+    config = from_dict(TrainConfig, {**to_dict(config), **({} if steps is None else {"steps": steps})}, where="training settings")
     store = TokenStore(store_folder)
     key = fingerprint({"config": to_dict(config), "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint})
     if resume and (done := _finished(out, key)) is not None:

@@ -1,0 +1,399 @@
+"""The training loop: it learns, stops, keeps the best weights, and goes on where it was cut off."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cehrxgpt.config import from_dict
+from cehrxgpt.errors import ConfigError, InputError, MismatchError, OutputExistsError, StorageError, TrainingError
+from cehrxgpt.model.hub import load_model
+from cehrxgpt.objectives import NextToken
+from cehrxgpt.train import RECIPES, TrainConfig, checkpoint, device, load_recipe, loop, pretrain
+from cehrxgpt.train.optim import learning_rate, make_optimizer
+from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
+
+SMALL = TrainConfig(
+    model={"width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "context": 128},
+    tokens_per_batch=512,
+    learning_rate=3e-3,
+    epochs=100,
+    steps=10,
+    patience=0,
+    evaluate_every=3,
+    precision="float32",
+    checkpoint_minutes=0,
+    log_every=1,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_store(tmp_path_factory.mktemp("train") / "timeline", train=50, tuning=12, days=61)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "matmul_rate", lambda *_: 1e11)
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder).decoder.state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# -- learning -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_leaves_a_model_folder(store: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    summary = pretrain(store, tmp_path / "model", SMALL, steps=30, progress=lambda *facts: seen.append(facts))
+    log = lines(tmp_path / "model")
+    train = [line for line in log if line["kind"] == "train"]
+    assert len(train) == 30
+    assert train[0]["loss"]["next_token"] > 1.1 * train[-1]["loss"]["next_token"]
+    assert {"learning_rate", "tokens_per_second", "tokens_seen", "mfu", "padding_share", "seconds"} <= set(train[0])
+    tuning = [line["tuning_loss"] for line in log if line["kind"] == "tuning"]
+    assert summary.tuning_loss == min(tuning) < 0.97 * tuning[0]
+    assert summary.stop_reason == "steps"
+    assert summary.steps == 30
+    assert 0 < summary.mfu < 1
+    assert summary.tokens_seen == train[-1]["tokens_seen"]
+    assert [step for step, _, _ in seen] == list(range(1, 31))
+    assert seen[-1][1] == 30
+    assert "tokens/s" in seen[-1][2]
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {"config.json", "model.safetensors", "vocabulary.parquet", "manifest.json"}
+    assert not list(tmp_path.glob(".*")), "checkpoints go when the model is there"
+    loaded = load_model(tmp_path / "model")
+    assert loaded.vocabulary.fingerprint == toy_vocabulary(days=61).fingerprint
+    assert loaded.config.width == 16
+    assert json.loads((tmp_path / "model" / "manifest.json").read_text())["figures"]["tokens_seen"] == summary.tokens_seen
+
+
+def test_population_travels_with_the_model(tmp_path: Path) -> None:
+    folder = toy_store(tmp_path / "timeline", train=20, tuning=0, days=61)
+    (folder / "population.json").write_text('{"patients": 20}')
+    summary = pretrain(folder, tmp_path / "model", SMALL, steps=2)
+    assert load_model(tmp_path / "model").population == {"patients": 20}
+    assert summary.tuning_loss is None
+    assert summary.best_step == 2, "without a tuning split the last weights are kept"
+
+
+def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([5.0, 4.0, 3.9999, 4.5, 3.9999])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def judge(self: loop.Trainer, loss: float, original: object = loop.Trainer._judge) -> None:
+        original(self, next(losses))  # type: ignore[operator]
+        kept.append({name: value.clone() for name, value in self.decoder.state_dict().items()})
+
+    monkeypatch.setattr(loop.Trainer, "_judge", judge)
+    summary = pretrain(store, tmp_path / "model", replace(SMALL, patience=3, evaluate_every=2, steps=1000))
+    assert (summary.stop_reason, summary.steps) == ("early_stopping", 10), "3.9999 is no improvement of a thousandth on 4.0"
+    assert summary.best_step == 6
+    assert summary.tuning_loss == 3.9999
+    assert same(weights(tmp_path / "model"), kept[2])
+    assert not same(kept[2], kept[-1])
+
+
+def test_time_limit_ends_the_run_at_the_low_rate(store: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, steps=None, epochs=100_000, max_minutes=0.02, checkpoint_minutes=10.0, evaluate_every=10_000)
+    summary = pretrain(store, tmp_path / "model", config)
+    assert summary.stop_reason == "minutes"
+    assert 1.2 <= summary.seconds < 6
+    rates = [line["learning_rate"] for line in lines(tmp_path / "model") if line["kind"] == "train"]
+    assert rates[-1] < 0.2 * max(rates)
+
+
+def test_loss_does_not_depend_on_accumulation(store: Path, tmp_path: Path) -> None:
+    """Two micro-batches give the gradient of their union: sums are divided once."""
+    config = replace(SMALL, steps=1, clip=0.0)
+    trainers = []
+    for accumulate in (1, 2):
+        trainer = loop.Trainer(loop.TokenStore(store), replace(config, accumulate=accumulate), tmp_path / str(accumulate), "key", None)
+        trainers.append(trainer)
+    joined, parted = trainers
+    batches = [parted.loader.batch(0), parted.loader.batch(1)]
+    objective = NextToken(joined.store.vocabulary)
+    total = sum((objective(joined.decoder, _hidden(joined.decoder, batch), batch)[0] for batch in batches), start=torch.zeros(()))
+    (total / sum(int(objective.count(batch)) for batch in batches)).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in joined.parameters.items()}
+    counts = {"next_token": sum(int(objective.count(batch)) for batch in batches)}
+    for batch in batches:
+        parted._loss(batch, counts)[0].backward()
+    for name, parameter in parted.parameters.items():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def _hidden(model: nn.Module, batch: loop.PackedBatch) -> torch.Tensor:
+    return model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
+
+
+def test_decay_is_for_matrices_and_the_rate_warms_up_and_falls() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    groups = make_optimizer(model.named_parameters(), TrainConfig(weight_decay=0.3)).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.3), (3, 0.0)]
+    config = TrainConfig(learning_rate=1.0, warmup_share=0.1, final_share=0.05)
+    rates = [learning_rate(step / 100, config) for step in range(101)]
+    assert 0 < rates[0] < rates[5] < rates[10] == 1.0
+    assert rates[-1] == pytest.approx(0.05)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
+
+
+# -- resuming -------------------------------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Raised by a progress callback: an interruption between two steps."""
+
+
+def stop_at(step: int) -> loop.Progress:
+    def progress(done: int, total: int, what: str) -> None:
+        if done == step:
+            raise Stop
+
+    return progress
+
+
+def test_resumed_run_equals_the_whole_one_bit_for_bit(store: Path, tmp_path: Path) -> None:
+    whole = pretrain(store, tmp_path / "whole", SMALL)
+    with pytest.raises(Stop):
+        pretrain(store, tmp_path / "parts", SMALL, progress=stop_at(5))
+    assert not (tmp_path / "parts").exists(), "a model appears when it is finished"
+    with pytest.raises(OutputExistsError, match=r"interrupted training stands at step 5.*--resume"):
+        pretrain(store, tmp_path / "parts", SMALL)
+    parts = pretrain(store, tmp_path / "parts", SMALL, resume=True)
+    assert parts.resumed_from == 5
+    assert parts.tokens_seen == whole.tokens_seen
+    assert parts.tuning_loss == whole.tuning_loss
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    steady = [
+        [{k: line[k] for k in line if "seconds" not in k and k not in ("mfu", "tokens_per_second")} for line in lines(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert steady[0] == steady[1]
+
+
+def test_kill_is_survived(store: Path, tmp_path: Path) -> None:
+    code = f"""
+import time, torch
+torch.set_num_threads({torch.get_num_threads()})
+from cehrxgpt.config import from_dict
+from cehrxgpt.train import TrainConfig, loop
+loop.matmul_rate = lambda *_: 1e11
+def slow(done, total, what):
+    print(done, flush=True)
+    time.sleep(0.2)
+loop.pretrain({str(store)!r}, {str(tmp_path / "killed")!r}, from_dict(TrainConfig, {loop.to_dict(SMALL)!r}, where="test"), progress=slow)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "4":
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+    summary = pretrain(store, tmp_path / "killed", SMALL, resume=True)
+    assert summary.resumed_from is not None
+    assert summary.resumed_from >= 4
+    pretrain(store, tmp_path / "whole", SMALL)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no state"])
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(store: Path, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(Stop):
+        pretrain(store, tmp_path / "model", SMALL, progress=stop_at(6))
+    folder = checkpoint.training_folder(tmp_path / "model")
+    assert checkpoint.steps_there(folder) == [6, 5]
+    newest = folder / "step-00000006"
+    data = bytearray((newest / checkpoint.OPTIMIZER).read_bytes())
+    if damage == "truncate":
+        (newest / checkpoint.OPTIMIZER).write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[-1] ^= 1
+        (newest / checkpoint.OPTIMIZER).write_bytes(data)
+    else:
+        (newest / checkpoint.STATE_FILE).write_text('{"step": 6')
+    summary = pretrain(store, tmp_path / "model", SMALL, resume=True)
+    assert summary.resumed_from == 5
+    pretrain(store, tmp_path / "whole", SMALL)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "model"))
+
+
+def test_resume_refuses_other_settings_and_leaves_a_finished_model_alone(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        pretrain(store, tmp_path / "model", SMALL, progress=stop_at(2))
+    other = replace(SMALL, learning_rate=1e-4)
+    with pytest.raises(MismatchError, match="other settings"):
+        pretrain(store, tmp_path / "model", other, resume=True)
+    finished = pretrain(store, tmp_path / "model", other, resume=True, force=True)
+    assert finished.resumed_from is None
+    written = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(store, tmp_path / "model", other, resume=True) == finished
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(OutputExistsError, match="--force"):
+        pretrain(store, tmp_path / "model", SMALL, resume=True)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    assert pretrain(store, tmp_path / "model", other, resume=True, force=True).steps == 10, "a model that was damaged is made again"
+    assert len(weights(tmp_path / "model"))
+
+
+def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"weights.safetensors": {"w": torch.ones(3)}}
+    checkpoint.save(tmp_path, 1, tensors, {"key": "k"})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StorageError, match=r"checkpoint of step 2.*No space left.*before is kept"):
+        checkpoint.save(tmp_path, 2, tensors, {"key": "k"})
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None
+    assert found[1]["step"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001"]
+
+
+def test_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    checkpoint.trim_log(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------------------------------------
+
+
+def _poison(monkeypatch: pytest.MonkeyPatch, poisoned: set[int]) -> None:
+    original = loop.Trainer._loss
+
+    def loss(self: loop.Trainer, batch: loop.PackedBatch, counts: dict[str, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, parts = original(self, batch, counts)
+        return (total * math.nan if torch.is_grad_enabled() and self.counters.step in poisoned else total), {
+            name: part * math.nan if torch.is_grad_enabled() and self.counters.step in poisoned else part for name, part in parts.items()
+        }
+
+    monkeypatch.setattr(loop.Trainer, "_loss", loss)
+
+
+def test_losses_that_are_not_finite_are_skipped_and_counted(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _poison(monkeypatch, {3, 4})
+    summary = pretrain(store, tmp_path / "model", SMALL)
+    assert summary.skipped_steps == 2
+    assert summary.steps == 10
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "model").values())
+    skipped = [line for line in lines(tmp_path / "model") if line["kind"] == "train" and line["step"] in (4, 5)]
+    assert [line["loss"]["next_token"] for line in skipped] == [None, None]
+
+
+def test_too_many_of_them_end_the_training(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _poison(monkeypatch, set(range(100)))
+    with pytest.raises(TrainingError, match=r"3 steps up to step 3 had a loss that is not finite \(limit 2\)"):
+        pretrain(store, tmp_path / "model", replace(SMALL, skip_limit=2))
+    assert not (tmp_path / "model").exists()
+
+
+def test_output_is_never_replaced_silently(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "precious").touch()
+    with pytest.raises(OutputExistsError, match="--force"):
+        pretrain(store, tmp_path / "model", SMALL)
+    assert (tmp_path / "model" / "precious").exists()
+    pretrain(store, tmp_path / "model", SMALL, steps=1, force=True)
+    assert not (tmp_path / "model" / "precious").exists()
+
+
+def test_input_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a token store"):
+        pretrain(tmp_path, tmp_path / "model", SMALL)
+    vocabulary = toy_vocabulary()
+    empty = save_store(tmp_path / "empty", vocabulary, {"tuning": toy_histories(vocabulary, 3)})
+    with pytest.raises(InputError, match="split 'train' has no histories"):
+        pretrain(empty, tmp_path / "model", SMALL)
+    assert not list(tmp_path.glob(".model*")), "nothing is left behind"
+
+
+def test_precision_is_measured_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(device, "_announces_bfloat16", lambda: True)
+    cases = (({}, torch.float32), ({"bfloat16": 0.7}, torch.float32), ({"bfloat16": 3.0}, torch.bfloat16))
+    for speeds, expected in cases:
+        monkeypatch.setattr(device, "_cpu_speeds", lambda threads, speeds=speeds: {"float32": 1.0, **speeds})
+        assert device.choose_precision(TrainConfig(), cpu) == expected
+    monkeypatch.setattr(device, "_cpu_speeds", lambda threads: {"float32": 1.0})
+    with pytest.raises(ConfigError, match="announces bfloat16 and cannot compute it"):
+        device.choose_precision(TrainConfig(precision="bfloat16"), cpu)
+
+
+def test_devices_that_are_not_there() -> None:
+    assert device.choose_device("cpu").type == "cpu"
+    for name in ("tpu9", "mps"):
+        with pytest.raises(ConfigError, match=f"device '{name}'"):
+            device.choose_device(name)
+
+
+# -- recipes --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid(name: str) -> None:
+    config = load_recipe(name)
+    model = config.model_config(3000)
+    assert config.tokens_per_batch >= model.context
+    parameters = model.matmul_parameters
+    low, high = {"tiny": (1e5, 4e5), "demo": (1.5e6, 4e6), "base": (80e6, 130e6), "large": (3e8, 6e8)}[name]
+    assert low < parameters < high, parameters
+    assert name != "base" or (model.width, model.layers, config.learning_rate, config.tokens_per_batch) == (768, 14, 2e-4, 16384)
+
+
+def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
+    started = time.perf_counter()
+    summary = pretrain(store, tmp_path / "model", replace(load_recipe("tiny"), precision="float32", steps=2))
+    assert summary.steps == 2
+    assert time.perf_counter() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rat": 1}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ({"model": {"widht": 8}}, "unknown key 'widht'; did you mean 'width'"),
+        ({"model": {"vocabulary_size": 8}}, "comes from the token store"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"objectives": {"next": 1.0}}, "unknown 'next'"),
+        ({"precision": "float16"}, "expected 'auto' | 'float32' | 'bfloat16'"),
+        ({"max_minutes": -1.0}, "must be positive"),
+    ],
+)
+def test_recipes_are_read_strictly(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_dict(TrainConfig, values, where="recipe.yaml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipe_suggests_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'demo'"):
+        load_recipe("dmo")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_recipe(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("model: {width: 32}\nepochs: 2\n")
+    assert load_recipe(tmp_path / "mine.yaml").epochs == 2
