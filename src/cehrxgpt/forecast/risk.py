@@ -35,7 +35,7 @@ from cehrxgpt.timeline.timeline import Timeline
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
 
-METHOD = "zero_shot_mc"
+METHOD = "monte_carlo"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
