@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -216,11 +217,9 @@ def make_run(root: Path, *, subjects: int = 120, seed: int = 0, first: int = 1) 
         _write(root / f"forecast/{task}.parquet", _predictions(rng, chosen, "monte_carlo", 0.7))
         methods = {"probe": 0.5, "counts+lightgbm": 0.6, "counts+logistic": 0.9, "age+sex": 1.8}
         _write(root / f"probe/{task}/predictions.parquet", pl.concat([_predictions(rng, chosen, name, noise) for name, noise in methods.items()]))
-        few = pl.DataFrame({"labels": [30, 100, 300, 1000], "method": ["probe"] * 4, "metric": ["auroc"] * 4, "value": [0.6, 0.66, 0.71, 0.74]})
-        _write(
-            root / f"probe/{task}/few_shot.parquet",
-            few.with_columns((pl.col("value") - 0.03).alias("lower"), (pl.col("value") + 0.03).alias("upper")),
-        )
+        few = pl.DataFrame({"task": task, "method": "probe", "labels": [30, 100, 1000], "positives": [4, 15, 150], "auroc": [0.6, 0.66, 0.74]})
+        _write(root / f"probe/{task}/few_shot.parquet", few.with_columns(lowest=pl.col("auroc") - 0.03, highest=pl.col("auroc") + 0.03))
+        _write(root / f"probe/{task}/metrics.parquet", _metrics(rng, task, methods, 99, everyone.height))
         positives = int(chosen["boolean_value"].sum() or 0)
         metrics.append(_metrics(rng, task, {"monte_carlo": 0.7, **methods, TRUE_RISK: 0.0}, positives, chosen.height))
     _write(root / "evaluation/metrics.parquet", pl.concat(metrics))
@@ -274,6 +273,16 @@ def test_true_risk_joins_the_rows_that_were_predicted(run: RunFolder) -> None:
     assert truth.height == forecast.height > 0
     joined = truth.join(forecast, on=["subject_id", "prediction_time"])
     assert joined["boolean_value"].equals(joined["boolean_value_right"].rename("boolean_value"))
+
+
+def test_all_methods_are_compared_on_the_rows_that_were_forecast(run: RunFolder, tmp_path: Path) -> None:
+    task = TASKS[0]
+    for part in ("labels", "probe", "truth"):
+        shutil.copytree(run.root / part, tmp_path / part)
+    forecast = pl.read_parquet(run.root / f"forecast/{task}.parquet").head(7)
+    _write(tmp_path / f"forecast/{task}.parquet", forecast)
+    counted = RunFolder(tmp_path).predictions(task).group_by("method").len()
+    assert counted["len"].to_list() == [7] * 6
 
 
 def test_labels_fill_an_outcome_that_the_predictions_lack(run: RunFolder, tmp_path: Path) -> None:

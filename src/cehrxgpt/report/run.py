@@ -198,7 +198,8 @@ class RunFolder:
     def predictions(self, task: str) -> pl.DataFrame:
         """All methods' predictions of one task: key, `boolean_value` (null = censored), `probability`, `method`, `std_error`, bounds.
 
-        The true risk, where a simulator left one, is joined as the method `true risk` on the rows the others predicted.
+        Where there is a forecast, the other methods' rows are those that were forecast, so that curves compare like with like. The
+        true risk, where a simulator left one, is joined as the method `true risk` on the rows the others predicted.
         """
         wanted: dict[str, pl.DataType] = {"subject_id": pl.Int64(), "prediction_time": pl.Datetime("us"), "boolean_value": pl.Boolean()}
         wanted |= {"predicted_boolean_probability": pl.Float64(), "method": pl.String()}
@@ -213,6 +214,8 @@ class RunFolder:
                         pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name) for name, dtype in wanted.items()
                     )
                 )
+        if len(frames) == 2 and (self.root / f"forecast/{task}.parquet").is_file():
+            frames[1] = frames[1].join(frames[0].select(KEY).unique(), on=KEY, how="semi")
         both = pl.concat(frames) if frames else pl.DataFrame(schema=wanted)
         labels = self.labels(task)
         if labels is not None:

@@ -58,10 +58,18 @@ def section(run: RunFolder) -> Section:
     return Section("synthetic", "Synthetic against real", join(parts))
 
 
+def _sides(run: RunFolder) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
+    """Real events (those the model learned from, where there is a training split) and synthetic ones."""
+    if run.events is None or run.synthetic_events is None:
+        return None
+    train = run.events.filter(pl.col("split") == s.TRAIN)
+    return (run.events if train.head(1).collect().is_empty() else train), run.synthetic_events
+
+
 def _sentence(run: RunFolder) -> Markup:
     tables = len({path.name.split(".")[0].lower() for path in (run.root / "synthetic").glob("*.parquet")})
     written = f" They were written as OMOP tables ({tables} files) and read back by the ingest that reads real ones." if tables else ""
-    return paragraph("The model wrote new histories from demographics that it drew.", written)
+    return paragraph("The model wrote new histories from demographics that it drew; they are held against the training split.", written)
 
 
 # -- prevalence -------------------------------------------------------------------------------------------------------------------
@@ -78,10 +86,11 @@ def _prevalence(run: RunFolder, rows: pl.DataFrame | None) -> pl.DataFrame | Non
             return frame.select(
                 pl.col("code").cast(pl.String), pl.col(real).cast(pl.Float64).alias("real"), pl.col(synthetic).cast(pl.Float64).alias("synthetic")
             ).drop_nulls()
-    if run.events is None or run.synthetic_events is None:
+    sides = _sides(run)
+    if sides is None:
         return None
     counted, totals = [], []
-    for events in (run.events, run.synthetic_events):
+    for events in sides:
         dated = events.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in([s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]))
         counts, total = pl.collect_all(
             [dated.group_by("code").agg(pl.col("subject_id").n_unique().alias("n")), events.select(pl.col("subject_id").n_unique())]
@@ -174,11 +183,12 @@ def _differences(run: RunFolder, pairs: pl.DataFrame) -> Markup:
 
 def _people(run: RunFolder) -> dict[str, pl.DataFrame] | None:
     """Per side one row per subject: `age` at the first event, `sex`, `events`; only ever shown as histograms."""
-    if run.events is None or run.synthetic_events is None:
+    sides = _sides(run)
+    if sides is None:
         return None
     found = {}
     structural = [s.BIRTH, s.DEATH, s.OBSERVATION_START, s.OBSERVATION_END]
-    for side, events in (("real", run.events), ("synthetic", run.synthetic_events)):
+    for side, events in zip(("real", "synthetic"), sides, strict=True):
         code, dated = pl.col("code"), pl.col("time").is_not_null() & ~pl.col("code").is_in(structural)
         gender = code.filter(code.str.starts_with(s.GENDER_PREFIX)).first().str.strip_prefix(s.GENDER_PREFIX).str.to_uppercase()
         found[side] = (

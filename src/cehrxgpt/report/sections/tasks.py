@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cehrxgpt import schema as s
 from cehrxgpt.report.markup import (
     Markup,
     Section,
@@ -50,7 +51,10 @@ def metric_rows(run: RunFolder, task: str | None = None) -> list[dict[str, Any]]
     """Metric rows with one spelling per metric; of one task if named."""
     if run.metrics is None:
         return []
-    rows = run.metrics if task is None else run.metrics.filter(pl.col("task") == task)
+    return _spelled(run.metrics if task is None else run.metrics.filter(pl.col("task") == task))
+
+
+def _spelled(rows: pl.DataFrame) -> list[dict[str, Any]]:
     found = []
     for row in rows.to_dicts():
         name = str(row["metric"]).lower().replace(" ", "_")
@@ -160,6 +164,8 @@ def _task(run: RunFolder, task: str) -> Markup | None:
     parts: list[Any] = []
     if metrics:
         parts.append(_metric_table(task, metrics))
+    if run.has("evaluation/metrics.parquet") and (whole := _whole_split(run, task)):
+        parts.append(whole)
     parts.append(_outcome_line(predictions, metrics))
     names = ordered(predictions["method"].drop_nulls().to_list())
     charts = [
@@ -192,6 +198,15 @@ def _metric_table(task: str, rows: list[dict[str, Any]]) -> Markup:
     return join(
         [shown_table, details("Further metrics", table(["Method", "Metric", "Value"], further, caption=f"{readable(task)}: further metrics", left=2))]
     )
+
+
+def _whole_split(run: RunFolder, task: str) -> Markup | None:
+    """The learned methods on all held-out rows, where the table above is of the rows that were forecast."""
+    frame = run.parquet(f"probe/{task}/metrics.parquet", s.METRIC_SCHEMA.names)
+    if frame is None or frame.is_empty():
+        return None
+    inner = _metric_table(task, _spelled(frame))
+    return details("The same for all held-out rows, without the methods that need a forecast", inner)
 
 
 def _outcome_line(predictions: pl.DataFrame, metrics: list[dict[str, Any]]) -> Markup:
@@ -300,35 +315,37 @@ def _few_shot(frame: pl.DataFrame | None) -> Markup | None:
         return None
     if "metric" in frame.columns:
         frame = frame.filter(pl.col("metric").cast(pl.String).str.to_lowercase() == "auroc")
-    if "method" not in frame.columns:
-        frame = frame.with_columns(pl.lit("probe").alias("method"))
-    frame = (
-        frame.filter(pl.col(size).cast(pl.Float64, strict=False) > 0)
-        .with_columns(pl.col(size).cast(pl.Float64, strict=False))
-        .drop_nulls([size, value])
+    ends = next((pair for pair in (("lowest", "highest"), ("lower", "upper")) if set(pair) <= set(frame.columns)), None)
+    known = frame.select(
+        pl.col("method") if "method" in frame.columns else pl.lit("probe").alias("method"),
+        pl.col(size).cast(pl.Float64, strict=False).alias("labels"),
+        pl.col(value).cast(pl.Float64).alias("auroc"),
+        *(
+            pl.col(name).cast(pl.Float64).alias(end) if name else pl.lit(None, dtype=pl.Float64).alias(end)
+            for name, end in zip(ends or ("", ""), ("low", "high"))
+        ),
     )
-    has_interval = {"lower", "upper"} <= set(frame.columns)
-    points = (
-        frame.group_by("method", size)
-        .agg(pl.col(value).mean(), *([pl.col("lower").mean(), pl.col("upper").mean()] if has_interval else []))
-        .sort(size)
-    )
-    if points.select(pl.col(size).n_unique()).item() < 2:
-        return None
-    return _few_shot_chart(points, size, value, has_interval)
+    points = known.filter((pl.col("labels") > 0) & pl.col("auroc").is_finite()).sort("labels")
+    return _few_shot_chart(points) if points["labels"].n_unique() > 1 else None
 
 
-def _few_shot_chart(points: pl.DataFrame, size: str, value: str, has_interval: bool) -> Markup:
-    low = float(np.nanmin([points[value].min(), points["lower"].min() if has_interval else 1.0]))
-    sizes = sorted(set(points[size].to_list()))
-    axis = Axis.logarithmic(sizes[0] * 0.9, sizes[-1] * 1.1)
-    chart = Chart(360, 340, axis, Axis.linear(min(0.5, np.floor(low * 10) / 10), 1.0), x_title="training labels", y_title="AUROC")
+def _few_shot_chart(points: pl.DataFrame) -> Markup:
+    sizes = points["labels"].to_list()
+    low = float(points.select(pl.min_horizontal("auroc", "low").min()).item())
+    chart = Chart(
+        360,
+        340,
+        Axis.logarithmic(min(sizes) * 0.9, max(sizes) * 1.1),
+        Axis.linear(min(0.5, np.floor(low * 10) / 10), 1.0),
+        x_title="training labels",
+        y_title="AUROC",
+    )
     for name in ordered(points["method"].to_list()):
         rows = points.filter(pl.col("method") == name)
         style = method(name)
-        if has_interval:
-            for row in rows.drop_nulls(["lower", "upper"]).to_dicts():
-                chart.whisker(row[size], row["lower"], row["upper"], f"{style.colour} pale")
-        chart.line(rows[size].to_numpy(), rows[value].to_numpy(), f"{style.colour} thin")
-        chart.dots(rows[size].to_numpy(), rows[value].to_numpy(), f"{style.colour} full")
-    return figure(chart.svg("AUROC by number of training labels"), "Few-shot: AUROC by the number of training labels given to the method.")
+        for row in rows.drop_nulls(["low", "high"]).to_dicts():
+            chart.whisker(row["labels"], row["low"], row["high"], f"{style.colour} pale")
+        chart.line(rows["labels"].to_numpy(), rows["auroc"].to_numpy(), f"{style.colour} thin")
+        chart.dots(rows["labels"].to_numpy(), rows["auroc"].to_numpy(), f"{style.colour} full")
+    caption = "Few-shot: AUROC on all held-out rows by the number of training labels; bars span repeated draws of the labels."
+    return figure(chart.svg("AUROC by number of training labels"), caption)
