@@ -4,7 +4,8 @@
         meta.json             version, fingerprints, counts
         <array>.npy           the arrays of `EncodedHistories` and `split`, one file each
         vocabulary.parquet    what the ids mean
-        population.json       demographics and length of observation, where they were kept
+        population.json       how long training patients are observed, where enough of them are there to say so
+        timeline.json         settings of the timeline, readable
         tokenize.json         tokens, patients, codes kept and dropped
 
 Opening costs a few system calls whatever the size: pages are read when they are touched. One history is a slice of the flat arrays.
@@ -27,6 +28,7 @@ from cehrxgpt.timeline.encoded import HISTORY_FIELDS, TOKEN_FIELDS, EncodedHisto
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 META_FILE = "meta.json"
+POPULATION_FILE = "population.json"
 VERSION = 1
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -143,7 +145,7 @@ class TokenStore:
     @cached_property
     def population(self) -> dict[str, Any] | None:
         """`population.json`, or None where there is none."""
-        path = self.folder / "population.json"
+        path = self.folder / POPULATION_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     @property

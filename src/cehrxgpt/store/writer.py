@@ -11,7 +11,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,9 +25,11 @@ from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
-from cehrxgpt.store.format import VERSION, StoreAppender, write_meta
+from cehrxgpt.store.format import POPULATION_FILE, VERSION, StoreAppender, write_meta
 from cehrxgpt.timeline import Timeline
-from cehrxgpt.timeline.encoded import EncodedHistories
+from cehrxgpt.timeline.encoded import TOKEN_FIELDS, EncodedHistories, concatenate
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH
+from cehrxgpt.timeline.population import Population
 
 TOKENIZE_FILE = "tokenize.json"
 LENGTH_QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -97,6 +99,22 @@ def _encode(dataset: EventDataset, timeline: Timeline, path: Path) -> _Encoded:
     return _Encoded(timeline.encode_frame(frame), dict(zip(counted["code"].to_list(), counted["len"].to_list(), strict=True)))
 
 
+def _prompts_and_ends(histories: EncodedHistories) -> EncodedHistories:
+    """Each history cut down to its prompt and its last token: all that the length of observation is read from."""
+    histories = histories.subset(histories.lengths > PROMPT_LENGTH)
+    place = np.concatenate([histories.offsets[:-1, None] + np.arange(PROMPT_LENGTH), histories.offsets[1:, None] - 1], axis=1).ravel()
+    tokens = {name: getattr(histories, name)[place] for name in TOKEN_FIELDS}
+    return replace(histories, **tokens, offsets=np.arange(len(histories) + 1, dtype=np.int64) * (PROMPT_LENGTH + 1))
+
+
+def _population(ends: list[EncodedHistories], timeline: Timeline) -> dict[str, Any] | None:
+    """How long training patients are observed; None where there are too few of them to say so."""
+    least = int(timeline.vocabulary.settings.get("min_subjects", 11))
+    if sum(len(part) for part in ends) < max(least, 1):
+        return None
+    return Population.fit(concatenate(ends), timeline.vocabulary, min_subjects=least).to_dict()
+
+
 _worker: Callable[[Path], _Encoded] | None = None
 
 
@@ -158,6 +176,7 @@ def write_store(
     refuse_existing(out, force=force)
     splits = list(dataset.splits)
     counts = {split: _SplitCounts() for split in splits}
+    ends: list[EncodedHistories] = []
     shards = len(dataset.shards())
     with atomic_path(out, force=force, folder=True) as folder:
         timeline.save(folder)
@@ -165,12 +184,17 @@ def write_store(
             for done, (split, shard) in enumerate(_encode_all(dataset, timeline, folder, workers), start=1):
                 appender.append(shard.histories, splits.index(split))
                 counts[split].add(shard)
+                if split == s.TRAIN:
+                    ends.append(_prompts_and_ends(shard.histories))
                 if progress is not None:
                     progress(done, shards, f"{appender.tokens:,} tokens")
         if not appender.tokens:
             raise InputError(f"{dataset.root}: none of its events is in the vocabulary ({len(timeline.vocabulary):,} tokens); fit one on this data")
-        facts = _facts(counts, timeline)
-        (folder / TOKENIZE_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        population = _population(ends, timeline)
+        facts = _facts(counts, timeline) | {"population": population is not None}
+        _write_json(folder / TOKENIZE_FILE, facts)
+        if population is not None:
+            _write_json(folder / POPULATION_FILE, population)
         write_meta(
             folder,
             histories=appender.histories,
@@ -180,6 +204,10 @@ def write_store(
             fingerprint=store_fingerprint(dataset, timeline),
         )
     return facts
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def store_fingerprint(dataset: EventDataset, timeline: Timeline) -> str:

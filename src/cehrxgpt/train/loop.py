@@ -33,7 +33,7 @@ from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import build
 from cehrxgpt.schema import TRAIN, TUNING
 from cehrxgpt.store.batch import PackedBatch
-from cehrxgpt.store.format import TokenStore
+from cehrxgpt.store.format import POPULATION_FILE, TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import TrainConfig, load_recipe
@@ -173,7 +173,7 @@ def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool)
         "versions": versions(),
         "figures": asdict(summary),
     }
-    extra = {} if store.population is None else {"population.json": store.population}
+    extra = {} if store.population is None else {POPULATION_FILE: store.population}
     with atomic_path(out, force=force, folder=True) as folder:
         save_model(folder, trainer.decoder, store.vocabulary, extra)
         shutil.copyfile(trainer.log_path, folder / LOG_FILE)
