@@ -36,7 +36,11 @@ def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> Bucket:
     birth, death = pl.col("code") == s.BIRTH, pl.col("code") == s.DEATH
     found.deaths = shaped(rows.filter(death).with_columns(pl.lit("death").alias("origin")), DEATHS)
     found.statics = _statics(rows, rules)
-    found.visits = pl.concat([found.visits, *(_visits(rows, kind, -1 - index, ledger) for index, kind in enumerate(rules.visits))])
+    for index, kind in enumerate(rules.visits):
+        visits = _visits(rows, kind, -1 - index, ledger)
+        found.visits = pl.concat([found.visits, visits])
+        if kind.place_segment and not kind.has_id:
+            rows = _identify_closings(rows, kind, visits)
     found.events = shaped(_events(_other_rows(rows.filter(~birth & ~death), rules, ledger), rules, ledger), EVENTS)
     unplaced = found.events.filter(pl.col("time").is_null() & pl.col("code").is_not_null())
     found.statics = pl.concat([found.statics, shaped(unplaced, STATICS)])
@@ -102,6 +106,14 @@ def _paired(opening: pl.DataFrame, closing: pl.DataFrame, number: int) -> pl.Dat
     )  # fmt: skip
     own = pl.col("_next").is_null() | (pl.col("end_time") <= pl.col("_next"))
     return paired.with_columns(pl.when(own).then("end_time").alias("end_time")).drop("_next")
+
+
+def _identify_closings(rows: pl.DataFrame, kind: VisitCodes, visits: pl.DataFrame) -> pl.DataFrame:
+    """Closing rows of visits without ids get the id of the visit that they were paired with, so that the discharge place finds it."""
+    ended = visits.filter(pl.col("end_time").is_not_null()).unique(["subject_id", "end_time"], keep="first", maintain_order=True)
+    ended = ended.select("subject_id", pl.col("end_time").alias("time"), pl.col("visit_id").alias("_paired"), pl.lit(kind.closes).alias("group"))
+    rows = rows.join(ended, on=["subject_id", "time", "group"], how="left", maintain_order="left")
+    return rows.with_columns(pl.coalesce("_paired", "visit_id").alias("visit_id")).drop("_paired")
 
 
 def _other_rows(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:
