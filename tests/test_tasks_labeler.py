@@ -114,8 +114,10 @@ def slow_label(task, events, moment, stay_start, stay_end):
     until = max([e["available_time"] for e in content] + [e["end_time"] for e in content if e["code"].startswith("Visit/") and e["end_time"]])
     since = min(e["time"] for e in content)
     grace = timedelta(days=task.grace_days)
-    if any(e["code"] == s.DEATH and not after(e, moment) for e in events):
-        return "drop"
+    died_in_stay = bool(task.index.visit) and task.index.at == "end" and not task.index.discharge
+    for e in events:
+        if e["code"] == s.DEATH and (not after(e, moment) or (died_in_stay and e["time"].date() == stay_end.date())):
+            return "drop"
     if task.censoring != "closed_world" and until + grace < moment:
         return "drop"
     if task.history_days and since > moment - timedelta(days=task.history_days):
@@ -434,6 +436,16 @@ def test_death_in_the_stay():
         (discharged + timedelta(hours=14), False, False),
     ]:
         assert one([stay, row(1, s.DEATH, death, day=day)], task)["boolean_value"] is value
+
+
+def test_who_died_in_the_stay_is_not_discharged():
+    """The stay ends at midnight, the death has a day only: as some hospitals write it."""
+    stay = row(1, "Visit/9201", START, end=START + timedelta(days=2), visit=1)
+    rows = [stay, row(1, s.DEATH, day_end(START + timedelta(days=2)), day=True), row(1, "discharge/8536", START + timedelta(days=2), visit=1)]
+    anywhere = simple(index=Index(visit=("inpatient",), at="end"), outcome=Outcome(death=True), concept_sets={})
+    assert label(table(rows), anywhere).labels.is_empty()
+    home = simple(index=Index(visit=("inpatient",), at="end", discharge=(8536,)), outcome=Outcome(death=True), concept_sets={})
+    assert one(rows, home)["boolean_value"] is True
 
 
 def test_age_is_in_completed_years():

@@ -102,7 +102,7 @@ def _eligible(task: Task, events: pl.DataFrame, attrition: _Attrition) -> pl.Dat
     attrition.add(f"index: {what}, {task.index.occurrence}", rows)
     rows = rows.join(person_facts(events), on="subject_id", how="left", maintain_order="left")
 
-    rows = rows.filter(~_dead(events, rows))
+    rows = rows.filter(~_dead(task, events, rows))
     attrition.add("alive at the prediction time", rows)
     if task.censoring != "closed_world":
         rows = rows.filter(pl.col("observed_until") + days(task.grace_days) >= pl.col("prediction_time"))
@@ -122,11 +122,18 @@ def _eligible(task: Task, events: pl.DataFrame, attrition: _Attrition) -> pl.Dat
     return rows
 
 
-def _dead(events: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
-    """Is each row's subject dead by the prediction time?"""
+def _dead(task: Task, events: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
+    """Is each row's subject dead by the prediction time?
+
+    Who died on the day on which the index stay ended did not leave it alive (the two are written independently, one of them often by
+    the day alone), unless the task asks for a place of discharge: who went home was alive.
+    """
     deaths = with_codes(events, [s.DEATH]).group_by("subject_id").agg(pl.col("time").min(), pl.col("available_time").min())
-    joined = rows.select("subject_id", "prediction_time").join(deaths, on="subject_id", how="left", maintain_order="left")
-    return joined.select((pl.col("time").is_not_null() & ~is_after("prediction_time")).fill_null(False).alias("dead"))["dead"]
+    joined = rows.select("subject_id", "prediction_time", "stay_end").join(deaths, on="subject_id", how="left", maintain_order="left")
+    dead = pl.col("time").is_not_null() & ~is_after("prediction_time")
+    if task.index.visit and task.index.at == "end" and not task.index.discharge:
+        dead = dead | (pl.col("time").dt.date() == pl.col("stay_end").dt.date())
+    return joined.select(dead.fill_null(False).alias("dead"))["dead"]
 
 
 def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
