@@ -56,7 +56,7 @@ def assert_window(timeline: Timeline, encoded: EncodedHistories, index: int, mad
             assert abs(int(made.age_minutes[n]) - int(encoded.age_minutes[full])) < MINUTES_PER_MONTH + 2 * MINUTES_PER_DAY
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(subjects=1), st.data())
 def test_windows(timeline: Timeline, events: pl.DataFrame, data: st.DataObject) -> None:
     encoded = timeline.encode_frame(events)
@@ -83,7 +83,7 @@ def test_windows(timeline: Timeline, events: pl.DataFrame, data: st.DataObject) 
             assert both >= total
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(subjects=1), st.integers(SHORTEST, 60))
 def test_last_window(timeline: Timeline, events: pl.DataFrame, most: int) -> None:
     encoded = timeline.encode_frame(events)
