@@ -31,7 +31,14 @@ def ingest(source: Path, out: Path, settings: Settings, *, force: bool = False, 
 
     dataset = run(source, out, from_dict(IngestConfig, dict(settings), where="ingest"), force=force, progress=progress)
     account = json.loads((dataset.root / "ingest.json").read_text(encoding="utf-8"))
-    return {"events": account["events"], "subjects": account["subjects"], "visits": account["visits"], "format": account["format"]}
+    return {
+        "format": account["format"],
+        "subjects": account["subjects"],
+        "events": account["events"]["total"],
+        "visits": account["visits_recovered"]["total"],
+        "dropped": sum(sum(table["dropped"].values()) for table in account["tables"].values()),
+        "notes": account["notes"],
+    }
 
 
 def tokenize(

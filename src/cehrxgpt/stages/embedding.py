@@ -56,10 +56,7 @@ def probe(embeddings: Path, labels: Path, events: Path, out: Path, settings: Set
     check_subjects(labelled, dataset, what=str(labels))
     vectors = read_table(embeddings, s.EMBEDDING_SCHEMA, what="embeddings made by: cehrxgpt embed")
     result = run(vectors, labelled, dataset, config=from_dict(ProbeConfig, dict(settings), where="probe"))
-    with atomic_path(out, folder=True, force=force) as partial:
-        result.predictions.write_parquet(partial / "predictions.parquet")
-        result.metrics.write_parquet(partial / "metrics.parquet")
-        result.few_shot.write_parquet(partial / "few_shot.parquet")
+    result.write(out, force=force)
     rows = metric_rows(result.metrics, "auroc")
     return {"auroc": {row[0]: row[1] for row in rows}, "notes": result.notes, "rows": rows}
 

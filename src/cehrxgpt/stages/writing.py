@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cehrxgpt.atomic import refuse_existing
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.console import Progress
+from cehrxgpt.errors import InputError
 from cehrxgpt.stages.data import ingest
 from cehrxgpt.stages.tables import Settings, silent
 
@@ -24,8 +25,10 @@ def synthesize(
     from cehrxgpt.synthesis import write_synthetic as run
 
     refuse_existing(out, force=force)
+    if format not in ("omop", "meds"):
+        raise InputError(f"--format: no '{format}'; valid: omop, meds")
     config = from_dict(SynthesisConfig, dict(settings), where="synthesize")
-    return to_dict(run(load_model(model), patients, out, config, format=format, force=force, progress=progress))
+    return to_dict(run(load_model(model), patients, out, config, format=cast(Literal["omop", "meds"], format), force=force, progress=progress))
 
 
 def synthesize_and_ingest(model: Path, out: Path, events: Path, patients: int, settings: Settings, *, progress: Progress = silent) -> dict[str, Any]:
