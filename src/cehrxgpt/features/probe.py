@@ -147,12 +147,12 @@ def standardise(vectors: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]) ->
     return np.where(varies, (vectors - mean) / np.where(varies, spread, 1.0), 0.0)
 
 
-def _probe(rows: _Rows, fit: npt.NDArray[np.bool_], config: ProbeConfig) -> Fitted:
+def _probe(rows: _Rows, fit: npt.NDArray[np.bool_], tuning: npt.NDArray[np.bool_], config: ProbeConfig) -> Fitted:
     subjects = rows.table["subject_id"].to_numpy()
     if rows.vectors.shape[1] == 0:
         return nothing(rows.table.height, "the embeddings are empty")
     x = standardise(rows.vectors, fit)
-    return logistic(x, rows.outcome, fit, rows.of(s.TUNING), subjects, least=config.min_positives, seed=config.seed)
+    return logistic(x, rows.outcome, fit, tuning, subjects, least=config.min_positives, seed=config.seed)
 
 
 def _predictions(rows: _Rows, method: str, fitted: Fitted) -> pl.DataFrame:
@@ -185,7 +185,8 @@ def _few_shot(rows: _Rows, labels: pl.DataFrame, config: ProbeConfig) -> pl.Data
         found, positives = [], []
         for repeat in range(config.repeats if count < there else 1):
             fit = _draw(rows, count, config.seed + repeat)
-            fitted = _probe(rows, fit, config)
+            # Few labels are all there is: the strength is then chosen by folds among them, not on further tuning labels.
+            fitted = _probe(rows, fit, rows.of(s.TUNING) & (count == there), config)
             metrics = evaluate_predictions(_predictions(rows, PROBE, fitted), labels, replicates=0)
             found += [value for value in metrics.filter(pl.col("metric") == "auroc")["value"].to_list() if value is not None]
             positives.append(int((fit & rows.outcome).sum()))
@@ -234,7 +235,7 @@ def _empty_curve() -> pl.DataFrame:
 
 
 def _run(rows: _Rows, labels: pl.DataFrame, dataset: EventDataset, config: ProbeConfig) -> ProbeResult:
-    fitted = {PROBE: _probe(rows, rows.of(s.TRAIN), config)}
+    fitted = {PROBE: _probe(rows, rows.of(s.TRAIN), rows.of(s.TUNING), config)}
     if config.baselines:
         features = count_features(dataset, rows.table, rows.of(s.TRAIN), min_subjects=config.min_subjects)
         masks = (rows.outcome, rows.of(s.TRAIN), rows.of(s.TUNING), rows.table["subject_id"].to_numpy())
