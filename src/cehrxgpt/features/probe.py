@@ -223,7 +223,13 @@ def probe(
     if labels.is_empty():
         result = ProbeResult(pl.DataFrame(schema=PREDICTION_DTYPES), pl.DataFrame(schema=METRIC_DTYPES), _empty_curve(), ["no labels"])
     else:
-        result = _run(_rows(embeddings, labels, dataset), labels, dataset, config)
+        import lightgbm  # noqa: F401
+        import sklearn.linear_model  # noqa: F401
+        from threadpoolctl import threadpool_limits
+
+        # Limits reach only the libraries that are loaded, hence the imports. One thread, unless asked for more: sums in one order, and no spinning for cores that others use.
+        with threadpool_limits(limits=config.threads):
+            result = _run(_rows(embeddings, labels, dataset), labels, dataset, config)
     if out is not None:
         result.write(out, force=force)
     return result
