@@ -227,7 +227,8 @@ def probe(
         import sklearn.linear_model  # noqa: F401
         from threadpoolctl import threadpool_limits
 
-        # Limits reach only the libraries that are loaded, hence the imports. One thread, unless asked for more: sums in one order, and no spinning for cores that others use.
+        # Limits reach only the libraries that are loaded, hence the imports. One thread, unless asked for more: sums in one order,
+        # and no spinning for cores that others use.
         with threadpool_limits(limits=config.threads):
             result = _run(_rows(embeddings, labels, dataset), labels, dataset, config)
     if out is not None:
