@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cehrxgpt.atomic import refuse_existing
 from cehrxgpt.config import from_dict, to_dict
