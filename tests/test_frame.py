@@ -177,6 +177,13 @@ def test_the_front_door_is_light() -> None:
         assert not HEAVY & _modules_after(arguments)
 
 
+def test_the_accelerator_side_runs_without_the_data_stack() -> None:
+    modules = "store.format store.loader model.hub objectives train.loop rollout.engine timeline.window".split()
+    loaded = _modules_after("; ".join(f"import cehrxgpt.{name}" for name in modules))
+    assert "torch" in loaded
+    assert not {"polars", "duckdb", "ibis", "pandas", "rich", "typer", "sklearn", "lightgbm", "matplotlib", "transformers"} & loaded
+
+
 def test_an_interrupted_verb_exits_with_130(tmp_path: Path) -> None:
     code = "import sys, time; from cehrxgpt import console; sys.exit(console.run(lambda: (print('set', flush=True), time.sleep(60))))"
     for sent in (signal.SIGINT, signal.SIGTERM):

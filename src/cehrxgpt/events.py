@@ -214,7 +214,12 @@ class EventDataset:
     def codes(self) -> pl.DataFrame:
         """`code`, `description`, `parent_codes`, `origin` of the codes that have any; empty where there is no such file."""
         path = self.root / "metadata" / "codes.parquet"
-        empty = {"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String), "origin": pl.String}
+        empty: dict[str, pl.DataType] = {
+            "code": pl.String(),
+            "description": pl.String(),
+            "parent_codes": pl.List(pl.String()),
+            "origin": pl.String(),
+        }
         if not path.exists():
             return pl.DataFrame(schema=empty)
         frame = pl.read_parquet(path)
