@@ -19,6 +19,7 @@ import numpy as np
 from cehrxgpt.report.markup import Markup, tag, text
 
 _EPOCH = datetime(1970, 1, 1)
+_LETTER = 6.6  # pixels; about the widest that a figure is in the usual fonts at 12 pixels
 
 
 def days(value: date | datetime) -> float:
@@ -108,7 +109,8 @@ def _date_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]
     else:
         step = max(1, math.ceil((high - low) / target))
         whole = range(math.ceil(low), math.floor(high) + 1, step)
-        ticks = [(float(index), (_EPOCH + timedelta(days=index)).strftime("%d %b %Y")) for index in whole]
+        # The year stands at the first tick alone: these labels are close together.
+        ticks = [(float(index), (_EPOCH + timedelta(days=index)).strftime("%d %b" if place else "%d %b %Y")) for place, index in enumerate(whole)]
     return [(value, label) for value, label in ticks if low <= value <= high]
 
 
@@ -162,12 +164,16 @@ class Chart:
                 self.label(self.left - 6, py + 4, label, anchor="end")
         if show_x:
             self._parts.append(f'<path class="axis" d="M{self.left:.1f} {floor:.1f}H{edge:.1f}"/>')
+            free = -math.inf
             for value, label in self.x.ticks:
                 px = float(self.at_x(value))
                 self._parts.append(f'<path class="axis" d="M{px:.1f} {floor:.1f}v4"/>')
-                half = 3.3 * len(label)
+                half = _LETTER / 2 * len(label)
                 anchor = "end" if px + half > self.width else "start" if px - half < 0 else "middle"
-                self.label(min(px, self.width - 1), floor + 17, label, anchor=anchor)
+                left = px - {"end": 2 * half, "middle": half, "start": 0.0}[anchor]
+                if left >= free:  # a label that would run into the one before it is left out
+                    self.label(min(px, self.width - 1), floor + 17, label, anchor=anchor)
+                    free = left + 2 * half + 4
         if x_title:
             self.label(self.left + (edge - self.left) / 2, self.height - 5, x_title, anchor="middle", class_="title")
         if y_title:

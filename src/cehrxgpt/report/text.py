@@ -159,7 +159,7 @@ def _store(path: Path) -> list[str]:
     facts = {**(run.json("meta.json") or {}), **(run.json("tokenize.json") or {})}
     vocabulary = run.parquet("vocabulary.parquet")
     rows = [[name.replace("_", " "), _scalar(value)] for name, value in flatten(facts, depth=2) if not isinstance(value, list)]
-    if vocabulary is not None:
+    if vocabulary is not None and not is_number(facts.get("vocabulary")):
         rows.append(["vocabulary", count(vocabulary.height)])
     return [f"{path.name}: a token store", *_columns(rows[:60], left=2)]
 

@@ -66,15 +66,20 @@ def interval(row: dict[str, Any] | None, digits: int = 3) -> Any:
     """`0.781` with its 95% interval below, as a table cell."""
     if row is None or not is_number(row["value"]):
         return None
-    value = number(row["value"], digits)
+    value = _fixed(row["value"], digits)
     if not (is_number(row["lower"]) and is_number(row["upper"])):
         return value
-    return join([value, tag("span", f"{number(row['lower'], digits)} to {number(row['upper'], digits)}", class_="ci")])
+    return join([value, tag("span", f"{_fixed(row['lower'], digits)} to {_fixed(row['upper'], digits)}", class_="ci")])
+
+
+def _fixed(value: float, digits: int) -> str:
+    """Always as many decimals: metrics stand below one another."""
+    return f"{value:.{digits}f}".replace("-", "−") if abs(value) < 1000 else number(value)
 
 
 def glance(run: RunFolder) -> Markup | None:
     """AUROC of every method and task with its interval, as one chart; None without metrics."""
-    rows = [row for row in metric_rows(run) if row["metric"] == "auroc" and is_number(row["value"])]
+    rows = [row for row in metric_rows(run) if row["metric"] == "auroc" and is_number(row["value"]) and canonical(row["method"]) != "constant"]
     if not rows:
         return None
     by_task: dict[str, list[dict[str, Any]]] = {}
@@ -167,7 +172,8 @@ def _task(run: RunFolder, task: str) -> Markup | None:
     if run.has("evaluation/metrics.parquet") and (whole := _whole_split(run, task)):
         parts.append(whole)
     parts.append(_outcome_line(predictions, metrics))
-    names = ordered(predictions["method"].drop_nulls().to_list())
+    # The prevalence for everyone is a reference of the table; it has no curve.
+    names = [name for name in ordered(predictions["method"].drop_nulls().to_list()) if canonical(name) != "constant"]
     charts = [
         chart
         for chart in (_roc(predictions, names), _calibration(predictions, names), _truth(predictions, names), _few_shot(few_shot))
@@ -182,15 +188,19 @@ def _task(run: RunFolder, task: str) -> Markup | None:
 def _metric_table(task: str, rows: list[dict[str, Any]]) -> Markup:
     cells = {(row["method"], row["metric"]): row for row in rows}
     columns = [name for name in _METRICS if any(metric == name for _, metric in cells)]
+    sizes: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        sizes[row["method"]] = max(sizes.get(row["method"], (0, 0)), (row["subjects"] or 0, row["positives"] or 0))
+    same = len(set(sizes.values())) == 1
     body = []
-    for name in ordered([row["method"] for row in rows]):
-        own = [row for row in rows if row["method"] == name]
-        size = max(own, key=lambda row: row["subjects"] or 0)
-        shown = [interval(cells.get((name, column)), 2 if column in ("calibration_slope", "calibration_intercept") else 3) for column in columns]
-        body.append([method(name).label, *shown, count(size["subjects"]), count(size["positives"])])
-    shown_table = table(
-        ["Method", *(_METRICS[name] for name in columns), "Subjects", "Positives"], body, caption=f"Held-out {readable(task)}: value and 95% interval"
-    )
+    for name in ordered(list(sizes)):
+        digits = [2 if column in ("calibration_slope", "calibration_intercept") else 3 for column in columns]
+        shown = [interval(cells.get((name, column)), places) for column, places in zip(columns, digits, strict=True)]
+        body.append([method(name).label, *shown, *(() if same else (count(size) for size in sizes[name]))])
+    heads = ["Method", *(_METRICS[name] for name in columns), *(() if same else ("Subjects", "Positives"))]
+    size = next(iter(sizes.values()))
+    of = f" ({count(size[0])} subjects, {count(size[1])} positives)" if same else ""
+    shown_table = table(heads, body, caption=f"Held-out {readable(task)}: value and 95% interval{of}")
     others = [row for row in rows if row["metric"] not in _METRICS]
     if not others:
         return shown_table
