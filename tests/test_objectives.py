@@ -91,14 +91,16 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, objective = decoder(), NextToken(VOCABULARY)
     batch = assemble(segments(toy_histories(VOCABULARY, 6, seed=2)))
     gradients = []
-    for logits in (1 << 25, 10 * len(VOCABULARY)):
-        monkeypatch.setattr(next_token, "CHUNK_LOGITS", logits)
+    for rows, kept in ((1 << 20, 1 << 30), (10, 1 << 30), (10, 0)):
+        monkeypatch.setattr(next_token, "CHUNK_ROWS", rows)
+        monkeypatch.setattr(next_token, "KEPT_LOGITS", kept)
         model.zero_grad()
         total, _ = loss_of(model, objective, batch)
         total.backward()
         gradients.append((total.item(), model.embedding.weight.grad.clone()))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-12)
-    assert torch.allclose(gradients[0][1], gradients[1][1])
+    for value, gradient in gradients[1:]:
+        assert value == pytest.approx(gradients[0][0], rel=1e-12)
+        assert torch.allclose(gradient, gradients[0][1])
 
 
 # -- order within a day ---------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ denominator: after a bare event the same day might still have brought another co
 did not happen. Without the term a model never sees the gaps that outlast the records, and its rates are too high.
 
 Both kinds of term are summed and counted together: they are factors of one likelihood, and dividing them apart would weigh a
-censored gap differently from a seen one. The head runs on places with a term only, in chunks whose logits stay small.
+censored gap differently from a seen one. The head runs on places with a term only, in chunks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-CHUNK_LOGITS = 1 << 25  # logits held at once (128 MiB in float32); a batch with more is done in chunks that are computed twice
+CHUNK_ROWS = 1024  # places whose logits are computed at once: a quarter faster on a CPU than all together
+KEPT_LOGITS = 1 << 28  # more than this (1 GiB in float32) are not kept for the backward pass but computed twice
 
 
 def gap_reach(vocabulary: Vocabulary) -> Tensor:
@@ -92,13 +93,13 @@ class NextToken(Objective):
         hidden_ND, target_N = hidden.flatten(0, 1), batch.target.flatten()
         total = hidden.new_zeros((), dtype=hidden.dtype if hidden.dtype == torch.float64 else torch.float32)
         places = (target_N != IGNORE).nonzero().squeeze(1)
-        rows = max(CHUNK_LOGITS // len(self.reach), 1)
-        if len(places) <= rows:
-            if len(places):
-                total = total + _seen(decoder, hidden_ND.index_select(0, places), target_N[places])
-        else:
-            for chunk in places.split(rows):
-                total = total + checkpoint(_seen, decoder, hidden_ND.index_select(0, chunk), target_N[chunk], use_reentrant=False)
+        twice = len(places) * len(self.reach) > KEPT_LOGITS
+        for chunk in places.split(CHUNK_ROWS) if len(places) else ():
+            hidden_CD, target_C = hidden_ND.index_select(0, chunk), target_N[chunk]
+            if twice:
+                total = total + checkpoint(_seen, decoder, hidden_CD, target_C, use_reentrant=False)
+            else:
+                total = total + _seen(decoder, hidden_CD, target_C)
         gap_days_N = batch.censor_gap_days.flatten()
         open_ends = (gap_days_N >= 0).nonzero().squeeze(1)
         if self.censoring and len(open_ends):
