@@ -198,7 +198,7 @@ def test_the_reference_patient_has_the_reference_rates(people: Population) -> No
     state = one(people)
     for entry in h.HAZARDS:
         expected = 0.0 if entry.requires else entry.per_year
-        assert rate(state, entry.name)[0] * 365.25 * DAY == pytest.approx(expected, rel=1e-9)
+        assert rate(state, entry.name)[0] * 365.25 * DAY == pytest.approx(expected, rel=1e-4)
 
 
 def test_hazards_move_the_right_way(people: Population) -> None:
@@ -238,9 +238,9 @@ def test_the_bound_is_a_bound(people: Population, seed: int, days: float) -> Non
     hazards = Hazards()
     rows = np.random.default_rng(seed).integers(0, len(people.states), 300)
     state = people.states.take(rows)
-    bound = hazards.rates(state).sum(axis=0) * hazards.slack
+    bound = hazards.rates(state).sum(axis=0, dtype=np.float64) * hazards.slack
     state.clock += days * DAY
-    assert (hazards.rates(state).sum(axis=0) <= bound).all()
+    assert (hazards.rates(state).sum(axis=0, dtype=np.float64) <= bound).all()
 
 
 def test_thinning_gives_the_exact_cumulative_incidence(people: Population) -> None:

@@ -81,16 +81,16 @@ HAZARDS: tuple[Hazard, ...] = (
     # -- chronic diseases, first diagnosis --------------------------------------------------------------------------------------------
     _onset("hypertension", 0.13, {"age": 0.25, "black": 0.3, "systolic": 0.6, "diabetes": 0.3}),
     _onset("hyperlipidemia", 0.12, {"age": 0.1, "ldl": 0.6, "diabetes": 0.3}),
-    _onset("diabetes", 0.10, {"age": 0.1, "hba1c": 0.9, "hypertension": 0.4, "hyperlipidemia": 0.2, "black": 0.2}),
+    _onset("diabetes", 0.15, {"age": 0.1, "hba1c": 0.9, "hypertension": 0.4, "hyperlipidemia": 0.2, "black": 0.2}),
     _onset("kidney_disease", 0.018, {"age": 0.4, "diabetes": 0.6, "hypertension": 0.4, "creatinine": 0.7, "systolic": 0.2, "lisinopril": -0.25}),
     _onset("lung_disease", 0.016, {"age": 0.3, "male": 0.2, "frailty": 0.3}),
     _onset(
-        "coronary_disease", 0.06,
+        "coronary_disease", 0.075,
         {"age": 0.3, "male": 0.35, "hypertension": 0.3, "hyperlipidemia": 0.3, "diabetes": 0.4, "kidney_disease": 0.3, "ldl": 0.3, "statin": -0.35},
         {"chest_pain": (0.9, 90.0)},
     ),
     _onset(
-        "heart_failure", 0.0095,
+        "heart_failure", 0.016,
         {"age": 0.55, "hypertension": 0.2, "coronary_disease": 0.4, "infarction": 0.4, "diabetes": 0.5, "kidney_disease": 0.4, "fibrillation": 0.3,
          "systolic": 0.2, "hba1c": 0.25, "creatinine": 0.25, "lisinopril": -0.35, "metoprolol": -0.2, "metformin": -0.2},
         {"emergency": (1.8, 200.0), "discharge": (1.2, 120.0), "hypertension": (3.2, 600.0), "coronary_disease": (2.0, 500.0),
@@ -109,11 +109,11 @@ HAZARDS: tuple[Hazard, ...] = (
     ),
     Hazard(
         name="stroke", per_year=0.009, sets=("stroke",), visit=(0.0, 0.0, 1.0), stay_days=5.0,
-        terms={"age": 0.5, "hypertension": 0.35, "fibrillation": 0.9, "diabetes": 0.25, "systolic": 0.25, "apixaban": -0.7, "statin": -0.2},
-        since={"stroke": (1.5, 90.0), "fibrillation": (1.4, 90.0), "emergency": (0.8, 60.0)},
+        terms={"age": 0.5, "hypertension": 0.35, "fibrillation": 1.3, "diabetes": 0.25, "systolic": 0.25, "apixaban": -0.7, "statin": -0.2},
+        since={"stroke": (1.5, 90.0), "fibrillation": (1.8, 180.0), "emergency": (0.8, 60.0)},
     ),
     Hazard(
-        name="bypass", per_year=0.013, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
+        name="bypass", per_year=0.021, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
         stay_days=8.0, in_stay=True,
         terms={"male": 0.5, "age": -0.25, "diabetes": 0.4, "ldl": 0.35, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 0.8,
                "frailty": -0.3},

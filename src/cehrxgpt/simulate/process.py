@@ -25,30 +25,30 @@ Sink = Callable[[State], None]
 
 
 class Hazards:
-    """The declared hazards, compiled: `rates` of all of them for all patients is one matrix product and one exponential."""
+    """The declared hazards, compiled: `rates` of all of them for all patients is one sparse product and one exponential."""
 
     def __init__(self, entries: Sequence[h.Hazard] = h.HAZARDS):
         self.entries = tuple(entries)
         self.decays = sorted({(marker, tau) for entry in entries for marker, (_, tau) in entry.since.items()})
         width = len(h.FEATURES) + len(self.decays) + 1
-        # float64: a last bit that depends on the size of the batch must never tip a decision.
-        self.weights = np.zeros((len(entries), width))
+        self.weights = np.zeros((len(entries), width), dtype=np.float32)
         for j, entry in enumerate(entries):
             self.weights[j, 0] = np.log(entry.per_year / YEAR)
             for name, value in entry.terms.items():
                 self.weights[j, 1 + h.FEATURES.index(name)] = value
             for marker, (value, tau) in entry.since.items():
                 self.weights[j, 1 + len(h.FEATURES) + self.decays.index((marker, tau))] = value
+        self.used = [[int(feature) for feature in np.flatnonzero(row) if feature] for row in self.weights]
         ageing = max(max(entry.terms.get("age", 0.0), 0.0) for entry in entries)
         self.slack = float(np.exp(ageing * (CAP_DAYS + 1) / 365.25 / h.AGE_SCALE)) * (1 + 1e-5)
         self.outside_only = np.array([not entry.in_stay for entry in entries])
 
-    def rates(self, state: State, rows: Rows | None = None) -> Floats:
+    def rates(self, state: State, rows: Rows | None = None) -> npt.NDArray[np.float32]:
         """Rates per minute, [hazards, n], at each row's clock (`rows`: only of these)."""
         pick = slice(None) if rows is None else rows
         clock, last = state.clock[pick], state.last[:, pick]
         has = last > NEVER
-        x = np.empty((self.weights.shape[1], len(clock)))
+        x = np.empty((self.weights.shape[1], len(clock)), dtype=np.float32)
         x[0] = 1
         x[1] = ((clock - state.birth[pick]) / YEAR - h.AGE_CENTRE) / h.AGE_SCALE
         x[2], x[3], x[4] = state.male[pick], state.race[pick] == 1, state.frailty[pick]
@@ -68,7 +68,7 @@ class Hazards:
             x[at] = (last[MARKER[marker]] - clock) / (tau * DAY)
             at += 1
         np.exp(x[at - len(self.decays) :], out=x[at - len(self.decays) :])
-        rates = self.weights @ x
+        rates = self._combine(x)
         np.exp(rates, out=rates)
         for j, entry in enumerate(self.entries):
             for marker in entry.requires:
@@ -77,6 +77,17 @@ class Hazards:
                 rates[j] *= ~has[MARKER[marker]]
         rates[self.outside_only] *= ~in_stay
         return rates
+
+    def _combine(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """`weights @ x`, element by element: most weights are nought, and unlike a BLAS product no last bit depends on the batch's size."""
+        total = np.empty((len(self.weights), x.shape[1]), dtype=np.float32)
+        product = np.empty(x.shape[1], dtype=np.float32)
+        for j, features in enumerate(self.used):
+            total[j] = self.weights[j, 0]
+            for feature in features:
+                np.multiply(x[feature], self.weights[j, feature], out=product)
+                total[j] += product
+        return total
 
 
 class Process:
@@ -131,7 +142,7 @@ class Process:
     def _advance(self, state: State, until: Floats, finish_stay: bool) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
         """Move clocks to the next thing; returns rows with an event, its hazard, rows at a planned moment, and who has ended."""
         state.step += np.uint64(1)
-        bound = self.hazards.rates(state).sum(axis=0) * self.hazards.slack
+        bound = self.hazards.rates(state).sum(axis=0, dtype=np.float64) * self.hazards.slack
         candidate = state.clock - np.log(uniform(state.key, state.step, GAP)) / bound
         in_stay = state.in_stay
         appointment = np.maximum(np.where(in_stay, state.discharge_at, state.next_visit), state.clock)
@@ -151,7 +162,7 @@ class Process:
         """Which hazard a candidate is (their number: none, it is thinned out)."""
         if not len(rows):
             return np.zeros(0, dtype=np.int64)
-        share = np.cumsum(self.hazards.rates(state, rows), axis=0)
+        share = np.cumsum(self.hazards.rates(state, rows), axis=0, dtype=np.float64)
         pointer = uniform(state.key[rows], state.step[rows], ACCEPT) * bound[rows]
         return (share <= pointer).sum(axis=0)
 
