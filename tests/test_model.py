@@ -162,6 +162,42 @@ def test_the_cache_gives_the_states_of_a_whole_reading():
             torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
 
 
+def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading():
+    """Prompts of unequal length, rows that go, prompts that come later and prompts that nobody goes on from any more."""
+    decoder = make()
+    documents = [document(length, length) for length in (14, 20, 17)]
+    expected = [alone(decoder, parts) for parts in documents]
+
+    def read(which, counts):
+        token, position, age, segment = lay_out([[tuple(v[:n] for v in documents[d])] for d, n in zip(which, counts, strict=True)], max(counts))
+        cache = KVCache(decoder.config, len(which), 2, torch.float64)
+        decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
+        return cache
+
+    def step(cache, owner):
+        at = cache.lengths
+        pick = [torch.stack([documents[o][k][i] for o, i in zip(owner, at.tolist(), strict=True)])[:, None] for k in range(3)]
+        hidden = decoder(pick[0], position=pick[1], age_minutes=pick[2], cache=cache)
+        for row, (o, i) in enumerate(zip(owner, at.tolist(), strict=True)):
+            torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
+
+    cache = KVCache(decoder.config, 0, 1, torch.float64)
+    cache.share(read([0, 1], [5, 9]), torch.tensor([1, 0, 0, 1, 1]))
+    owner = [1, 0, 0, 1, 1]
+    step(cache, owner)
+    step(cache.take(torch.tensor([3, 1])), [1, 0])  # a copy that is read on leaves the rows as they were
+    step(cache, owner)
+    for s, t in zip(*(x.tolist() for x in cache.drop(torch.tensor([False, True, True, False, True]))), strict=True):
+        owner[t] = owner[s]
+    owner = owner[: cache.rows]
+    step(cache, owner)
+    cache.share(read([2, 0], [11, 2]), torch.tensor([1, 0, 1]))
+    owner += [0, 2, 0]
+    assert len(cache.prefix.lengths) == 3, "the prompt whose rows are all gone is kept"
+    for _ in range(3):
+        step(cache, owner)
+
+
 def test_several_new_tokens_of_unequal_number_can_be_read_at_once():
     decoder = make()
     documents = [document(length, length) for length in (9, 13)]

@@ -3,16 +3,86 @@
 Rows are aligned left, so that row r owns places 0 .. lengths[r] - 1 and a new token is written at its own length; places beyond are
 never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twice; room is doubled when it runs out.
 
-A prompt is read once: `append` copies its row for each of its samples. When rows are done, `drop` moves live rows from the end into
-the holes, so that leaving costs the rows that leave and not the whole cache.
+A prompt is read once. `append` copies its row for a single sample; `share` gives many samples the same row to look at, as a *prefix*
+that stands once in memory and is attended for all its samples in one matrix product. When rows are done, `drop` moves live rows from
+the end into the holes, so that leaving costs the rows that leave and not the whole cache.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from cehrxgpt.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What several rows have read together, P of them; never written to.
+
+    Attributes:
+        key_PKSE, value_PKSE: one tensor per layer.
+        lengths: int64[P].
+        owner: int64[rows], which prefix each row goes on from.
+    """
+
+    key_PKSE: list[Tensor]
+    value_PKSE: list[Tensor]
+    lengths: Tensor
+    owner: Tensor
+
+    @cached_property
+    def arrangement(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows sorted by prefix.
+
+        Returns:
+            slot_PN: int64[P, N], the rows of each prefix, padded with row 0.
+            back_B: int64[rows], where each row stands in the flattened slots.
+            mask_PS: 0 within each prefix, -inf beyond its length.
+        """
+        key, device = self.key_PKSE[0], self.owner.device
+        count = torch.bincount(self.owner, minlength=len(self.lengths))
+        most = int(count.max())
+        order = torch.argsort(self.owner, stable=True)
+        place = torch.arange(len(order), device=device) - (count.cumsum(0) - count)[self.owner[order]]
+        back_B = torch.empty_like(self.owner)
+        back_B[order] = self.owner[order] * most + place
+        slot = self.owner.new_zeros(len(self.lengths) * most)
+        slot[back_B] = torch.arange(len(order), device=device)
+        beyond_PS = torch.arange(key.shape[2], device=device) >= self.lengths[:, None]
+        mask_PS = torch.zeros(beyond_PS.shape, dtype=key.dtype, device=device).masked_fill_(beyond_PS, float("-inf"))
+        return slot.view(len(self.lengths), most), back_B, mask_PS
+
+
+def _join(parts: list[Prefix]) -> Prefix:
+    """The rows of one after those of the other; prefixes that no row goes on from are left out."""
+    used: list[Tensor] = []
+    owner: list[Tensor] = []
+    before = 0
+    for part in parts:
+        kept, place = part.owner.unique(return_inverse=True)
+        owner.append(place + before)
+        used.append(kept)
+        before += len(kept)
+    lengths = torch.cat([part.lengths[kept] for part, kept in zip(parts, used, strict=True)])
+    width = int(lengths.max()) if len(lengths) else 0
+
+    def stack(stores: list[list[Tensor]]) -> list[Tensor]:
+        layers = []
+        for tensors in zip(*stores, strict=True):
+            joined = tensors[0].new_zeros(len(lengths), tensors[0].shape[1], width, tensors[0].shape[3])
+            at = 0
+            for tensor, kept in zip(tensors, used, strict=True):
+                room = min(width, tensor.shape[2])
+                joined[at : at + len(kept), :, :room] = tensor[kept, :, :room]
+                at += len(kept)
+            layers.append(joined)
+        return layers
+
+    return Prefix(stack([part.key_PKSE for part in parts]), stack([part.value_PKSE for part in parts]), lengths, torch.cat(owner))
 
 
 class KVCache:
@@ -26,7 +96,8 @@ class KVCache:
 
     Attributes:
         rows: rows in use.
-        longest: tokens read by the longest of them.
+        longest: tokens read by the longest of them, those of a shared prefix apart.
+        prefix: what rows share; None = nothing.
     """
 
     def __init__(
@@ -40,6 +111,7 @@ class KVCache:
         self.config = config
         self.rows = rows
         self.longest = 0
+        self.prefix: Prefix | None = None
         # Zeros and not empty memory: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
         shape = (rows, config.kv_heads, max(capacity, 1), config.head_width)
         self.key_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
@@ -54,7 +126,8 @@ class KVCache:
     @property
     def lengths(self) -> Tensor:
         """Tokens read, int64[rows], a copy: the position of each row's next token."""
-        return self._lengths[: self.rows].clone()
+        own = self._lengths[: self.rows]
+        return own.clone() if self.prefix is None else own + self.prefix.lengths[self.prefix.owner]
 
     @property
     def capacity(self) -> int:
@@ -64,18 +137,19 @@ class KVCache:
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(store.numel() * store.element_size() for store in (*self.key_BKSE, *self.value_BKSE))
+        shared = [] if self.prefix is None else [*self.prefix.key_PKSE, *self.prefix.value_PKSE]
+        return sum(store.numel() * store.element_size() for store in (*self.key_BKSE, *self.value_BKSE, *shared))
 
     # -- called by the model ------------------------------------------------------------------------------------------------------
 
     def begin(self, new: int, added: Tensor | None) -> None:
         """A forward pass over `new` places starts; `added` int64[rows] of them are real (None: all)."""
-        self.fresh, self._new, self._added = self.longest == 0, new, added
+        self.fresh, self._new, self._added = self.longest == 0 and self.prefix is None, new, added
         self.reserve(self.rows, self.longest + new)
         self.mask_BTS, self._places = None, None
         if self.fresh:
             return
-        lengths = self.lengths
+        lengths = self._lengths[: self.rows]
         place_BT = lengths[:, None] + torch.arange(new, device=lengths.device)
         _, heads, places, _ = self.key_BKSE[0].shape
         head_BK = torch.arange(self.rows * heads, device=lengths.device).view(self.rows, heads)
@@ -118,18 +192,33 @@ class KVCache:
                 stores[layer] = old.new_zeros(to_rows, old.shape[1], to_places, old.shape[3])
                 stores[layer][: self.rows, :, : self.longest] = old[: self.rows, :, : self.longest]
         lengths = self._lengths.new_zeros(to_rows)
-        lengths[: self.rows] = self.lengths
+        lengths[: self.rows] = self._lengths[: self.rows]
         self._lengths = lengths
 
     def append(self, other: KVCache, rows: Tensor) -> None:
         """Add copies of the other cache's rows (int64, in this order; a row may stand several times) at the end."""
+        assert self.prefix is None, "rows with a past of their own cannot join rows that share"
         start, stop = self.rows, self.rows + len(rows)
         self.reserve(stop, other.longest)
         for mine, theirs in ((self.key_BKSE, other.key_BKSE), (self.value_BKSE, other.value_BKSE)):
             for target, source in zip(mine, theirs, strict=True):
                 target[start:stop, :, : other.longest] = source[rows, :, : other.longest]
-        self._lengths[start:stop] = other.lengths[rows]
+        self._lengths[start:stop] = other._lengths[rows]
         self.rows = stop
+        self._measure()
+
+    def share(self, other: KVCache, rows: Tensor) -> None:
+        """Add rows that go on from the other cache's `rows` (int64; a row may stand several times) without copying them for each.
+
+        All rows of a cache share prefixes, or none does. Prefixes that no row goes on from any more are left out.
+        """
+        assert self.prefix is not None or self.rows == 0, "rows with a past of their own cannot join rows that share"
+        start = self.rows
+        read = Prefix(other.key_BKSE, other.value_BKSE, other._lengths, rows)
+        self.prefix = _join([read] if self.prefix is None or not start else [self.prefix, read])
+        self.reserve(start + len(rows), 1)
+        self._lengths[start : start + len(rows)] = 0
+        self.rows = start + len(rows)
         self._measure()
 
     def drop(self, gone: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,6 +234,10 @@ class KVCache:
         for store in (*self.key_BKSE, *self.value_BKSE):
             store[target, :, : self.longest] = store[source, :, : self.longest]
         self._lengths[target] = self._lengths[source]
+        if self.prefix is not None:
+            owner = self.prefix.owner.clone()
+            owner[target] = owner[source]
+            self.prefix = replace(self.prefix, owner=owner[:kept])
         self.rows = kept
         self._measure()
         return source, target
@@ -155,6 +248,7 @@ class KVCache:
         taken = KVCache(self.config, 0, 1, store.dtype, store.device)
         taken.reserve(len(rows), self.longest + 1)
         taken.append(self, rows)
+        taken.prefix = None if self.prefix is None else replace(self.prefix, owner=self.prefix.owner[rows])
         return taken
 
     def keep(self, rows: Tensor) -> KVCache:

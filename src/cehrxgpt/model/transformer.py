@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.cache import KVCache, Prefix
 from cehrxgpt.model.config import ModelConfig
 
 ORDER_BASE = 10_000.0  # the longest wavelength over order is 2 pi times this many places
@@ -135,7 +135,7 @@ def packed_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, groups: Doc
     return torch.cat(done)[groups.back].view_as(q_BTHE)
 
 
-def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Tensor | None) -> Tensor:
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Tensor | None, prefix: Prefix | None = None, layer: int = 0) -> Tensor:
     """New queries against the cache, `mask_BTS` added to the scores (None = all is seen); [B, T, H, E].
 
     The query heads that share a key-value head stand as further queries, so that keys are never repeated.
@@ -144,8 +144,38 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: T
     K, G = k_BKSE.shape[1], H // k_BKSE.shape[1]
     q_BKQE = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B, K, T * G, E)
     mask = None if mask_BTS is None else mask_BTS.to(q_BTHE.dtype).repeat_interleave(G, dim=1)[:, None]
-    out_BKQE = F.scaled_dot_product_attention(q_BKQE, k_BKSE.to(q_BTHE.dtype), v_BKSE.to(q_BTHE.dtype), attn_mask=mask)
+    if prefix is None:
+        out_BKQE = F.scaled_dot_product_attention(q_BKQE, k_BKSE.to(q_BTHE.dtype), v_BKSE.to(q_BTHE.dtype), attn_mask=mask)
+    else:
+        out_BKQE = shared_attention(q_BKQE * E**-0.5, k_BKSE, v_BKSE, mask, prefix, layer).to(q_BTHE.dtype)
     return out_BKQE.view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
+
+
+def shared_attention(q_BKQE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Tensor | None, prefix: Prefix, layer: int) -> Tensor:
+    """Attention over a prefix that many rows share and over each row's own places, as one softmax; [B, K, Q, E].
+
+    All rows of a prefix stand as queries of one product, so that its keys and values are read once for all of them. Each part gives
+    its unnormalised mean, its sum of weights and its largest score; together they are the softmax over both.
+    """
+    slot_PN, back_B, mask_PS = prefix.arrangement
+    (P, N), (_, K, Q, E) = slot_PN.shape, q_BKQE.shape
+    q_PKME = q_BKQE[slot_PN].transpose(1, 2).reshape(P, K, N * Q, E)
+    parts = _weigh(q_PKME, prefix.key_PKSE[layer], prefix.value_PKSE[layer], mask_PS[:, None, None])
+    mean_1, sum_1, top_1 = (x.view(P, K, N, Q, -1).transpose(1, 2).reshape(P * N, K, Q, -1)[back_B] for x in parts)
+    mean_2, sum_2, top_2 = _weigh(q_BKQE, k_BKSE, v_BKSE, mask)
+    top = torch.maximum(top_1, top_2)
+    scale_1, scale_2 = (top_1 - top).exp_(), (top_2 - top).exp_()
+    return (mean_1 * scale_1 + mean_2 * scale_2) / (sum_1 * scale_1 + sum_2 * scale_2)
+
+
+def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """exp(q k - top) v, the sum of the weights, and top, the largest score; weights in float32 or wider."""
+    score = q.to(k.dtype) @ k.transpose(2, 3)
+    score = score if score.dtype in (torch.float32, torch.float64) else score.float()
+    score = score if mask is None else score + mask
+    top = score.amax(-1, keepdim=True)
+    weight = (score - top).exp_()
+    return (weight.to(v.dtype) @ v).to(weight.dtype), weight.sum(-1, keepdim=True), top
 
 
 class Attention(nn.Module):
@@ -171,7 +201,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
         if cache is not None and not cache.fresh:
-            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_BTS)
+            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_BTS, cache.prefix, layer)
         elif groups is not None:
             out_BTHE = packed_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         else:

@@ -37,6 +37,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 
 PREFILL_TOKENS = 16_384  # at most so many places, padding included, are read at once
 JOIN_BELOW = 0.75  # new futures join when fewer than this share of `batch_rows` are being written
+SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend
 SMALLEST_MASS = 1e-280  # conditioning on less than this is conditioning on nothing
 
 
@@ -217,7 +218,7 @@ class _Engine:
         self._draw(rows, group.next.take(place))
         running = rows.reason == RUNNING
         self._finish(rows.take(~running))
-        cache.append(group.cache, self._tensor(place[running]))
+        (cache.append if self.samples < SHARE_FROM else cache.share)(group.cache, self._tensor(place[running]))
         return live.append(rows.take(running))
 
     def _step(self, cache: KVCache, live: Rows) -> None:
