@@ -17,11 +17,13 @@ import polars as pl
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.errors import InputError
 from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, text, tiles
+from cehrxgpt.report.methods import canonical
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs, data, forecast, patient, provenance, synthetic, tasks, training
 
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_TELLING_POSITIVES = 20  # an AUROC of fewer is no headline
 _ARTEFACTS = ("run.json", "events", "timeline", "model", "labels", "truth", "probe", "forecast", "evaluation", "synthetic", "synthetic_events")
 
 
@@ -171,15 +173,22 @@ def _figures(run: RunFolder) -> list[tuple[str, Any, Any]]:
     if speed:
         found.append(("training speed", f"{short_count(float(pl.Series(speed).median() or 0))}/s", "tokens, median"))  # type: ignore[arg-type]
     for row in tasks.metric_rows(run):
-        if row["metric"] == "auroc" and row["method"] == "monte_carlo" and is_number(row["value"]) and len(found) < 8:
-            small = f"{number(row['lower'], 2)} to {number(row['upper'], 2)}; zero-shot AUROC" if is_number(row["lower"]) else "zero-shot AUROC"
-            found.append((readable(row["task"]), number(row["value"]), small))
+        telling = is_number(row["value"]) and (row["positives"] or 0) >= _TELLING_POSITIVES
+        if row["metric"] == "auroc" and canonical(row["method"]) == "monte_carlo" and telling and len(found) < 8:
+            bounds = f"{number(row['lower'], 2)} to {number(row['upper'], 2)}, " if is_number(row["lower"]) and is_number(row["upper"]) else ""
+            found.append((f"zero-shot AUROC, {readable(row['task'])}", number(row["value"]), f"{bounds}{count(row['positives'])} positives"))
     if run.synthetic_events is not None:
         people = run.synthetic_events.select(pl.col("subject_id").n_unique()).collect().item()
         found.append(("synthetic patients", short_count(people), "written as OMOP tables" if run.has("synthetic") else ""))
     seconds = [stage["seconds"] for stage in provenance.stages(run) if is_number(stage.get("seconds"))]
     if seconds:
-        found.append(("time of the run", duration(sum(seconds)), f"{len(seconds)} stages"))
+        found.append(
+            (
+                "time of the run",
+                duration(sum(seconds) if sum(seconds) < 600 else round(sum(seconds) / 60) * 60).removesuffix(" 00 s"),
+                f"{len(seconds)} stages",
+            )
+        )
     return found
 
 

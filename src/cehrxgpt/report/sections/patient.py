@@ -289,9 +289,15 @@ def _labs(run: RunFolder, case: Case, limit: int = 6) -> Markup | None:
     if not charts:
         return None
     entries = [("recorded", "ink")]
-    if not case.samples.is_empty():
+    if case.futures["numeric_value"].count():
         entries += [("simulated: middle of the futures, and 8 in 10 of them", "c1"), ("what happened", "ink dot")]
     return join([legend(entries), tag("div", *charts, class_="charts")])
+
+
+_RASTER_CAPTION = (
+    "Each row is one future the model wrote from the prediction time on; the shaded row on top is what the record says happened. "
+    "A row ends early at death, at the first outcome that was asked for, or when the future ran out of tokens."
+)
 
 
 def _futures(run: RunFolder, case: Case) -> Markup:
@@ -309,15 +315,15 @@ def _futures(run: RunFolder, case: Case) -> Markup:
     )
     keys = [(f"{name} visit", f"{VISIT_COLOURS[name]} box") for name in shown]
     parts += [legend([*keys, ("other event", "soft dot"), ("death", "ink cross")])]
-    parts.append(
-        figure(raster, "Each row is one future the model wrote from the prediction time on; the shaded row on top is what the record says happened.")
-    )
+    parts.append(figure(raster, _RASTER_CAPTION))
     if curves:
         parts.append(legend([(name, colour) for name, colour, _ in curves]))
         chart = responsive(
             lambda width: incidence_chart(width, case.horizon_days, case.samples.height, curves), "Share of futures with a first event by day"
         )
-        parts.append(figure(chart, "Share of the futures in which the event has happened by that day (unfinished futures stay in the denominator)."))
+        parts.append(
+            figure(chart, "Share of the futures in which the event has happened by that day (futures that ended early stay in the denominator).")
+        )
     parts.append(_foretold(run, case))
     return join(parts)
 

@@ -44,11 +44,17 @@ def section(run: RunFolder) -> Section:
 def _stage_rows(run: RunFolder) -> list[list[Any]]:
     rows = []
     for stage in stages(run):
-        status = "held, skipped" if stage.get("skipped") else str(stage.get("status", "–"))
+        status = "still held" if stage.get("skipped") else str(stage.get("status", "–"))
         figures = [(name, value) for name, value in flatten(stage.get("figures") or {}, depth=2) if is_number(value)]
         shown = "; ".join(f"{readable(name)} {_figure(value)}" for name, value in figures[:5])
-        rows.append([readable(str(stage.get("name", "?"))), status, duration(stage.get("seconds")), tag("span", shown, class_="figures")])
+        rows.append(
+            [readable(str(stage.get("name", "?"))), _whole(status), _whole(duration(stage.get("seconds"))), tag("span", shown, class_="figures")]
+        )
     return rows
+
+
+def _whole(value: str) -> Markup:
+    return tag("span", value, class_="whole")
 
 
 def _figure(value: float) -> str:

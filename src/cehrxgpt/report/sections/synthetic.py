@@ -218,21 +218,22 @@ def _people_charts(people: dict[str, pl.DataFrame]) -> Markup:
     return join([*parts, grid(charts)])
 
 
-def _shares(frame: pl.DataFrame, sex: str) -> Any:
-    """Share of all subjects of this sex per decade of age; cells of 1 to 10 subjects count as none."""
+def _shares(frame: pl.DataFrame, sex: str, least: int) -> Any:
+    """Share of all subjects who are of this sex, per decade of age; cells of fewer than `least` subjects count as none."""
     ages = frame.filter((pl.col("sex") == sex) & pl.col("age").is_not_null())["age"].to_numpy()
     counts = np.bincount(np.clip(ages // 10, 0, _DECADES - 1).astype(int), minlength=_DECADES)
-    return np.where(counts >= SMALL_CELL, counts, 0) / max(frame.height, 1)
+    return np.where(counts >= least, counts, 0) / max(frame.height, 1)
 
 
 def _pyramid(people: dict[str, pl.DataFrame]) -> Markup | None:
-    shares = {(side, sex): _shares(people[side], sex) for side, _ in _SIDES for sex in ("female", "male")}
+    least = {"real": SMALL_CELL, "synthetic": 1}  # nobody stands behind a synthetic cell
+    shares = {(side, sex): _shares(people[side], sex, least[side]) for side, _ in _SIDES for sex in ("female", "male")}
     top = max(float(values.max()) for values in shares.values())
     if top <= 0:
         return None
     high = Axis.linear(0, top, target=3, snap=True).high
     ticks = Axis.linear(0, high, target=2).ticks
-    both = tuple((sign * value, f"{100 * value:.4g}%") for value, _ in ticks for sign in ((-1, 1) if value else (1,)))
+    both = tuple(sorted((sign * value, f"{100 * value:.4g}%") for value, _ in ticks for sign in ((-1, 1) if value else (1,))))
     chart = Chart(
         360, 330, Axis(-high, high, both), Axis(0, _DECADES, ()), margin=(34, 10, 40, 44), x_title="share of subjects", y_title="age at first event"
     )
@@ -250,7 +251,7 @@ def _pyramid(people: dict[str, pl.DataFrame]) -> Markup | None:
     chart.label(float(chart.at_x(-high / 2)), 30, "female", anchor="middle", class_="strong")
     chart.label(float(chart.at_x(high / 2)), 30, "male", anchor="middle", class_="strong")
     return figure(
-        chart.svg("Ages and sexes of real and synthetic subjects"), f"Age and sex. Cells of fewer than {SMALL_CELL} subjects are drawn empty."
+        chart.svg("Ages and sexes of real and synthetic subjects"), f"Age and sex. Cells of fewer than {SMALL_CELL} real subjects are drawn empty."
     )
 
 
