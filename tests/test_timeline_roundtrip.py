@@ -69,7 +69,7 @@ def test_round_trip(timeline: Timeline, events: pl.DataFrame) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(histories())
 def test_round_trip_at_length(timeline: Timeline, timeline_lt: Timeline, events: pl.DataFrame) -> None:
     for fitted in (timeline, timeline_lt):
