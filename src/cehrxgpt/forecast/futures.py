@@ -141,7 +141,10 @@ def draw_pool(
     stop_tokens: npt.NDArray[np.bool_] | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pool:
-    """Draw `samples` futures of every case, each to its horizon (minutes from the prediction time), and decode them."""
+    """Draw `samples` futures of every case, each to its horizon (minutes from the prediction time), and decode them.
+
+    Numbers are the medians of their bins, so that a future is the same whichever others are in the pool.
+    """
     prompts = [
         Prompt(
             token_id=case.prompt.token_id,
@@ -178,7 +181,6 @@ def draw_pool(
         prediction_time=prediction_time,
         sample_id=rollouts.sample_id,
         open_visit_id=np.array([case.open_visit_id for case in cases], dtype=np.int64)[of],
-        rng=np.random.default_rng([seed % 2**63, len(cases)]),
     )
     midnight = start_date * MINUTES_PER_DAY
     end_minutes = midnight + rollouts.end_clock_minutes
