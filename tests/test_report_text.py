@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def test_open_data_is_recognised(shared_data: Path) -> None:
     meds = inspect_path(shared_data / "mimic_iv_demo_meds")
     assert "an event data set" in meds[0]
     assert any(line.split()[:3] == ["all", "100", "916,166"] for line in meds)
+
+
+def test_a_run_that_has_only_begun_is_a_run(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder / "events", tmp_path / "events")
+    assert inspect_path(tmp_path) == [f"{tmp_path.name}: a run, not finished", "", "  holds events"]
 
 
 def test_one_subject_of_a_folder_and_of_tables(run_folder: Path) -> None:

@@ -61,7 +61,7 @@ def _columns(rows: Iterable[Sequence[str]], *, indent: str = "  ", left: int = 1
 
 def _folder(path: Path, subject: int | None) -> list[str]:
     kinds: list[tuple[bool, Callable[[Path], list[str]]]] = [
-        ((path / "run.json").is_file() or (path / "manifests").is_dir(), _run),
+        (any((path / name).exists() for name in ("run.json", "manifests", "events/data")), _run),
         (any(path.glob("data/*/*.parquet")), _events),
         ((path / "model.safetensors").is_file() or ((path / "config.json").is_file() and (path / "vocabulary.parquet").is_file()), _model),
         ((path / "tokenize.json").is_file() or (path / "meta.json").is_file(), _store),
