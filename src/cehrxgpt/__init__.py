@@ -1,8 +1,8 @@
 """CEHR-XGPT: a foundation model of patients' health records that a hospital trains on its own data.
 
     import cehrxgpt as cx
-    events = cx.read_omop("cdm/", out="events/")
-    ...
+    events = cx.read_omop("cdm", out="events")
+    labels = cx.label(events, "t2dm_hf_1y").labels
 
 The names below are loaded on first use, so that `import cehrxgpt` stays instant.
 """
@@ -15,7 +15,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 # public name -> module that holds it
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    "EventDataset": "cehrxgpt.events",
+    "Timeline": "cehrxgpt.timeline",
+    "embed": "cehrxgpt.features.embed",
+    "label": "cehrxgpt.tasks",
+    "load_model": "cehrxgpt.model.hub",
+    "pretrain": "cehrxgpt.train",
+    "read_meds": "cehrxgpt.sources",
+    "read_omop": "cehrxgpt.sources",
+    "synthesize": "cehrxgpt.synthesis",
+    "write_store": "cehrxgpt.store.writer",
+}
 
 __all__ = ["__version__", *_PUBLIC]
 
