@@ -94,7 +94,7 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
     opening = _reopen(vocabulary, int(token[opened + 1]), now, int(clock[opened])) if inside else []
     midnight = now // MINUTES_PER_DAY * MINUTES_PER_DAY
     minutes = clock[first:stop] - midnight
-    if not inside and now > midnight:
+    if first < stop and not inside and now > midnight:
         minutes = _from_midnight(kind[first:stop], vocabulary.amount[token[first:stop]], minutes)
     at_start = int(age_minutes_at_start(months)[0])
     ages = [*prompt_ages(months)[0], *(at_start + clock_at - midnight for _, clock_at in opening), *(at_start + minutes)]
