@@ -62,10 +62,15 @@ class Oracle:
     def __init__(self, decoder, vocabulary, temperature=1.0):
         self.decoder, self.vocabulary, self.temperature = decoder, vocabulary, temperature
         self.grammar = Grammar(vocabulary)
+        self.states: dict[tuple[int, ...], State] = {}
 
     def state(self, tokens) -> State:
-        state, _ = self.grammar.follow(np.array([tokens]))
-        return state
+        """The grammar's state after all of them, remembered for each beginning."""
+        tokens = tuple(int(token) for token in tokens)
+        if tokens not in self.states:
+            last = np.array([tokens[-1:]]).reshape(-1)
+            self.states[tokens] = self.grammar.advance(self.state(tokens[:-1]), last) if tokens else self.grammar.start(1)
+        return self.states[tokens]
 
     def probabilities(self, tokens) -> np.ndarray:
         """The model's next-token distribution, float64[V], nothing masked."""

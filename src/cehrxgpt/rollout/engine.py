@@ -1,6 +1,6 @@
 """Many futures at once: every prompt read once, rows that join and leave, one token a step for all.
 
-Prompts are read in groups of like length; the key-value rows of a prompt are copied for each of its samples. Up to `batch_rows`
+Prompts are read in groups of like length; the samples of a prompt share what was read (or copy it, where they are few). Up to `batch_rows`
 futures are written side by side. A future that ends leaves the batch at once (live rows move into its place), and when a quarter of
 the places are free new futures join. So the matrices stay large, no step is spent on a finished row, and memory is bounded by
 `batch_rows` and the longest row.
