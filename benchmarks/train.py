@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cehrxgpt.store.format import StoreAppender, write_meta
+from cehrxgpt.store.format import StoreAppender, TokenStore, write_meta
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.train import TrainConfig
 from cehrxgpt.train.device import matmul_rate
-from cehrxgpt.train.loop import TokenStore, Trainer
+from cehrxgpt.train.trainer import Trainer
 
 ROUND_SECONDS = 2.0
 

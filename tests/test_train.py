@@ -17,11 +17,12 @@ import pytest
 import torch
 from torch import nn
 
-from cehrxgpt.config import from_dict
+from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.errors import ConfigError, InputError, MismatchError, OutputExistsError, StorageError, TrainingError
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import NextToken
-from cehrxgpt.train import RECIPES, TrainConfig, checkpoint, device, load_recipe, loop, pretrain
+from cehrxgpt.train import RECIPES, TrainConfig, checkpoint, device, load_recipe, pretrain
+from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.optim import learning_rate, make_optimizer
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
 
@@ -46,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "matmul_rate", lambda *_: 1e11)
+    monkeypatch.setattr(trainer_module, "matmul_rate", lambda *_: 1e11)
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
@@ -102,11 +103,11 @@ def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: P
     losses = iter([5.0, 4.0, 3.9999, 4.5, 3.9999])
     kept: list[dict[str, torch.Tensor]] = []
 
-    def judge(self: loop.Trainer, loss: float, original: object = loop.Trainer._judge) -> None:
+    def judge(self: trainer_module.Trainer, loss: float, original: object = trainer_module.Trainer._judge) -> None:
         original(self, next(losses))  # type: ignore[operator]
         kept.append({name: value.clone() for name, value in self.decoder.state_dict().items()})
 
-    monkeypatch.setattr(loop.Trainer, "_judge", judge)
+    monkeypatch.setattr(trainer_module.Trainer, "_judge", judge)
     summary = pretrain(store, tmp_path / "model", replace(SMALL, patience=3, evaluate_every=2, steps=1000))
     assert (summary.stop_reason, summary.steps) == ("early_stopping", 10), "3.9999 is no improvement of a thousandth on 4.0"
     assert summary.best_step == 6
@@ -129,7 +130,9 @@ def test_loss_does_not_depend_on_accumulation(store: Path, tmp_path: Path) -> No
     config = replace(SMALL, steps=1, clip=0.0)
     trainers = []
     for accumulate in (1, 2):
-        trainer = loop.Trainer(loop.TokenStore(store), replace(config, accumulate=accumulate), tmp_path / str(accumulate), "key", None)
+        trainer = trainer_module.Trainer(
+            trainer_module.TokenStore(store), replace(config, accumulate=accumulate), tmp_path / str(accumulate), "key", None
+        )
         trainers.append(trainer)
     joined, parted = trainers
     batches = [parted.loader.batch(0), parted.loader.batch(1)]
@@ -144,7 +147,7 @@ def test_loss_does_not_depend_on_accumulation(store: Path, tmp_path: Path) -> No
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def _hidden(model: nn.Module, batch: loop.PackedBatch) -> torch.Tensor:
+def _hidden(model: nn.Module, batch: trainer_module.PackedBatch) -> torch.Tensor:
     return model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
 
 
@@ -166,7 +169,7 @@ class Stop(Exception):
     """Raised by a progress callback: an interruption between two steps."""
 
 
-def stop_at(step: int) -> loop.Progress:
+def stop_at(step: int) -> trainer_module.Progress:
     def progress(done: int, total: int, what: str) -> None:
         if done == step:
             raise Stop
@@ -197,13 +200,13 @@ def test_kill_is_survived(store: Path, tmp_path: Path) -> None:
     code = f"""
 import time, torch
 torch.set_num_threads({torch.get_num_threads()})
-from cehrxgpt.config import from_dict
-from cehrxgpt.train import TrainConfig, loop
-loop.matmul_rate = lambda *_: 1e11
+from cehrxgpt.config import from_dict, to_dict
+from cehrxgpt.train import TrainConfig, loop, trainer
+trainer.matmul_rate = lambda *_: 1e11
 def slow(done, total, what):
     print(done, flush=True)
     time.sleep(0.2)
-loop.pretrain({str(store)!r}, {str(tmp_path / "killed")!r}, from_dict(TrainConfig, {loop.to_dict(SMALL)!r}, where="test"), progress=slow)
+loop.pretrain({str(store)!r}, {str(tmp_path / "killed")!r}, from_dict(TrainConfig, {to_dict(SMALL)!r}, where="test"), progress=slow)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -283,15 +286,15 @@ def test_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch, poisoned: set[int]) -> None:
-    original = loop.Trainer._loss
+    original = trainer_module.Trainer._loss
 
-    def loss(self: loop.Trainer, batch: loop.PackedBatch, counts: dict[str, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self: trainer_module.Trainer, batch: trainer_module.PackedBatch, counts: dict[str, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         total, parts = original(self, batch, counts)
         return (total * math.nan if torch.is_grad_enabled() and self.counters.step in poisoned else total), {
             name: part * math.nan if torch.is_grad_enabled() and self.counters.step in poisoned else part for name, part in parts.items()
         }
 
-    monkeypatch.setattr(loop.Trainer, "_loss", loss)
+    monkeypatch.setattr(trainer_module.Trainer, "_loss", loss)
 
 
 def test_losses_that_are_not_finite_are_skipped_and_counted(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
