@@ -15,9 +15,9 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.rollout.engine import rollout
 from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
+from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.timeline.decode import decode_futures
 from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar
 from cehrxgpt.timeline.kinds import Kind
@@ -37,6 +37,7 @@ class Case:
         moment: row of the distinct prediction times.
         prompt: last window of the history; the horizon is set when the pool is drawn.
         phase, clock_minutes: the grammar's state after the prompt.
+        birth_date: days since 1970-01-01, BIRTH_UNKNOWN where there is none.
         open_visit_id: visit in which the prompt ends, -1 where it ends outside of visits or the id is not known.
         stay_start: task name -> start of the index visit, for tasks about a stay that is going on.
     """
@@ -45,6 +46,7 @@ class Case:
     prompt: Prompt
     phase: int
     clock_minutes: int
+    birth_date: int
     open_visit_id: int
     stay_start: dict[str, np.datetime64]
 
@@ -111,6 +113,7 @@ def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, 
                 prompt=prompt,
                 phase=int(state.phase[row]),
                 clock_minutes=int(state.clock_minutes[row]),
+                birth_date=int(histories.birth_date[place]),
                 open_visit_id=visits.get((subject, int(time.astype("datetime64[us]").astype(np.int64))), -1) if inside else -1,
                 stay_start={},
             )
@@ -156,10 +159,11 @@ def draw_pool(
         )
         for case, horizon in zip(cases, horizon_minutes, strict=True)
     ]
-    rollouts = rollout(
+    rollouts = rollout_through_windows(
         decoder,
         vocabulary,
         prompts,
+        birth_date=[case.birth_date for case in cases],
         samples=samples,
         seed=seed,
         max_new_tokens=max_new_tokens,

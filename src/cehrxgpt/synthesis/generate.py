@@ -31,6 +31,7 @@ from cehrxgpt.events import conform, sort_events
 from cehrxgpt.rollout.engine import rollout
 from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
+from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.synthesis.meds import write_meds
 from cehrxgpt.synthesis.omop import write_omop
 from cehrxgpt.timeline.decode import decode
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
 
 Int = npt.NDArray[np.int64]
+CONTEXTS = 8  # of the model, the default budget of a patient
 BASE_YEAR = 2000  # stands for `year:unknown`, which models of shifted calendars say
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _SECOND_STAGE = 0x5EED_0002  # the history's random numbers must not repeat those of the demographics
@@ -55,7 +57,8 @@ class SynthesisConfig:
 
     Attributes:
         seed: patients are a function of it and of their number.
-        max_new_tokens: budget of one patient after the demographics; None: what the model's context leaves.
+        max_new_tokens: budget of one patient after the demographics; None: eight times the model's context. Patients longer than the
+            context are written window by window.
         batch_rows: patients written side by side.
         chunk: patients decoded and written to disk at once.
         temperature: 1 draws from the model's own distribution.
@@ -116,26 +119,18 @@ class Synthesizer:
 
             yield self._chunk(subject_id, report)
 
-    def _rollout(
-        self, prompts: list[Prompt], *, seed: int, max_new_tokens: int | None, progress: Callable[[int, int], None] | None = None
-    ) -> Rollouts:
-        config = self.config
-        return rollout(
-            self.decoder,
-            self.vocabulary,
-            prompts,
-            samples=1,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            batch_rows=config.batch_rows,
-            temperature=config.temperature,
-            progress=progress,
-        )
-
     def _chunk(self, subject_id: Int, progress: Callable[[int, int], None]) -> pl.DataFrame:
         bos = self.vocabulary.ids_of_kind(Kind.BOS)[:1].astype(np.int32)
-        started = self._rollout(
-            [Prompt(token_id=bos, subject_id=int(one)) for one in subject_id], seed=self.config.seed, max_new_tokens=PROMPT_LENGTH - 1
+        config = self.config
+        started = rollout(
+            self.decoder,
+            self.vocabulary,
+            [Prompt(token_id=bos, subject_id=int(one)) for one in subject_id],
+            samples=1,
+            seed=config.seed,
+            max_new_tokens=PROMPT_LENGTH - 1,
+            batch_rows=config.batch_rows,
+            temperature=config.temperature,
         )
         prompt_ids = np.concatenate([np.repeat(bos[None], len(subject_id), 0), started.token_id.reshape(len(subject_id), PROMPT_LENGTH - 1)], axis=1)
         people = read_prompts(self.vocabulary, prompt_ids)
@@ -149,7 +144,18 @@ class Synthesizer:
             Prompt(token_id=row, subject_id=int(one), start_date=int(start), horizon_minutes=int(length + 1) * MINUTES_PER_DAY - 1)
             for row, one, start, length in zip(prompt_ids, subject_id, start_date, days, strict=True)
         ]
-        drawn = self._rollout(prompts, seed=self.config.seed ^ _SECOND_STAGE, max_new_tokens=self.config.max_new_tokens, progress=progress)
+        drawn = rollout_through_windows(
+            self.decoder,
+            self.vocabulary,
+            prompts,
+            birth_date=birth_date.tolist(),
+            samples=1,
+            seed=config.seed ^ _SECOND_STAGE,
+            max_new_tokens=config.max_new_tokens or CONTEXTS * self.decoder.config.context,
+            batch_rows=config.batch_rows,
+            temperature=config.temperature,
+            progress=progress,
+        )
         return self._events(prompt_ids, drawn, subject_id, people, start_date, birth_date, days)
 
     def _events(
