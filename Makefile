@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow lint format bench clean help
+.PHONY: demo test test-fast test-slow lint format bench clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -21,10 +21,13 @@ demo: $(STAMP) ## simulate, train, embed, forecast, synthesise; ends with runs/d
 	$(BIN)/cehrxgpt demo --out $(RUN)
 
 test: $(STAMP) ## the fast lane and the documented commands, under ten minutes
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m 'not slow and not gpu'
+
+test-fast: $(STAMP) ## the fast lane alone, under two minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 test-slow: $(STAMP) ## the slow lane as well
-	$(BIN)/python -m pytest -n 2 -q -m 'not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m 'not gpu'
 
 lint: $(STAMP) ## ruff, mypy, import directions
 	$(BIN)/ruff check .
