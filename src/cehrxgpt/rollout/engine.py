@@ -7,7 +7,7 @@ the places are free new futures join. So the matrices stay large, no step is spe
 
 What a future says depends on (seed, subject, prediction time, sample) and the model alone, not on its companions: random numbers are
 hashed from those (`sampler`), and nothing else is shared. In float64 results are equal token for token whatever the batch; in float32
-sums round differently with the shape of the batch, so that a few futures in a thousand part ways.
+sums round differently with the shape of the batch, and now and then a future parts ways (docs/rollout.md has figures).
 
 Per step and row the cost is two FLOP for each matrix weight, one read of the row's keys and values, and one pass over the
 vocabulary; the bookkeeping is NumPy over whole columns.
