@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 import polars as pl
-import pytest
 
 from cehrxgpt.events import EventDataset
 from sources_cdm import base, condition, measurement, person, rows_of, run, visit, write_cdm
@@ -50,11 +49,9 @@ def test_every_form_of_the_same_tables_gives_the_same_events(tmp_path: Path) -> 
     expected, report = run(write_cdm(tmp_path / "csv", tables), tmp_path / "out")
     assert report["visits_recovered"]["inpatient"] == 2
     forms = {
-        "upper": {"upper": True},
-        "gzip": {"suffix": ".csv.gz"},
-        "tsv": {"suffix": ".tsv"},
+        "upper tsv": {"upper": True, "suffix": ".tsv"},
+        "prefixed gzip": {"prefix": "2b_", "suffix": ".csv.gz"},
         "parquet": {"suffix": ".parquet"},
-        "prefix": {"prefix": "2b_"},
     }
     for name, form in forms.items():
         found, _ = run(write_cdm(tmp_path / name, tables, **form), tmp_path / f"out_{name}")  # type: ignore[arg-type]
@@ -333,11 +330,10 @@ def test_calendars(tmp_path: Path) -> None:
     assert EventDataset(tmp_path / "shifted").calendar == "shifted"
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_order_of_the_input_does_not_show(tmp_path: Path, threads: int) -> None:
+def test_the_order_of_the_input_does_not_show(tmp_path: Path) -> None:
     tables = everything()
-    first, _ = run(write_cdm(tmp_path / "a", tables), tmp_path / "out_a", threads=threads)
-    second, _ = run(write_cdm(tmp_path / "b", {name: rows[::-1] for name, rows in tables.items()}), tmp_path / "out_b", threads=threads)
+    first, _ = run(write_cdm(tmp_path / "a", tables), tmp_path / "out_a")
+    second, _ = run(write_cdm(tmp_path / "b", {name: rows[::-1] for name, rows in tables.items()}), tmp_path / "out_b", threads=2)
     assert first.equals(second)
 
 

@@ -94,7 +94,11 @@ class MedsSource:
     def _columns(self) -> tuple[Columns, dict[str, ir.Value]]:
         columns = Columns(SourceTable("meds", self.table, str(self.folder / "data"), "data"))
         rules = self.rules
-        found: dict[str, ir.Value] = {"subject_id": columns.integer("subject_id"), "time": columns.instant("time"), "code": self.table.code.cast("string").nullif("")}
+        found: dict[str, ir.Value] = {
+            "subject_id": columns.integer("subject_id"),
+            "time": columns.instant("time"),
+            "code": self.table.code.cast("string").nullif(""),
+        }
         found["numeric_value"] = columns.number("numeric_value").try_cast("float32")
         found["text_value"] = self.table.text_value.cast("string") if columns.has("text_value") else ibis.null("string")
         if rules is None:
