@@ -22,20 +22,32 @@ if TYPE_CHECKING:
 def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, split: str | None, max_rows: int | None, seed: int) -> pl.DataFrame:
     """The rows to forecast: of one split, at most `max_rows` distinct prediction times over all tasks, drawn by seed.
 
-    Every task gets its share; a time that one task drew counts for the others that ask about it too, since they share its futures.
+    The task with the fewest rows so far draws next. A time that one task drew counts for the others that ask about it too, since they
+    share its futures: so tasks that ask at their own times get most of the draws.
     """
+    import numpy as np
     import polars as pl
 
+    key = ["subject_id", "prediction_time"]
     rows = pl.concat([frame.select(list(s.LABEL_SCHEMA.names)) for frame in labels.values()])
     if split is not None:
         chosen = dataset.subject_splits.filter(pl.col("split") == split).select("subject_id")
         rows = rows.join(chosen, on="subject_id", how="semi", maintain_order="left")
-    key = ["subject_id", "prediction_time"]
-    if max_rows is None or rows.select(key).n_unique() <= max_rows:
+    times = rows.select(key).unique().sort(key).with_row_index("_time")
+    if max_rows is None or times.height <= max_rows:
         return rows
-    shuffled = rows.sample(fraction=1.0, shuffle=True, seed=seed).with_columns(pl.int_range(pl.len()).over("task").alias("_turn"))
-    times = shuffled.sort("_turn", "task", maintain_order=True).select(key).unique(maintain_order=True).head(max_rows)
-    return rows.join(times, on=key, how="semi", maintain_order="left")
+    asked = rows.join(times, on=key).select("task", "_time")
+    waiting = {name: np.random.default_rng(seed).permutation(group["_time"].to_numpy()).tolist() for (name,), group in asked.group_by("task")}
+    asking = dict(asked.group_by("_time").agg("task").iter_rows())
+    count, drawn = dict.fromkeys(waiting, 0), set[int]()
+    while len(drawn) < max_rows:
+        task = min((name for name in waiting if waiting[name]), key=lambda name: (count[name], name))
+        time = waiting[task].pop()
+        if time not in drawn:
+            drawn.add(time)
+            for name in asking[time]:
+                count[name] += 1
+    return rows.join(times.filter(pl.col("_time").is_in(sorted(drawn))), on=key, how="semi", maintain_order="left")
 
 
 def _forecast(
