@@ -364,3 +364,29 @@ def test_the_barest_tables(tmp_path: Path) -> None:
     codes = ["Visit/9202", "condition/0/I10", "drug/5", "procedure/5", "measurement/5", "observation/5", "MEDS_DEATH"]
     assert clinical["code"].to_list() == codes
     assert report["tables_absent"] == ["observation_period", "concept", "concept_ancestor"]
+
+
+def test_forms_that_other_programs_write(tmp_path: Path) -> None:
+    expected, _ = run(write_cdm(tmp_path / "plain", base()), tmp_path / "out")
+    for path in write_cdm(tmp_path / "windows", base()).glob("*.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    for path in write_cdm(tmp_path / "quoted", base()).glob("*.csv"):
+        path.write_text(pl.read_csv(path).write_csv(separator="\t", quote_style="always"))
+        path.rename(path.with_suffix(".txt"))
+    write_cdm(tmp_path / "pandas", base(), suffix=".parquet")
+    path = tmp_path / "pandas" / "condition_occurrence.parquet"
+    frame = pl.read_parquet(path).with_columns(pl.col("condition_start_datetime").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ns"))
+    frame = frame.with_columns(pl.col("condition_start_date").str.to_date(), pl.col("person_id").cast(pl.Float64))
+    path.unlink()
+    parts = path.with_name("CONDITION_OCCURRENCE")
+    parts.mkdir()
+    frame.head(10).write_parquet(parts / "part-0.parquet")
+    frame.tail(-10).write_parquet(parts / "part-1.parquet")
+    for name in ("windows", "quoted", "pandas"):
+        found, _ = run(tmp_path / name, tmp_path / f"out_{name}")
+        assert found.equals(expected), name
+    zoned = frame.with_columns(pl.col("condition_start_datetime").dt.replace_time_zone("America/New_York"))
+    zoned.write_parquet(parts / "part-0.parquet")
+    (parts / "part-1.parquet").unlink()
+    found, _ = run(tmp_path / "pandas", tmp_path / "out_zoned")
+    assert rows_of(found, 1, "condition/316139")[0]["time"] == at(2010, 1, 1, 15, 30)
