@@ -58,7 +58,7 @@ class Recipe:
     pretrain: str = "demo"  # name of a training recipe, or a file
     pretrain_overrides: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
-    truth_samples: int = 1000  # re-simulations per row, where the population is simulated
+    truth_samples: int = 2000  # re-simulations per row, where the population is simulated
     forecast: ForecastSettings = ForecastSettings()
     synthesize: SynthesisSettings = SynthesisSettings()
     patient: str = "auto"  # whose timeline the report shows: auto, none, or a subject id
