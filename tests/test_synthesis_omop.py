@@ -168,7 +168,7 @@ def test_an_existing_folder_is_not_overwritten(written: tuple[Path, dict[str, An
 _CODES = ["condition/1", "drug/2", "procedure/0/x", "measurement/4", "observation/5", "device/6", "Foo//7", "discharge/8536", s.DEATH]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4000), st.sampled_from(_CODES), st.sampled_from(["day", "minute"])), min_size=1, max_size=40)
 )
