@@ -178,7 +178,7 @@ def test_the_front_door_is_light() -> None:
 
 
 def test_the_accelerator_side_runs_without_the_data_stack() -> None:
-    modules = "store.format store.loader model.hub objectives train.loop rollout.engine timeline.window".split()
+    modules = ["store.format", "store.loader", "model.hub", "objectives", "train.loop", "rollout.engine", "timeline.window"]
     loaded = _modules_after("; ".join(f"import cehrxgpt.{name}" for name in modules))
     assert "torch" in loaded
     assert not {"polars", "duckdb", "ibis", "pandas", "rich", "typer", "sklearn", "lightgbm", "matplotlib", "transformers"} & loaded

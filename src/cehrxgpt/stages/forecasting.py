@@ -11,6 +11,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import from_dict
 from cehrxgpt.console import Progress
+from cehrxgpt.errors import InputError
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, silent, write_table
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
     key = ["subject_id", "prediction_time"]
     rows = pl.concat([frame.select(list(s.LABEL_SCHEMA.names)) for frame in labels.values()])
     if split is not None:
+        if split not in dataset.splits:
+            raise InputError(f"{dataset.root}: no split '{split}'; it has {', '.join(dataset.splits)}")
         chosen = dataset.subject_splits.filter(pl.col("split") == split).select("subject_id")
         rows = rows.join(chosen, on="subject_id", how="semi", maintain_order="left")
     times = rows.select(key).unique().sort(key).with_row_index("_time")

@@ -1,0 +1,160 @@
+"""Bad input, at the command line: one clear line, exit status 2 (or 1 where the machine fails), nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from cehrxgpt import cli, console, stages
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small hospital, from its tables to a model."""
+    folder = tmp_path_factory.mktemp("artefacts")
+    stages.simulate(folder / "cdm", {"patients": 150, "seed": 3, "truth_samples": 0})
+    stages.ingest(folder / "cdm", folder / "events", {})
+    stages.tokenize(folder / "events", folder / "timeline", {})
+    stages.pretrain(folder / "timeline", folder / "model", "tiny", overrides={"steps": 2})
+    stages.label(folder / "events", "discharge_home_death_1y", folder / "labels.parquet")
+    return folder
+
+
+def invoke(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit status and what stood on standard error, of one command in this process."""
+    monkeypatch.setattr("sys.argv", ["cehrxgpt", *arguments])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, capsys.readouterr().err
+
+
+CASES = {
+    "an empty folder": (["ingest", "{here}/empty", "--out", "{here}/out"], "empty"),
+    "no such source": (["ingest", "{here}/nowhere", "--out", "{here}/out"], "nowhere"),
+    "a truncated table": (["ingest", "{here}/truncated", "--out", "{here}/out"], "condition_occurrence"),
+    "a wrong column type": (["ingest", "{here}/wrong_type", "--out", "{here}/out"], "condition_concept_id"),
+    "a truncated shard": (["tokenize", "{here}/bad_events", "--out", "{here}/out"], "Parquet"),
+    "no event data set": (["tokenize", "{here}/empty", "--out", "{here}/out"], "ingest"),
+    "an unknown recipe key": (["pretrain", "{made}/timeline", "--recipe", "{here}/recipe.yaml", "--out", "{here}/out"], "learning_rate"),
+    "an unknown recipe": (["pretrain", "{made}/timeline", "--recipe", "demmo", "--out", "{here}/out"], "demo"),
+    "an unknown run key": (["run", "{here}/run.yaml", "--out", "{here}/out"], "simulate"),
+    "an unknown task": (["label", "{made}/events", "--task", "t2dm_hf", "--out", "{here}/out"], "t2dm_hf_1y"),
+    "no model": (["embed", "{here}/empty", "{made}/events", "--labels", "{made}/labels.parquet", "--out", "{here}/out"], "config.json"),
+    "labels of strangers": (["forecast", "{made}/model", "{made}/events", "--labels", "{here}/strangers.parquet", "--out", "{here}/out"], "999999"),
+    "labels that are no labels": (
+        ["embed", "{made}/model", "{made}/events", "--labels", "{here}/other.parquet", "--out", "{here}/out"],
+        "subject_id",
+    ),
+    "an unknown estimator": (
+        ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--estimator", "magic", "--out", "{here}/out"],
+        "mc",
+    ),
+    "an unknown split": (
+        ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--split", "tset", "--out", "{here}/out"],
+        "held_out",
+    ),
+    "nothing to inspect": (["inspect", "{here}/nowhere"], "nowhere"),
+    "no run": (["report", "{here}/empty"], "empty"),
+}
+
+
+def prepare(here: Path, made: Path) -> None:
+    (here / "empty").mkdir()
+    for name in ("truncated", "wrong_type"):
+        (here / name).mkdir()
+        for table in ("person", "visit_occurrence", "observation_period"):
+            (here / name / f"{table}.parquet").write_bytes((made / "cdm" / f"{table}.parquet").read_bytes())
+    whole = (made / "cdm" / "condition_occurrence.parquet").read_bytes()
+    (here / "truncated" / "condition_occurrence.parquet").write_bytes(whole[: len(whole) // 2])
+    conditions = pl.read_parquet(made / "cdm" / "condition_occurrence.parquet")
+    typed = conditions.with_columns((pl.col("condition_concept_id").cast(pl.String) + "x").alias("condition_concept_id"))
+    typed.write_parquet(here / "wrong_type" / "condition_occurrence.parquet")
+    (here / "bad_events" / "data" / "train").mkdir(parents=True)
+    (here / "bad_events" / "data" / "train" / "0.parquet").write_bytes(b"PAR1 and then nothing")
+    (here / "recipe.yaml").write_text("learning_rat: 0.1\n")
+    (here / "run.yaml").write_text("simulat: {patients: 10}\ntasks: [t2dm_hf_1y]\n")
+    labels = pl.read_parquet(made / "labels.parquet")
+    labels.head(3).with_columns(pl.lit(999_999, dtype=pl.Int64).alias("subject_id")).write_parquet(here / "strangers.parquet")
+    labels.select("task").write_parquet(here / "other.parquet")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(case: str, artefacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(tmp_path, artefacts)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    arguments, expected = CASES[case]
+    status, errors = invoke([part.format(here=tmp_path, made=artefacts) for part in arguments] + ["--json"], monkeypatch, capsys)
+    message = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert status == 2, errors
+    assert len(message) == 1, errors
+    assert expected in message[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_output_is_never_replaced_silently(
+    artefacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.parquet"
+    out.write_text("mine")
+    arguments = ["label", str(artefacts / "events"), "--task", "readmission_30d", "--out", str(out), "--json"]
+    status, errors = invoke(arguments, monkeypatch, capsys)
+    assert status == 2
+    assert "--force" in errors
+    assert out.read_text() == "mine"
+
+
+def test_a_model_and_a_store_that_do_not_match(artefacts: Path, tmp_path: Path) -> None:
+    from cehrxgpt.errors import MismatchError
+    from cehrxgpt.store.format import TokenStore
+    from cehrxgpt.timeline.vocabulary import Vocabulary
+
+    stages.tokenize(artefacts / "events", tmp_path / "timeline", {"min_subjects": 40, "value_bins": 3})
+    with pytest.raises(MismatchError) as caught:
+        TokenStore(tmp_path / "timeline").check_vocabulary(Vocabulary.load(artefacts / "model"), whose="the model")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["ingest", "tokenize", "label", "synthesize", "simulate"])
+def test_a_failing_disk(verb: str, artefacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk fills while the result is being written: status 1, one line, nothing left behind."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = str(tmp_path / "out")
+    arguments = {
+        "ingest": ["ingest", str(artefacts / "cdm")],
+        "tokenize": ["tokenize", str(artefacts / "events")],
+        "label": ["label", str(artefacts / "events"), "--task", "readmission_30d"],
+        "synthesize": ["synthesize", str(artefacts / "model"), "--patients", "3"],
+        "simulate": ["simulate", "--patients", "30"],
+    }[verb]
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.__init__", full)
+    status, errors = invoke([*arguments, "--out", out, "--json"], monkeypatch, capsys)
+    assert status == 1, errors
+    assert "No space left" in errors
+    assert [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exit_statuses_are_those_of_the_contract() -> None:
+    from cehrxgpt.errors import InputError, StorageError
+
+    def refuse() -> None:
+        raise InputError("what, where, what would be right")
+
+    def fail() -> None:
+        raise StorageError("the disk is full")
+
+    assert console.run(lambda: None) == 0
+    assert console.run(refuse) == 2
+    assert console.run(fail) == 1
