@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -27,7 +28,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def invoke(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit status and what stood on standard error, of one command in this process."""
     monkeypatch.setattr("sys.argv", ["cehrxgpt", *arguments])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)  # put back after the test
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert isinstance(ended.value.code, int)
@@ -146,8 +147,10 @@ def test_a_failing_disk(verb: str, artefacts: Path, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exit_statuses_are_those_of_the_contract() -> None:
+def test_exit_statuses_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     from cehrxgpt.errors import InputError, StorageError
+
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
 
     def refuse() -> None:
         raise InputError("what, where, what would be right")

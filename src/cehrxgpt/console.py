@@ -125,8 +125,7 @@ def run(command: Callable[[], Any]) -> int:
         interrupted = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     if not os.environ.get(DEBUG_VARIABLE):
         # Anything we did not foresee ends with status 1 and one line; a traceback could show a patient's values.
         sys.excepthook = _one_line
@@ -147,4 +146,7 @@ def run(command: Callable[[], Any]) -> int:
         # The reader of our output (`| head`) has gone; that is no fault.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
