@@ -10,6 +10,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import refuse_existing
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.console import Progress
+from cehrxgpt.errors import InputError
 from cehrxgpt.stages.tables import Settings, silent
 
 if TYPE_CHECKING:
@@ -59,7 +60,17 @@ def tokenize(
 
 
 def inspect(path: Path, *, subject: int | None = None) -> list[str]:
-    """What an artefact is, or one subject's timeline, as lines."""
+    """What an artefact is, or one subject's timeline, as lines: its events, or in a token store its tokens."""
     from cehrxgpt.report.text import inspect_path
+    from cehrxgpt.store.format import META_FILE, TokenStore
 
-    return inspect_path(path, subject=subject)
+    if subject is None or not (path / META_FILE).exists():
+        return inspect_path(path, subject=subject)
+    from cehrxgpt.timeline.describe import describe, render
+    from cehrxgpt.timeline.vocabulary import Vocabulary
+
+    store = TokenStore(path)
+    found = store.histories.subject_id == subject
+    if not found.any():
+        raise InputError(f"{path}: no subject {subject} among its {len(found):,}")
+    return render(describe(store.histories, Vocabulary.load(path), int(found.argmax()))).splitlines()
