@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; workers and children share two cores
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
