@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from cehrxgpt import schema as s
 from cehrxgpt import visits as classes
 from cehrxgpt.errors import InputError
-from cehrxgpt.events import sort_events, validate_events
+from cehrxgpt.events import cut_history, sort_events, validate_events
+from cehrxgpt.sources import IngestConfig, ingest
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.canonical import Rules, canonicalise
 from cehrxgpt.sources.ledger import Ledger
@@ -232,3 +234,43 @@ def test_the_datas_own_split_wins() -> None:
     with pytest.raises(InputError, match="2 subjects cannot fill"):
         assign_splits(pl.Series([1, 2]), SHARES, 0)
     assert assign_splits(pl.Series([1]), {"train": 1.0}, 0)[0].rows() == [(1, "train")]
+
+
+def test_an_admission_is_not_known_in_the_emergency_room(tmp_path: Path) -> None:
+    """An emergency visit that becomes an admission at 20:00 is one visit afterwards; at noon the record knows nothing of it."""
+    frames = {
+        "person": pl.DataFrame({"person_id": [1, 2, 3], "gender_concept_id": [8507] * 3, "year_of_birth": [1950] * 3, "race_concept_id": [0] * 3}),
+        "visit_occurrence": pl.DataFrame(
+            {
+                "visit_occurrence_id": [10, 11, 12, 13],
+                "person_id": [1, 1, 2, 3],
+                "visit_concept_id": [9203, 9201, 9202, 9202],
+                "visit_start_datetime": ["2015-03-01 08:00:00", "2015-03-01 20:00:00", "2015-01-01 09:00:00", "2015-01-01 09:00:00"],
+                "visit_end_datetime": ["2015-03-02 02:00:00", "2015-03-09 10:00:00", "2015-01-01 10:00:00", "2015-01-01 10:00:00"],
+            }
+        ),
+        "condition_occurrence": pl.DataFrame(
+            {
+                "condition_occurrence_id": [1],
+                "person_id": [1],
+                "condition_concept_id": [77670],
+                "condition_start_datetime": ["2015-03-01 09:30:00"],
+                "visit_occurrence_id": [10],
+            }
+        ),
+    }
+    (tmp_path / "cdm").mkdir()
+    for name, frame in frames.items():
+        frame.write_csv(tmp_path / "cdm" / f"{name}.csv")
+    events = sort_events(ingest(tmp_path / "cdm", tmp_path / "events", IngestConfig()).read())
+    validate_events(events)
+    visits = events.filter((pl.col("subject_id") == 1) & pl.col("code").str.starts_with("Visit/"))
+    assert visits["code"].to_list() == ["Visit/9201"]
+    assert visits["time"].to_list() == [datetime(2015, 3, 1, 8)]
+    assert visits["available_time"].to_list() == [datetime(2015, 3, 1, 20)]
+    noon = cut_history(events, pl.DataFrame({"subject_id": [1], "prediction_time": [datetime(2015, 3, 1, 12)]}))
+    coded = noon.filter(pl.col("code").str.starts_with("condition/") | pl.col("code").str.starts_with("Visit/"))
+    assert coded.select("code", "visit_id").rows() == [("condition/77670", None)]
+    night = cut_history(events, pl.DataFrame({"subject_id": [1], "prediction_time": [datetime(2015, 3, 1, 23)]}))
+    assert "Visit/9201" in night["code"].to_list()
+    assert night.filter(pl.col("code") == "condition/77670")["visit_id"].null_count() == 0

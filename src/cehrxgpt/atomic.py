@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from typing import Any
 from cehrxgpt.errors import OutputExistsError, StorageError
 
 
-def refuse_existing(out: Path, *, force: bool) -> None:
-    """Raise `OutputExistsError` if `out` is there and `force` is not given."""
+def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raise `OutputExistsError` if `out` is there and `force` is not given, or if one of the inputs is, or lies in, what it would replace."""
     if out.exists() and not force:
         raise OutputExistsError(f"{out} exists already; give --force to replace it, or another --out")
+    for given in inputs:
+        if given.exists() and given.resolve().is_relative_to(out.resolve()):
+            raise OutputExistsError(f"{out}: the input {given} lies inside the output, which would replace it; give another --out")
 
 
 def _remove(path: Path) -> None:

@@ -303,6 +303,7 @@ def forecast(
     out: Out,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Simulated futures per row.")] = 50,
     estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo).")] = "mc",
+    task: Annotated[Optional[list[str]], typer.Option("--task", help="YAML file of a task of your own that the labels name.")] = None,  # noqa: UP045
     split: Annotated[Optional[str], typer.Option("--split", help="Only rows of this split, e.g. held_out.")] = None,  # noqa: UP045
     max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows, drawn by seed.")] = None,  # noqa: UP045
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Token budget of one future.")] = 256,
@@ -325,7 +326,17 @@ def forecast(
     settings = {"samples": samples, "seed": seed, "max_new_tokens": max_tokens}
     with console.progress("forecast") as progress:
         figures = stages.forecast(
-            model, events, labels, out, settings, split=split, max_rows=max_rows, trajectories=trajectories, force=force, progress=progress
+            model,
+            events,
+            labels,
+            out,
+            settings,
+            split=split,
+            max_rows=max_rows,
+            trajectories=trajectories,
+            tasks=task or (),
+            force=force,
+            progress=progress,
         )
     console.result(figures)
 

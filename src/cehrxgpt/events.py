@@ -124,6 +124,10 @@ def cut_history(events: pl.DataFrame, at: pl.DataFrame) -> pl.DataFrame:
     known = joined.filter(pl.col("time").is_null() | (pl.col("available_time") <= pl.col("prediction_time")))
     known = known.filter(pl.col("code") != s.OBSERVATION_END)
     known = known.with_columns(pl.when(pl.col("end_time") <= pl.col("prediction_time")).then(pl.col("end_time")).alias("end_time"))
+    # What happened in a visit that is not known yet (an emergency that becomes an admission later) stands by itself until then.
+    is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX)
+    opened = is_visit.any().over("subject_id", "prediction_time", "visit_id")
+    known = known.with_columns(pl.when(opened).then(pl.col("visit_id")).alias("visit_id"))
     keys = ["subject_id", "prediction_time", "time", "_rank", "code", "numeric_value", "unit", "text_value", "visit_id"]
     return known.with_columns(rank_expression().alias("_rank")).sort(keys, nulls_last=False, maintain_order=True).drop("_rank")
 
@@ -141,6 +145,7 @@ class EventDataset:
             raise InputError(f"{self.root}: not an event data set (no 'data' folder); make one with: cehrxgpt ingest SOURCE --out {self.root}")
         if not self.shards():
             raise InputError(f"{self.root}: no event shards under data/<split>/*.parquet; ingest again")
+        self.check_ingested()
 
     def __repr__(self) -> str:
         return f"EventDataset({str(self.root)!r})"
@@ -193,6 +198,16 @@ class EventDataset:
         """`metadata/dataset.json`; our own facts are under "cehrxgpt": format, calendar ("true" | "shifted"), observation_policy."""
         path = self.root / "metadata" / "dataset.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def check_ingested(self) -> None:
+        """Raise `InputError` where the shards lack our columns: plain MEDS becomes an event table by ingest, not by itself."""
+        for shard in self.shards()[:1]:
+            try:
+                names = set(pl.read_parquet_schema(shard))
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise InputError(f"{shard}: not a readable Parquet shard (truncated or damaged?); ingest again") from error
+            if "available_time" not in names:
+                raise InputError(f"{self.root}: plain MEDS, without available_time; run: cehrxgpt ingest {self.root} --out EVENTS, and use EVENTS")
 
     @property
     def calendar(self) -> str:

@@ -82,12 +82,14 @@ class Stage:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a run recipe; a relative `source` is taken from the recipe's folder.
+    """Read a run recipe; a relative `source` or task file is taken from the recipe's folder.
 
     Raises:
         ConfigError: unknown keys, wrong types, missing keys.
     """
     recipe = read_config(Recipe, path)
+    beside = [str(path.parent / task) if Path(task).suffix and not Path(task).is_absolute() else task for task in recipe.tasks]
+    recipe = replace(recipe, tasks=tuple(beside))
     if recipe.source is not None and not recipe.source.is_absolute():
         recipe = replace(recipe, source=path.parent / recipe.source)
     return recipe
@@ -139,7 +141,7 @@ def plan(recipe: Recipe, run: Path) -> list[Stage]:
         planned.append(
             Stage(
                 "truth",
-                (source, labels),
+                (source, events, labels),
                 (truth,),
                 settings_truth,
                 lambda p: stages.true_risks(source, events, labels, truth, recipe.forecast, samples=recipe.truth_samples, progress=p),
@@ -159,7 +161,7 @@ def plan(recipe: Recipe, run: Path) -> list[Stage]:
             (model, events, labels),
             (forecast,),
             recipe.forecast,
-            lambda p: stages.forecast_all(model, events, labels, forecast, recipe.forecast, progress=p),
+            lambda p: stages.forecast_all(model, events, labels, tasks, forecast, recipe.forecast, progress=p),
         ),
         Stage(
             "synthesize",

@@ -220,7 +220,8 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     events = visit_rules.link(events, visits, merged, ledger)
     events = _until_death(_available(events, visits), deaths, ledger)
     # A visit is known when it starts; where only its date is known, by the end of that day.
-    visit_rows = visits.with_columns(pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time").alias("available_time"))
+    known = pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")
+    visit_rows = visits.with_columns(pl.max_horizontal(known, "admitted").alias("available_time"))
     death_rows = deaths.with_columns(pl.lit(s.DEATH).alias("code"), pl.col("time").alias("available_time"))
     birth_rows = statics.with_columns(last_instant(pl.col("time")).alias("available_time"), pl.col("time").is_not_null().alias("time_is_date"))
     timed = pl.concat([events, visit_rows, death_rows, birth_rows], how="diagonal").with_columns(

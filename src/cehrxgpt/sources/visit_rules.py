@@ -77,7 +77,11 @@ def _one_day(visits: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
 
 
 def _merge_emergencies(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """An emergency visit during which an admission starts becomes part of it: the admission wins and starts when it did."""
+    """An emergency visit during which an admission starts becomes part of it: the admission wins and starts when it did.
+
+    The record cannot know of the admission before it happens: `admitted` keeps that instant for the visit's `available_time`.
+    """
+    visits = visits.with_columns(pl.lit(None, dtype=pl.Datetime("us")).alias("admitted"))
     admissions = visits.filter(pl.col("visit_class") == "inpatient").sort("time", "visit_id")
     emergencies = visits.filter((pl.col("visit_class") == "emergency") & pl.col("end_time").is_not_null()).sort("time", "visit_id")
     pairs = emergencies.join_asof(
@@ -100,7 +104,9 @@ def _merge_emergencies(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFra
     earlier = (pl.col("_start") < pl.col("time")).fill_null(False)
     ledger.mend(flagged, earlier, "admission_start_moved_to_emergency")
     flagged = flagged.with_columns(
-        pl.when(earlier).then("_start").otherwise("time").alias("time"), pl.when(earlier).then("_day").otherwise("time_is_date").alias("time_is_date")
+        pl.when(earlier).then("time").alias("admitted"),
+        pl.when(earlier).then("_start").otherwise("time").alias("time"),
+        pl.when(earlier).then("_day").otherwise("time_is_date").alias("time_is_date"),
     )
     return flagged.drop("_start", "_day"), merged
 

@@ -51,7 +51,7 @@ def tokenize(
     from cehrxgpt.timeline import Timeline, TimelineConfig
 
     dataset = EventDataset(events)
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[events, *([vocabulary] if vocabulary else [])])
     if vocabulary is not None:
         timeline = Timeline.load(vocabulary)
     else:

@@ -27,7 +27,7 @@ def embed(
     from cehrxgpt.features.embed import embed as run
     from cehrxgpt.model.hub import load_model
 
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[model, events, *labels])
     config = from_dict(EmbedConfig, dict(settings), where="embed")
     dataset = EventDataset(events)
     at = pl.concat([read_labels(path).select("subject_id", "prediction_time") for path in labels]).unique(maintain_order=True)
@@ -50,7 +50,7 @@ def probe(embeddings: Path, labels: Path, events: Path, out: Path, settings: Set
     from cehrxgpt.features.probe import ProbeConfig
     from cehrxgpt.features.probe import probe as run
 
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[embeddings, labels, events])
     dataset = EventDataset(events)
     labelled = read_labels(labels)
     check_subjects(labelled, dataset, what=str(labels))

@@ -53,6 +53,14 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
     return rows.join(times.filter(pl.col("_time").is_in(sorted(drawn))), on=key, how="semi", maintain_order="left")
 
 
+def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
+    """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's."""
+    from cehrxgpt.tasks import load_task
+
+    given = {load_task(task).name: task for task in tasks}
+    return [given.get(name, name) for name in rows["task"].unique(maintain_order=True).to_list()]
+
+
 def _forecast(
     model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], settings: Settings, *, keep: bool, progress: Progress
 ) -> Any:
@@ -76,22 +84,26 @@ def forecast(
     split: str | None = None,
     max_rows: int | None = None,
     trajectories: Path | None = None,
+    tasks: Sequence[str] = (),
     force: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Risks of the label rows' outcomes; the tasks are those that the labels name."""
+    """Risks of the label rows' outcomes.
+
+    The tasks are those that the labels name: of the library, or among `tasks` (names or YAML files).
+    """
     from cehrxgpt.events import EventDataset
 
-    refuse_existing(out, force=force)
+    inputs = [model, events, *labels]
+    refuse_existing(out, force=force, inputs=inputs)
     if trajectories is not None:
-        refuse_existing(trajectories, force=force)
+        refuse_existing(trajectories, force=force, inputs=inputs)
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path) for path in labels}
     for name, frame in tables.items():
         check_subjects(frame, dataset, what=name)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
-    tasks = rows["task"].unique(maintain_order=True).to_list()
-    found = _forecast(model, dataset, rows, tasks, settings, keep=trajectories is not None, progress=progress)
+    found = _forecast(model, dataset, rows, _asked(rows, tasks), settings, keep=trajectories is not None, progress=progress)
     write_table(found.predictions, out, force=force)
     if trajectories is not None and found.trajectories is not None:
         with atomic_path(trajectories, folder=True, force=force) as partial:
@@ -100,7 +112,9 @@ def forecast(
     return dict(found.summary)
 
 
-def forecast_all(model: Path, events: Path, labels: Path, out: Path, settings: Any, *, progress: Progress = silent) -> dict[str, Any]:
+def forecast_all(
+    model: Path, events: Path, labels: Path, tasks: Sequence[str], out: Path, settings: Any, *, progress: Progress = silent
+) -> dict[str, Any]:
     """Forecast a run's tasks from one pool of futures per prediction time; keeps the futures of a few prediction times for the report."""
     import polars as pl
 
@@ -109,11 +123,10 @@ def forecast_all(model: Path, events: Path, labels: Path, out: Path, settings: A
     dataset = EventDataset(events)
     tables = {path.stem: read_labels(path) for path in label_files(labels)}
     rows = choose_rows(tables, dataset, split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
-    tasks = rows["task"].unique(maintain_order=True).to_list()
     chosen = {"samples": settings.samples, "seed": settings.seed, "max_new_tokens": settings.max_new_tokens}
-    found = _forecast(model, dataset, rows, tasks, chosen, keep=True, progress=progress)
+    found = _forecast(model, dataset, rows, _asked(rows, tasks), chosen, keep=True, progress=progress)
     with atomic_path(out, folder=True, force=True) as partial:
-        for task in tasks:
+        for task in rows["task"].unique(maintain_order=True).to_list():
             found.predictions.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")
         found.samples.write_parquet(partial / "samples.parquet")
         (partial / "trajectories").mkdir()

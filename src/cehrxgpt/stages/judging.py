@@ -104,13 +104,15 @@ def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[s
         labels = read_labels(run / "labels" / f"{task}.parquet")
         risk_file = run / "forecast" / f"{task}.parquet"
         if not risk_file.exists():
-            continue
+            continue  # no held-out row asks it; its attrition says why
         risks = read_table(risk_file, s.PREDICTION_SCHEMA, what="a forecast")
         predictions = [risks]
         probed = read_table(run / "probe" / task / "predictions.parquet", s.PREDICTION_SCHEMA, what="predictions of the probe")
-        predictions.append(probed.join(risks.select(key), on=key, how="semi", maintain_order="left"))
+        asked = risks.filter(pl.col("predicted_boolean_probability").is_not_null()).select(key)
+        predictions.append(probed.join(asked, on=key, how="semi", maintain_order="left"))
         if (run / "truth" / f"{task}.parquet").exists():
-            predictions.append(_truth_predictions(pl.read_parquet(run / "truth" / f"{task}.parquet")))
+            truth = _truth_predictions(pl.read_parquet(run / "truth" / f"{task}.parquet"))
+            predictions.append(truth.join(asked, on=key, how="semi", maintain_order="left"))
         names = list(s.PREDICTION_SCHEMA.names)
         parts += [judge(frame.select(names), labels) for frame in predictions if frame.height]
     metrics = pl.concat(parts)

@@ -35,10 +35,12 @@ def label(events: Path, task: str, out: Path, *, force: bool = False) -> dict[st
     from cehrxgpt.events import EventDataset
     from cehrxgpt.tasks import label as run
 
-    refuse_existing(out, force=force)
+    attrition = out.with_suffix(".attrition.json")
+    refuse_existing(out, force=force, inputs=[events])
+    refuse_existing(attrition, force=force)
     labelled = run(EventDataset(events), task)
     labelled.write(out, force=force)
-    write_json(out.with_suffix(".attrition.json"), labelled.attrition)
+    write_json(attrition, labelled.attrition)
     return {"task": labelled.task.name, **labelled.counts, "note": labelled.note, "attrition": labelled.attrition}
 
 
@@ -48,7 +50,7 @@ def label_all(events: Path, tasks: Sequence[str], out: Path, *, progress: Progre
     with atomic_path(out, folder=True, force=True) as partial:
         for number, task in enumerate(tasks):
             progress(number, len(tasks), task)
-            labelled = label(events, task, partial / f"{Path(task).stem}.parquet")
+            labelled = label(events, task, partial / f"{task_settings(task)['name']}.parquet")
             figures[labelled["task"]] = {key: value for key, value in labelled.items() if key not in ("task", "attrition")}
     return figures
 

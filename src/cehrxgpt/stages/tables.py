@@ -49,8 +49,16 @@ def write_table(frame: pl.DataFrame, path: Path, *, force: bool) -> None:
 
 
 def read_labels(path: Path) -> pl.DataFrame:
-    """A label table; MEDS label files without our extra columns get their task from the file's name."""
-    return read_table(path, s.LABEL_SCHEMA, what="labels made by: cehrxgpt label EVENTS --task NAME --out LABELS.parquet")
+    """A label table.
+
+    Raises:
+        InputError, SchemaError: see `read_table`; a (task, subject, prediction time) stands twice.
+    """
+    labels = read_table(path, s.LABEL_SCHEMA, what="labels made by: cehrxgpt label EVENTS --task NAME --out LABELS.parquet")
+    doubles = int(labels.select("task", "subject_id", "prediction_time").is_duplicated().sum())
+    if doubles:
+        raise InputError(f"{path}: {doubles} rows share task, subject_id and prediction_time with another; expected one row each")
+    return labels
 
 
 def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cehrxgpt.atomic import refuse_existing
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.stages.tables import Settings, silent
@@ -27,4 +28,5 @@ def pretrain(
     """Train a model on a token store."""
     from cehrxgpt.train.loop import pretrain as run
 
+    refuse_existing(out, force=force or resume, inputs=[timeline])
     return to_dict(run(timeline, out, training_config(recipe, overrides), resume=resume, force=force, progress=progress))

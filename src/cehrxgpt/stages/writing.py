@@ -24,7 +24,7 @@ def synthesize(
     from cehrxgpt.synthesis import SynthesisConfig
     from cehrxgpt.synthesis import write_synthetic as run
 
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[model])
     if format not in ("omop", "meds"):
         raise InputError(f"--format: no '{format}'; valid: omop, meds")
     config = from_dict(SynthesisConfig, dict(settings), where="synthesize")
