@@ -242,9 +242,8 @@ def label(
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
     figures = stages.label(events, task, out, force=force)
-    console.table(
-        f"Attrition of {figures['task']}", ["step", "subjects", "rows"], [[str(cell) for cell in row.values()] for row in figures["attrition"]]
-    )
+    rows = [[row["step"], f"{row['subjects']:,}", f"{row['rows']:,}", row["note"]] for row in figures.pop("attrition")]
+    console.table(f"Attrition of {figures['task']}", ["step", "subjects", "rows", "note"], rows)
     console.result(figures)
 
 
