@@ -21,13 +21,13 @@ demo: $(STAMP) ## simulate, train, embed, forecast, synthesise; ends with runs/d
 	$(BIN)/cehrxgpt demo --out $(RUN)
 
 test: $(STAMP) ## the fast lane and the documented commands, under ten minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m 'not slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m 'not slow and not gpu'
 
 test-fast: $(STAMP) ## the fast lane alone, under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 test-slow: $(STAMP) ## the slow lane as well
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m 'not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m 'not gpu'
 
 lint: $(STAMP) ## ruff, mypy, import directions
 	$(BIN)/ruff check src tests benchmarks

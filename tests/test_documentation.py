@@ -17,8 +17,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("documentation")
-
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")), "CONTRIBUTING.md"]
@@ -38,38 +36,33 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("documentation")
-
-
 def run(command: str, folder: Path) -> None:
     done = subprocess.run(command, shell=True, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name)])
-def test_every_command_runs(document: str, folder: Path) -> None:
-    """One process runs them all (they are of one xdist group), since later documents use what earlier ones made."""
-    for language, block in blocks(document):
-        if language == "python":
-            (folder / "snippet.py").write_text(block, encoding="utf-8")
-            run(f"{shlex.quote(sys.executable)} snippet.py", folder)
-            continue
-        for command in commands(block):
-            if command == "make demo":
-                run("cehrxgpt demo --quick --out runs/demo", folder)
-            elif command.startswith("make "):
-                run(f"make -n -C {shlex.quote(str(ROOT))} {command.removeprefix('make ')}", folder)
-            elif not command.startswith(("git clone", "cd ")):
-                run(command, folder)
+def test_every_command_runs(tmp_path: Path) -> None:
+    """One test for all documents: later ones use what earlier ones made."""
+    for document in DOCUMENTS:
+        for language, block in blocks(document):
+            if language == "python":
+                (tmp_path / "snippet.py").write_text(block, encoding="utf-8")
+                run(f"{shlex.quote(sys.executable)} snippet.py", tmp_path)
+                continue
+            for command in commands(block):
+                if command == "make demo":
+                    run("cehrxgpt demo --quick --out runs/demo", tmp_path)
+                elif command.startswith("make "):
+                    run(f"make -n -C {shlex.quote(str(ROOT))} {command.removeprefix('make ')}", tmp_path)
+                elif not command.startswith(("git clone", "cd ")):
+                    run(command, tmp_path)
 
 
 @pytest.mark.e2e
-def test_a_run_skips_what_holds_and_goes_on_after_a_kill(folder: Path) -> None:
+def test_a_run_skips_what_holds_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     """Kill a run in the middle of its stages, run it again: what was done is skipped, the rest is done."""
-    out = folder / "runs" / "killed"
+    out = tmp_path / "killed"
     command = ["cehrxgpt", "demo", "--quick", "--quiet", "--out", str(out)]
     first = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
