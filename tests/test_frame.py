@@ -142,6 +142,17 @@ with atomic_path({str(tmp_path / "out")!r}, folder=True) as partial:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    former = tmp_path / f".out.old-{gone}"
+    former.mkdir()
+    (former / "whole").write_text("x")
+    with pytest.raises(OutputExistsError), atomic_path(tmp_path / "out", folder=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "whole").read_text() == "x"
+
+
 def test_schema_check_names_the_column() -> None:
     table = pa.table({"subject_id": pa.array(["a"]), "prediction_time": pa.array([0], pa.timestamp("us"))})
     with pytest.raises(SchemaError, match=r"labels\.parquet: column 'subject_id' is string; expected int64"):

@@ -49,6 +49,14 @@ def _partial_beside(out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise StorageError(f"cannot make the folder {out.parent}: {error.strerror}") from error
+    # A kill between the two renames of `_replace` leaves the former folder under another name: put it back, or drop it if it was replaced.
+    for former in out.parent.glob(f".{out.name}.old-*"):
+        if _alive(former.name.rsplit("-", 1)[-1]):
+            continue
+        if out.exists():
+            _remove(former)
+        else:
+            os.rename(former, out)
     for old in out.parent.glob(f".{out.name}.partial-*"):
         if not _alive(old.name.rsplit("-", 1)[-1]) or old.name.endswith(f"-{os.getpid()}"):
             _remove(old)
@@ -81,8 +89,8 @@ def atomic_path(out: str | Path, *, force: bool = False, folder: bool = False) -
         StorageError: the machine failed (disk full, read-only, ...); nothing is left behind.
     """
     out = Path(out)
-    refuse_existing(out, force=force)
     partial = _partial_beside(out)
+    refuse_existing(out, force=force)
     try:
         if folder:
             partial.mkdir()
