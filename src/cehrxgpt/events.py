@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,15 @@ def cut_history(events: pl.DataFrame, at: pl.DataFrame) -> pl.DataFrame:
     return known.with_columns(rank_expression().alias("_rank")).sort(keys, nulls_last=False, maintain_order=True).drop("_rank")
 
 
+@contextmanager
+def _readable(shard: Path) -> Iterator[None]:
+    """Say in one line that a shard is damaged, whichever way it is being read."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{shard}: not a readable Parquet shard (truncated or damaged?); ingest again") from error
+
+
 class EventDataset:
     """A handle on an event data set's folder; cheap to make, reads on demand.
 
@@ -145,7 +155,7 @@ class EventDataset:
             raise InputError(f"{self.root}: not an event data set (no 'data' folder); make one with: cehrxgpt ingest SOURCE --out {self.root}")
         if not self.shards():
             raise InputError(f"{self.root}: no event shards under data/<split>/*.parquet; ingest again")
-        self.check_ingested()
+        self._check_ingested()
 
     def __repr__(self) -> str:
         return f"EventDataset({str(self.root)!r})"
@@ -173,17 +183,16 @@ class EventDataset:
     def iter_shards(self, split: str | None = None) -> Iterator[tuple[str, pl.DataFrame]]:
         """Yield (split, EventTable) shard by shard."""
         for path in self.shards(split):
-            yield path.parent.name, self._read_shard(path)
+            yield path.parent.name, self.read_shard(path)
 
     def read_shard(self, path: Path) -> pl.DataFrame:
-        """One of `shards()` as an EventTable."""
-        return self._read_shard(path)
+        """One of `shards()` as an EventTable.
 
-    def _read_shard(self, path: Path) -> pl.DataFrame:
-        try:
+        Raises:
+            InputError: it is damaged.
+        """
+        with _readable(path):
             return conform(pl.read_parquet(path))
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{path}: not a readable Parquet shard (truncated or damaged?); ingest again") from error
 
     def read(self, split: str | None = None, *, subject_ids: Any = None) -> pl.DataFrame:
         """All events of a split (or of everything) as one frame; `subject_ids` restricts it."""
@@ -199,13 +208,11 @@ class EventDataset:
         path = self.root / "metadata" / "dataset.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def check_ingested(self) -> None:
+    def _check_ingested(self) -> None:
         """Raise `InputError` where the shards lack our columns: plain MEDS becomes an event table by ingest, not by itself."""
         for shard in self.shards()[:1]:
-            try:
+            with _readable(shard):
                 names = set(pl.read_parquet_schema(shard))
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise InputError(f"{shard}: not a readable Parquet shard (truncated or damaged?); ingest again") from error
             if "available_time" not in names:
                 raise InputError(f"{self.root}: plain MEDS, without available_time; run: cehrxgpt ingest {self.root} --out EVENTS, and use EVENTS")
 
