@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Read when Torch is loaded: threads that wait for each other sleep. Spinning, which is the default, costs nine tenths of the speed as
-# soon as another program wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when Torch is loaded: threads that wait spin briefly, then sleep (as the command line has it). Spinning for ever, the default, costs nine
+# tenths of the speed as soon as another program wants a core.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; workers and children share two cores
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does; workers and children share two cores
 
 
 @pytest.fixture(scope="session")

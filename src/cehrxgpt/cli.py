@@ -14,8 +14,9 @@ import typer
 from cehrxgpt import console as ui
 from cehrxgpt.errors import InputError
 
-# Threads that wait must not spin: beside one other busy program, spinning costs training nine tenths of its speed. Read when Torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long a thread spins before it sleeps, in turns: some tenths of a millisecond. For ever (the default) costs training nine tenths of its speed
+# beside one other busy program, and not at all costs a quarter on a quiet machine (docs/training.md). Read when Torch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
     name="cehrxgpt",
@@ -304,7 +305,7 @@ def forecast(
     estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo).")] = "mc",
     task: Annotated[Optional[list[str]], typer.Option("--task", help="YAML file of a task of your own that the labels name.")] = None,  # noqa: UP045
     split: Annotated[Optional[str], typer.Option("--split", help="Only rows of this split, e.g. held_out.")] = None,  # noqa: UP045
-    max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows, drawn by seed.")] = None,  # noqa: UP045
+    max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows of each task, drawn by seed.")] = None,  # noqa: UP045
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Token budget of one future.")] = 256,
     trajectories: Annotated[Optional[Path], typer.Option("--trajectories", help="Keep the futures in this folder.")] = None,  # noqa: UP045
     seed: Seed = 0,

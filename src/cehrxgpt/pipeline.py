@@ -32,7 +32,7 @@ class ForecastSettings:
     """How much of the held-out population is forecast, and how."""
 
     split: str = "held_out"
-    max_rows: int = 500  # over all tasks together
+    max_rows: int = 500  # of each task
     samples: int = 16
     max_new_tokens: int = 256
     seed: int = 0

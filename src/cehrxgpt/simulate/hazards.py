@@ -90,8 +90,8 @@ HAZARDS: tuple[Hazard, ...] = (
         {"chest_pain": (0.9, 90.0)},
     ),
     _onset(
-        "heart_failure", 0.016,
-        {"age": 0.55, "hypertension": 0.2, "coronary_disease": 0.4, "infarction": 0.4, "diabetes": 0.5, "kidney_disease": 0.4, "fibrillation": 0.3,
+        "heart_failure", 0.013,
+        {"age": 0.65, "hypertension": 0.2, "coronary_disease": 0.6, "infarction": 0.4, "diabetes": 0.5, "kidney_disease": 0.7, "fibrillation": 0.3,
          "systolic": 0.2, "hba1c": 0.25, "creatinine": 0.25, "lisinopril": -0.35, "metoprolol": -0.2, "metformin": -0.2},
         {"emergency": (1.8, 200.0), "discharge": (1.2, 120.0), "hypertension": (3.2, 600.0), "coronary_disease": (2.0, 500.0),
          "fibrillation": (1.5, 200.0)},
@@ -113,9 +113,9 @@ HAZARDS: tuple[Hazard, ...] = (
         since={"stroke": (1.5, 90.0), "fibrillation": (1.8, 180.0), "emergency": (0.8, 60.0)},
     ),
     Hazard(
-        name="bypass", per_year=0.021, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
+        name="bypass", per_year=0.013, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
         stay_days=8.0, in_stay=True,
-        terms={"male": 0.5, "age": -0.25, "diabetes": 0.4, "ldl": 0.35, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 0.8,
+        terms={"male": 0.9, "age": -0.4, "diabetes": 0.6, "ldl": 0.5, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 0.8,
                "frailty": -0.3},
         since={"coronary_disease": (0.6, 150.0), "chest_pain": (2.4, 200.0), "infarction": (1.0, 60.0), "hyperlipidemia": (3.0, 600.0)},
     ),
@@ -142,7 +142,7 @@ HAZARDS: tuple[Hazard, ...] = (
         name="emergency", per_year=0.35, sets=("emergency",), visit=(0.0, 1.0, 0.0), terms={"age": 0.1, "frailty": 0.25, "lung_disease": 0.3},
         since={"discharge": (0.8, 30.0)},
     ),
-    Hazard(name="clinic", per_year=0.55, terms={"age": 0.1, "frailty": 0.15, "male": -0.2}),
+    Hazard(name="clinic", per_year=0.35, terms={"age": 0.1, "frailty": 0.15, "male": -0.2}),
     Hazard(
         name="death", per_year=0.0035, visit=(1.0, 0.0, 0.0), in_stay=True,
         terms={"age": 0.65, "male": 0.15, "frailty": 0.4, "heart_failure": 0.4, "kidney_disease": 0.2, "lung_disease": 0.2, "stroke": 0.25,
@@ -192,7 +192,7 @@ LAB_TARGET: tuple[tuple[float, Mapping[str, float]], ...] = (
     (118.0, {"hyperlipidemia": 25.0, "statin": -45.0}),
 )
 
-CHECKUP_DAYS = (365.0, 200.0, 130.0)  # healthy; any chronic disease; diabetes, coronary disease or heart failure
+CHECKUP_DAYS = (365.0, 240.0, 160.0)  # healthy; any chronic disease; diabetes, coronary disease or heart failure
 PREVALENCE: Mapping[str, tuple[float, float]] = {
     # share of people who bring the disease with them at 65, and log odds per decade
     "hypertension": (0.25, 0.4), "hyperlipidemia": (0.22, 0.2), "diabetes": (0.05, 0.1), "kidney_disease": (0.03, 0.5),

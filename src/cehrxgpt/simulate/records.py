@@ -44,7 +44,7 @@ DIAGNOSIS_AT, DRUG_AT, LAB_AT, PROCEDURE_AT, VITALS_AT = (
     (3, 8, 15, 0, 0),
 )
 REPEAT = (0.13, 0.10, 0.5)  # chance that a known chronic disease is written again at a visit
-MORNING_ROUND = (("creatinine", 0.4), ("potassium", 0.35), ("hemoglobin", 0.3), ("leukocytes", 0.2), ("sodium", 0.15), ("glucose", 0.2))
+MORNING_ROUND = (("creatinine", 0.2), ("potassium", 0.15), ("hemoglobin", 0.15), ("leukocytes", 0.1), ("sodium", 0.05), ("glucose", 0.1))
 CHRONIC = tuple(name for name in concepts.CONDITIONS if name not in ("infarction", "stroke"))
 
 
@@ -208,7 +208,7 @@ class Records:
             rate = entry.per_year * np.exp(entry.age * decades + entry.male * s.male[first])
             onset = s.time[first] - 8 * YEAR - np.log(uniform(s.key[first], 0, 2000 + number)) / rate * YEAR
             rows = planned[s.time[planned] >= onset[person[planned]]]
-            rows = rows[self._draw(rows, 300 + number) < 0.09]
+            rows = rows[self._draw(rows, 300 + number) < 0.07]
             self._put("condition", rows, entry.concept, DIAGNOSIS_AT)
             if entry.drug:
                 gets = rows[self._draw(rows, 340 + number) < 0.6]

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, split: str | None, max_rows: int | None, seed: int) -> pl.DataFrame:
-    """The rows to forecast: of one split, at most `max_rows` distinct prediction times over all tasks, drawn by seed.
+    """The rows to forecast: of one split, at most `max_rows` of each task, drawn by seed.
 
-    The task with the fewest rows so far draws next. A time that one task drew counts for the others that ask about it too, since they
-    share its futures: so tasks that ask at their own times get most of the draws.
+    Every prediction time has one place in a random order and each task takes its first ones. So each has a simple random sample of its
+    rows, and tasks that ask about the same times mostly draw the same and share their futures.
     """
     import numpy as np
     import polars as pl
@@ -36,21 +36,12 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
             raise InputError(f"{dataset.root}: no split '{split}'; it has {', '.join(dataset.splits)}")
         chosen = dataset.subject_splits.filter(pl.col("split") == split).select("subject_id")
         rows = rows.join(chosen, on="subject_id", how="semi", maintain_order="left")
-    times = rows.select(key).unique().sort(key).with_row_index("_time")
-    if max_rows is None or times.height <= max_rows:
+    if max_rows is None:
         return rows
-    asked = rows.join(times, on=key).select("task", "_time")
-    waiting = {name: np.random.default_rng(seed).permutation(group["_time"].to_numpy()).tolist() for (name,), group in asked.group_by("task")}
-    asking = dict(asked.group_by("_time").agg("task").iter_rows())
-    count, drawn = dict.fromkeys(waiting, 0), set[int]()
-    while len(drawn) < max_rows:
-        task = min((name for name in waiting if waiting[name]), key=lambda name: (count[name], name))
-        time = waiting[task].pop()
-        if time not in drawn:
-            drawn.add(time)
-            for name in asking[time]:
-                count[name] += 1
-    return rows.join(times.filter(pl.col("_time").is_in(sorted(drawn))), on=key, how="semi", maintain_order="left")
+    times = rows.select(key).unique().sort(key)
+    times = times.with_columns(pl.Series("_place", np.random.default_rng(seed).permutation(times.height)))
+    placed = rows.join(times, on=key, how="left", maintain_order="left")
+    return placed.filter(pl.col("_place").rank("ordinal").over("task") <= max_rows).drop("_place")
 
 
 def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:

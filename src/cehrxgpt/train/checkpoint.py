@@ -4,7 +4,7 @@
         train.jsonl                 the log so far
         step-00000400/              the newest two are kept
             weights.safetensors     decoder and objectives
-            optimizer.safetensors   AdamW's moments, by parameter name
+            optimizer.safetensors   the optimiser's moments, by parameter name
             best.safetensors        the weights with the lowest tuning loss so far, where there is one
             state.json              step, counters, fingerprints, length and checksum of each file above
 

@@ -32,11 +32,12 @@ class TrainConfig:
         accumulate: micro-batches per optimiser step.
         packing: `rows` one history per row, `packed` several, `auto` packed on accelerators.
 
+        optimizer: `adamw`, or `muon` for the matrices inside the blocks with AdamW for the rest.
         learning_rate: at its peak.
         final_share: of the peak, at the end of the cosine.
         warmup_share: of the planned steps.
         weight_decay: on matrices only; norms and other vectors have none.
-        beta1, beta2: of AdamW.
+        beta1, beta2: of AdamW (Muon's momentum is 0.95).
         clip: largest norm of the gradient; 0 = no clipping.
 
         epochs: passes over the training split, at most.
@@ -64,6 +65,7 @@ class TrainConfig:
     accumulate: int = 1
     packing: Literal["auto", "rows", "packed"] = "auto"
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     final_share: float = 0.1
     warmup_share: float = 0.01
