@@ -191,7 +191,7 @@ def test_an_output_is_never_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         ingest(tmp_path / "cdm", tmp_path / "out")
     ingest(tmp_path / "cdm", tmp_path / "out", force=True)
-    with pytest.raises(InputError, match="the source lies inside the output"):
+    with pytest.raises(InputError, match="lies inside the output, which would replace it"):
         ingest(tmp_path / "out", tmp_path / "out", force=True)
 
 

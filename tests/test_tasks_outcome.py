@@ -140,3 +140,16 @@ def test_missing_key_is_told():
     at = pl.DataFrame({"subject_id": [1]})
     with pytest.raises(SchemaError, match="'prediction_time' is missing"):
         outcome_in_window(simple(), table([row(1, "condition/1", START)]), at)
+
+
+def test_a_stay_that_began_in_the_emergency_room_happens_at_the_admission():
+    arrived, asked, admitted = START, START + timedelta(hours=2), START + timedelta(hours=5)
+    merged = row(1, "Visit/9201", arrived, end=START + timedelta(days=3), visit=1, known=admitted)
+    task = Task(
+        name="t", description="", index=Index(concepts="a"), outcome=Outcome(visit=("inpatient",)), concept_sets={"a": AB["a"]}, horizon_days=30
+    )
+    at = pl.DataFrame({"subject_id": [1, 1], "prediction_time": [asked, admitted]}, schema_overrides={"prediction_time": pl.Datetime("us")})
+    found = outcome_in_window(task, table([merged]), at)
+    assert found["outcome_time"].to_list() == [admitted, None]
+    by_day = row(1, "Visit/9201", START, end=START + timedelta(days=3), visit=1, day=True)
+    assert outcome_in_window(task, table([by_day]), at[:1])["outcome_time"].to_list() == [None]  # it may have begun before

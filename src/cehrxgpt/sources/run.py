@@ -94,7 +94,7 @@ def ingest(
     """
     config = config or IngestConfig()
     source, out = Path(source), Path(out)
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[source])
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder; expected OMOP tables, a DuckDB file or a MEDS folder")
     try:
@@ -103,8 +103,6 @@ def ingest(
         raise SourceError(f"{source}: cannot be read ({error.strerror}); expected OMOP tables, a DuckDB file or a MEDS folder") from error
     if not there:
         raise SourceError(f"{source}: empty; expected OMOP tables, a DuckDB file or a MEDS folder")
-    if out.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{out}: the source lies inside the output, which would replace it; choose another output")
     with without_ibis_warnings(), atomic_path(out, force=force, folder=True) as partial:
         work = partial / ".work"
         work.mkdir()

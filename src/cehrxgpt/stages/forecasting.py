@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,11 +96,13 @@ def forecast(
         check_subjects(frame, dataset, what=name)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     found = _forecast(model, dataset, rows, _asked(rows, tasks), settings, keep=trajectories is not None, progress=progress)
-    write_table(found.predictions, out, force=force)
-    if trajectories is not None and found.trajectories is not None:
-        with atomic_path(trajectories, folder=True, force=force) as partial:
+    with ExitStack() as outputs:
+        # Both are whole before either appears under its name.
+        if trajectories is not None and found.trajectories is not None:
+            partial = outputs.enter_context(atomic_path(trajectories, folder=True, force=force))
             found.trajectories.write_parquet(partial / "trajectories.parquet")
             found.samples.write_parquet(partial / "samples.parquet")
+        write_table(found.predictions, out, force=force)
     return dict(found.summary)
 
 

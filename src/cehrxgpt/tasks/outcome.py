@@ -60,7 +60,11 @@ def _outcome_events(task: Task, events: pl.DataFrame) -> pl.DataFrame:
         return concept_events(task, task.outcome.concepts, events)
     if task.outcome.death:
         return with_codes(events, [s.DEATH])
-    return visit_rows(events).filter(visit_class().is_in(list(task.outcome.visit)))
+    # A stay that began in the emergency room happens as a stay at the admission, from when on it is known as one; a visit that is dated to
+    # the day alone is known at the day's last instant, which says nothing of when it happened.
+    dated = known_at() == pl.col("time").dt.truncate("1d") + days(1) - pl.duration(microseconds=1)
+    stays = visit_rows(events).filter(visit_class().is_in(list(task.outcome.visit)))
+    return stays.with_columns(pl.when(dated).then("time").otherwise(known_at()).alias("time"))
 
 
 def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] = SUBJECT_KEY) -> pl.DataFrame:
