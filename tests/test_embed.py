@@ -125,3 +125,19 @@ def test_bad_rows_are_refused_clearly(model: Loaded) -> None:
         embed(model, history(1), at((1, LAST)).drop("prediction_time"))
     with pytest.raises(SchemaError, match="null"):
         embed(model, history(1), at((1, LAST)).with_columns(pl.lit(None, dtype=pl.Datetime("us")).alias("prediction_time")))
+
+
+@pytest.mark.parametrize("pooling", ["last", "visit_ends"])
+def test_moments_of_a_patient_are_read_once_and_are_what_each_is_alone(model: Loaded, pooling: str) -> None:
+    events = sort_events(pl.concat([stays(1), stays(2)]))
+    moments = [LAST - timedelta(days=6), LAST, LAST + timedelta(days=10), LAST + timedelta(days=30)]
+    rows = at(*((subject, moment) for moment in moments for subject in (1, 2)))
+    config = EmbedConfig(pooling=pooling)
+    readings: list[int] = []
+    handle = model.decoder.register_forward_hook(lambda _, inputs, output: readings.append(len(inputs[0])))
+    together = embed(model, events, rows, config)
+    handle.remove()
+    assert sum(readings) == 1  # both have lived the same, and every moment begins with the one before
+    alone = pl.concat([embed(model, events, rows[index], config) for index in range(len(rows))])
+    np.testing.assert_allclose(matrix(together), matrix(alone), atol=1e-5)
+    assert len(np.unique(matrix(together).round(4), axis=0)) == len(moments)
