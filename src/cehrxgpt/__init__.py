@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     "EventDataset": "cehrxgpt.events",
     "Timeline": "cehrxgpt.timeline",
+    "discover": "cehrxgpt.features.neighbours",
     "embed": "cehrxgpt.features.embed",
     "label": "cehrxgpt.tasks",
     "load_model": "cehrxgpt.model.hub",

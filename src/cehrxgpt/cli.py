@@ -296,6 +296,31 @@ def probe(
 
 
 @app.command()
+def discover(
+    model: Model,
+    events: Events,
+    out: Out,
+    like: Annotated[int, typer.Option("--like", help="The subject to find others like.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many neighbours.")] = 10,
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """The patients most like one, by the whole of their records, with the codes that they share (rarest first).
+
+    Example: cehrxgpt discover model events --like 17 --out like-17
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    with console.progress("discover") as progress:
+        figures = stages.discover(model, events, out, like=like, count=count, force=force, progress=progress)
+    console.table(f"Like subject {like}", ["subject", "cosine", "codes shared", "the rarest of them"], figures.pop("rows"))
+    console.result(figures)
+
+
+@app.command()
 def forecast(
     model: Model,
     events: Events,

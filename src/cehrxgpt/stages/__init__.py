@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cehrxgpt.stages.data import ingest, inspect, simulate, tokenize
+    from cehrxgpt.stages.discovery import discover
     from cehrxgpt.stages.embedding import embed, embed_all, probe, probe_all
     from cehrxgpt.stages.forecasting import choose_rows, forecast, forecast_all
     from cehrxgpt.stages.judging import evaluate_all, evaluate_predictions, evaluate_synthetic, report
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "data": ("ingest", "inspect", "simulate", "tokenize"),
+    "discovery": ("discover",),
     "embedding": ("embed", "embed_all", "probe", "probe_all"),
     "forecasting": ("choose_rows", "forecast", "forecast_all"),
     "judging": ("evaluate_all", "evaluate_predictions", "evaluate_synthetic", "report"),
@@ -33,6 +35,7 @@ _MODULE = {name: f"cehrxgpt.stages.{module}" for module, names in _PUBLIC.items(
 
 __all__ = [  # loaded on first use
     "choose_rows",
+    "discover",
     "embed",
     "embed_all",
     "evaluate_all",
