@@ -217,6 +217,7 @@ def test_the_page_is_the_same_when_made_twice(copy: Path, tmp_path: Path) -> Non
 def test_a_folder_that_is_no_run_and_a_bad_patient(tmp_path: Path, run_folder: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         report(tmp_path / "nowhere")
+    (tmp_path / "truth").mkdir()  # as a simulated hospital's tables have
     with pytest.raises(InputError, match="nothing to report on"):
         report(tmp_path)
     with pytest.raises(InputError, match="'auto', 'none' or a subject id"):

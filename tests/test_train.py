@@ -206,6 +206,13 @@ def stop_at(step: int) -> trainer_module.Progress:
     return progress
 
 
+def test_steps_stand_in_place_of_epochs(store: Path, tmp_path: Path) -> None:
+    one = from_dict(TrainConfig, {**to_dict(SMALL), "epochs": 1, "steps": None, "patience": 0}, where="test")
+    epoch = pretrain(store, tmp_path / "epoch", one)
+    longer = pretrain(store, tmp_path / "longer", one, steps=epoch.steps + 3)
+    assert (longer.steps, longer.stop_reason) == (epoch.steps + 3, "steps")
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_run_equals_the_whole_one_bit_for_bit(store: Path, tmp_path: Path, optimizer: str) -> None:
     settings = from_dict(TrainConfig, {**to_dict(SMALL), "optimizer": optimizer}, where="test")

@@ -180,7 +180,7 @@ def pretrain(
     timeline: Annotated[Path, typer.Argument(metavar="TIMELINE", help="A folder made by tokenize.")],
     out: Out,
     recipe: Annotated[str, typer.Option("--recipe", help="tiny, demo, base, large, or a YAML file.")] = "demo",
-    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Stop after this many steps.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Optimiser steps, instead of the recipe's epochs.")] = None,  # noqa: UP045
     minutes: Annotated[Optional[float], typer.Option("--minutes", help="Stop after this much time.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of an interrupted run.")] = False,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random (default: the recipe's).")] = None,  # noqa: UP045

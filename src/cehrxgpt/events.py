@@ -152,7 +152,7 @@ class EventDataset:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         if not (self.root / "data").is_dir():
-            raise InputError(f"{self.root}: not an event data set (no 'data' folder); make one with: cehrxgpt ingest SOURCE --out {self.root}")
+            raise InputError(f"{self.root}: not an event data set (no 'data' folder); make one with: cehrxgpt ingest SOURCE --out EVENTS")
         if not self.shards():
             raise InputError(f"{self.root}: no event shards under data/<split>/*.parquet; ingest again")
         self._check_ingested()

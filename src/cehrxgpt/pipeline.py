@@ -169,7 +169,7 @@ def plan(recipe: Recipe, run: Path) -> list[Stage]:
             (synthetic, synthetic_events),
             recipe.synthesize,
             lambda p: stages.synthesize_and_ingest(
-                model, synthetic, synthetic_events, recipe.synthesize.patients, {"seed": recipe.synthesize.seed}, progress=p
+                model, synthetic, synthetic_events, recipe.synthesize.patients, {"seed": recipe.synthesize.seed}, like=events, progress=p
             ),
         ),
         Stage(
@@ -218,7 +218,7 @@ def run_recipe(recipe: Recipe, run: Path, *, console: Console) -> dict[str, Any]
     page = stages.report(run, None, patient=recipe.patient, force=True)
     figures = {row["name"]: row["figures"] for row in done}
     rows = figures["evaluate"].get("headline", [])
-    console.table("Held-out patients: AUROC (95% interval)", ["task", "method", "AUROC", "rows", "positives"], rows)
+    console.table("Held-out patients: AUROC (95% interval)", ["task", "method", "AUROC", "rows", "subjects", "positives"], rows)
     return {
         "run": str(run),
         "report": page["report"],

@@ -147,9 +147,9 @@ def people(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stays(events: pl.DataFrame) -> pl.DataFrame:
-    """One row per visit: `visit` (its code) and `hours` of it."""
+    """One row per visit: `visit` (its code) and `nights`: a visit without hours inside is known by its dates alone."""
     visits = events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
-    return visits.select(pl.col("code").alias("visit"), ((pl.col("end_time") - pl.col("time")).dt.total_minutes() / 60).alias("hours"))
+    return visits.select(pl.col("code").alias("visit"), (pl.col("end_time").dt.date() - pl.col("time").dt.date()).dt.total_days().alias("nights"))
 
 
 def _people_rows(real: pl.DataFrame, synthetic: pl.DataFrame) -> list[dict[str, object]]:
@@ -166,8 +166,8 @@ def _people_rows(real: pl.DataFrame, synthetic: pl.DataFrame) -> list[dict[str, 
     stays = _stays(real), _stays(synthetic)
     if stays[0].height and stays[1].height:
         rows.append({"metric": "visit_type_total_variation", "value": _total_variation(stays[0]["visit"], stays[1]["visit"])})
-        x, y = (frame["hours"].drop_nulls().to_numpy() for frame in stays)
-        rows.append({"metric": "visit_hours_kolmogorov_smirnov", "value": _kolmogorov_smirnov(x, y)})
+        x, y = (frame["nights"].drop_nulls().cast(pl.Float64).to_numpy() for frame in stays)
+        rows.append({"metric": "visit_nights_kolmogorov_smirnov", "value": _kolmogorov_smirnov(x, y)})
     return rows
 
 

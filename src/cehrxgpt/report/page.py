@@ -24,7 +24,7 @@ from cehrxgpt.report.sections import MissingInputs, data, forecast, patient, pro
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _TELLING_POSITIVES = 20  # an AUROC of fewer is no headline
-_ARTEFACTS = ("run.json", "events", "timeline", "model", "labels", "truth", "probe", "forecast", "evaluation", "synthetic", "synthetic_events")
+_ARTEFACTS = ("run.json", "events", "timeline", "model", "labels", "probe", "forecast", "evaluation", "synthetic", "synthetic_events")
 
 
 def report(run_folder: str | Path, out: str | Path | None = None, force: bool = True, *, patient: int | str | None = "auto") -> Path:

@@ -34,8 +34,10 @@ def embed(
     check_subjects(at, dataset, what=str(labels[0]))
     vectors = run(load_model(model), dataset, at, config, progress=progress)
     write_table(vectors, out, force=force)
-    refused = vectors.filter(pl.col("note").is_not_null()).height
-    return {"rows": vectors.height, "refused": refused, "width": 0 if not vectors.height else len(vectors["embedding"][0])}
+    # A reason's share in brackets is the row's own.
+    reasons = vectors.filter(pl.col("note").is_not_null())["note"].str.replace(r" \(.*\)$", "").value_counts(sort=True)
+    width = 0 if not vectors.height else len(vectors["embedding"][0])
+    return {"rows": vectors.height, "refused": int(reasons["count"].sum()), "reasons": dict(reasons.iter_rows()), "width": width}
 
 
 def embed_all(model: Path, events: Path, labels: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
@@ -46,6 +48,8 @@ def embed_all(model: Path, events: Path, labels: Path, out: Path, *, progress: P
 
 def probe(embeddings: Path, labels: Path, events: Path, out: Path, settings: Settings, *, force: bool = False) -> dict[str, Any]:
     """The linear probe beside its baselines, judged on held-out patients."""
+    import polars as pl
+
     from cehrxgpt.events import EventDataset
     from cehrxgpt.features.probe import ProbeConfig
     from cehrxgpt.features.probe import probe as run
@@ -57,8 +61,8 @@ def probe(embeddings: Path, labels: Path, events: Path, out: Path, settings: Set
     vectors = read_table(embeddings, s.EMBEDDING_SCHEMA, what="embeddings made by: cehrxgpt embed")
     result = run(vectors, labelled, dataset, config=from_dict(ProbeConfig, dict(settings), where="probe"))
     result.write(out, force=force)
-    rows = metric_rows(result.metrics, "auroc")
-    return {"auroc": {row[0]: row[1] for row in rows}, "notes": result.notes, "rows": rows}
+    values = result.metrics.filter(pl.col("metric") == "auroc").select("method", pl.col("value").fill_nan(None))
+    return {"auroc": dict(values.iter_rows()), "notes": result.notes, "rows": metric_rows(result.metrics, "auroc")}
 
 
 def probe_all(embeddings: Path, labels: Path, events: Path, out: Path, settings: Settings, *, progress: Progress = silent) -> dict[str, Any]:

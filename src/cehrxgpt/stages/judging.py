@@ -129,14 +129,24 @@ def _auroc(metrics: pl.DataFrame) -> pl.DataFrame:
     return metrics.filter(pl.col("metric") == "auroc")
 
 
+def _rows_compared(metrics: pl.DataFrame) -> dict[tuple[str, str], int]:
+    """(task, method) -> rows that were compared; a subject may have several."""
+    import polars as pl
+
+    compared = metrics.filter(pl.col("metric") == "rows").select("task", "method", "value")
+    return {(task, method): int(value) for task, method, value in compared.iter_rows()}
+
+
 def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
+    rows = _rows_compared(metrics)
     return [
         [
             row["task"],
             row["method"],
             f"{number(row['value'])} ({number(row['lower'])} to {number(row['upper'])})",
-            str(row["subjects"]),
-            str(row["positives"]),
+            f"{rows[row['task'], row['method']]:,}",
+            f"{row['subjects']:,}",
+            f"{row['positives']:,}",
         ]
         for row in _auroc(metrics).iter_rows(named=True)
     ]
@@ -144,8 +154,10 @@ def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
 
 def _headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
     figures: dict[str, Any] = {}
+    rows = _rows_compared(metrics)
     for row in _auroc(metrics).iter_rows(named=True):
-        entry = {"auroc": _finite(row["value"]), "lower": _finite(row["lower"]), "upper": _finite(row["upper"]), "positives": row["positives"]}
+        entry = {name: _finite(row[column]) for name, column in (("auroc", "value"), ("lower", "lower"), ("upper", "upper"))}
+        entry |= {"rows": rows[row["task"], row["method"]], "subjects": row["subjects"], "positives": row["positives"]}
         figures.setdefault(row["task"], {})[row["method"]] = entry
     return figures
 

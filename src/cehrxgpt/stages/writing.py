@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from cehrxgpt.atomic import refuse_existing
 from cehrxgpt.config import from_dict, to_dict
@@ -11,9 +12,6 @@ from cehrxgpt.console import Progress
 from cehrxgpt.errors import InputError
 from cehrxgpt.stages.data import ingest
 from cehrxgpt.stages.tables import Settings, silent
-
-if TYPE_CHECKING:
-    pass
 
 
 def synthesize(
@@ -31,8 +29,14 @@ def synthesize(
     return to_dict(run(load_model(model), patients, out, config, format=cast(Literal["omop", "meds"], format), force=force, progress=progress))
 
 
-def synthesize_and_ingest(model: Path, out: Path, events: Path, patients: int, settings: Settings, *, progress: Progress = silent) -> dict[str, Any]:
-    """Synthetic OMOP tables, read back through the same door as a hospital's."""
-    figures = synthesize(model, out, patients, settings, force=True, progress=progress)
+def synthesize_and_ingest(
+    model: Path, out: Path, events: Path, patients: int, settings: Settings, *, like: Path, progress: Progress = silent
+) -> dict[str, Any]:
+    """Synthetic patients in the format that the events `like` came in, read back through the same door.
+
+    Codes of a MEDS data set have no concept ids: as OMOP tables they would come back as other codes, and match nothing real.
+    """
+    format = str(json.loads((like / "ingest.json").read_text(encoding="utf-8")).get("format", "omop"))
+    figures = synthesize(model, out, patients, settings, format=format, force=True, progress=progress)
     back = ingest(out, events, {}, force=True, progress=progress)
     return {**figures, "read_back": back}

@@ -60,7 +60,7 @@ def _load_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text(encoding="utf-8"))
         version = meta["version"]
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: not a token store (no {META_FILE}); make one with: cehrxgpt tokenize EVENTS --out {folder}") from None
+        raise InputError(f"{folder}: not a token store (no {META_FILE}); make one with: cehrxgpt tokenize EVENTS --out TIMELINE") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged; tokenize again") from error
     if version != VERSION:

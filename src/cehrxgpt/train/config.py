@@ -40,8 +40,8 @@ class TrainConfig:
         beta1, beta2: of AdamW (Muon's momentum is 0.95).
         clip: largest norm of the gradient; 0 = no clipping.
 
-        epochs: passes over the training split, at most.
-        steps: optimiser steps, at most; None = what `epochs` gives.
+        epochs: passes over the training split.
+        steps: optimiser steps, instead of `epochs`.
         max_minutes: of training, at most; the learning rate then follows whichever of steps and minutes is further gone, so that it is
             low when time is up. Such a run is as long as the machine is fast, and is not repeatable step for step.
 

@@ -109,7 +109,7 @@ class Trainer:
         self.parameters = dict(self.module.named_parameters())
         self.optimizer = make_optimizer(self.parameters.items(), config)
         self.steps_per_epoch = max(self.loader.batches_per_epoch // config.accumulate, 1)
-        self.total_steps = min(config.epochs * self.steps_per_epoch, config.steps or 1 << 62)
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
         self.counters = _Counters()
         self.best: dict[str, Tensor] | None = None

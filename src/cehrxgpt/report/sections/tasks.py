@@ -188,18 +188,19 @@ def _task(run: RunFolder, task: str) -> Markup | None:
 def _metric_table(task: str, rows: list[dict[str, Any]]) -> Markup:
     cells = {(row["method"], row["metric"]): row for row in rows}
     columns = [name for name in _METRICS if any(metric == name for _, metric in cells)]
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[int, int, int]] = {}
     for row in rows:
-        sizes[row["method"]] = max(sizes.get(row["method"], (0, 0)), (row["subjects"] or 0, row["positives"] or 0))
+        compared = cells.get((row["method"], "rows"))
+        sizes[row["method"]] = (int(compared["value"]) if compared else 0, row["subjects"] or 0, row["positives"] or 0)
     same = len(set(sizes.values())) == 1
     body = []
     for name in ordered(list(sizes)):
         digits = [2 if column in ("calibration_slope", "calibration_intercept") else 3 for column in columns]
         shown = [interval(cells.get((name, column)), places) for column, places in zip(columns, digits, strict=True)]
         body.append([method(name).label, *shown, *(() if same else (count(size) for size in sizes[name]))])
-    heads = ["Method", *(_METRICS[name] for name in columns), *(() if same else ("Subjects", "Positives"))]
+    heads = ["Method", *(_METRICS[name] for name in columns), *(() if same else ("Rows", "Subjects", "Positive"))]
     size = next(iter(sizes.values()))
-    of = f" ({count(size[0])} subjects, {count(size[1])} positives)" if same else ""
+    of = f" ({count(size[0])} rows of {count(size[1])} subjects, {count(size[2])} positive)" if same else ""
     shown_table = table(heads, body, caption=f"Held-out {readable(task)}: value and 95% interval{of}")
     others = [row for row in rows if row["metric"] not in _METRICS]
     if not others:
