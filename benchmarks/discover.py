@@ -26,7 +26,7 @@ from cehrxgpt.events import EventDataset
 from cehrxgpt.features.embed import EmbedConfig
 from cehrxgpt.features.neighbours import embed_subjects, nearest, standardise
 from cehrxgpt.model.hub import load_model
-from cehrxgpt.simulate.hazards import FLAGS, LAB_OFFSET_SD, LABS
+from cehrxgpt.simulate.populations.core import CORE
 
 
 def course(run: Path, subjects: pl.Series) -> dict[str, np.ndarray]:
@@ -34,9 +34,9 @@ def course(run: Path, subjects: pl.Series) -> dict[str, np.ndarray]:
     states = pl.read_parquet(run / "cdm" / "truth" / "states.parquet").sort("subject_id", "time")
     last = pl.DataFrame({"subject_id": subjects}).join(states.group_by("subject_id").last(), on="subject_id", how="left", maintain_order="left")
     return {
-        "flags": np.stack([last[f"last_{name}"].to_numpy() > -1e11 for name in FLAGS], axis=1),
+        "flags": np.stack([last[f"last_{name}"].to_numpy() > -1e11 for name in CORE.flags], axis=1),
         "frailty": last["frailty"].to_numpy(),
-        "levels": np.stack([last[f"offset_{name}"].to_numpy() / sd for name, sd in zip(LABS, LAB_OFFSET_SD, strict=True)], axis=1),
+        "levels": np.stack([last[f"offset_{level.name}"].to_numpy() / level.offset_sd for level in CORE.levels], axis=1),
         "age": ((last["clock"] - last["birth"]) / 525_960).to_numpy(),
         "male": last["male"].to_numpy(),
     }

@@ -75,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sources = list(arguments.source)
         if arguments.patients:
-            simulate(Path(folder) / "simulated", SimulateConfig(patients=arguments.patients, seed=0))
+            simulate(Path(folder) / "simulated", SimulateConfig(population="core", patients=arguments.patients, seed=0))
             sources.append(Path(folder) / "simulated")
         for number, source in enumerate(sources):
             dataset = ingest(source, Path(folder) / f"events-{number}", IngestConfig())

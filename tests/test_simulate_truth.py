@@ -9,23 +9,28 @@ import polars as pl
 import pytest
 
 from cehrxgpt.errors import InputError
-from cehrxgpt.simulate import TASKS, SimulateConfig, simulate, true_risk
-from cehrxgpt.simulate import hazards as h
+from cehrxgpt.simulate import SimulateConfig, simulate, true_risk
 from cehrxgpt.simulate.draws import make_keys
 from cehrxgpt.simulate.index import index_rows
-from cehrxgpt.simulate.population import live
+from cehrxgpt.simulate.lives import Lives, live
+from cehrxgpt.simulate.populations.core import CORE
 from cehrxgpt.simulate.process import Process
 from cehrxgpt.simulate.simulator import choose_rows
-from cehrxgpt.simulate.state import DAY, MARKER, NEVER, YEAR, State
+from cehrxgpt.simulate.state import DAY, NEVER, YEAR, State
 from cehrxgpt.simulate.truth import TRUTH_DTYPES, resimulate
 
 PATIENTS = 1500
+TASKS = CORE.tasks
+
+
+def lived(patients: int, seed: int) -> Lives:
+    return next(live(CORE, patients, seed))
 
 
 @pytest.fixture(scope="module")
 def cdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("truth") / "cdm"
-    simulate(out, SimulateConfig(patients=PATIENTS, seed=1, truth_samples=40, truth_rows=25))
+    simulate(out, SimulateConfig(population="core", patients=PATIENTS, seed=1, truth_samples=40, truth_rows=25))
     return out
 
 
@@ -41,7 +46,7 @@ def outcomes(cdm: Path, rows: pl.DataFrame, task: str) -> pl.DataFrame:
     else:
         events = pl.read_parquet(cdm / "death.parquet")
         events = events.select(subject_id="person_id", event=pl.col("death_datetime").fill_null(pl.col("death_date").cast(pl.Datetime("us"))))
-    window = pl.duration(days=int(TASKS[task].window_days))
+    window = pl.duration(days=int(TASKS[task].days))
     rows = rows.join(people, on="subject_id").filter(pl.col("prediction_time") + window <= pl.col("planned_end"))
     first = rows.join(events, on="subject_id").filter(pl.col("event") > pl.col("prediction_time"))
     first = first.group_by("subject_id", "prediction_time").agg(event=pl.col("event").min())
@@ -141,12 +146,12 @@ def test_rows_are_chosen_by_hash(cdm: Path) -> None:
 
 def at_index(name: str, days: float, *, people: int = 4000) -> State:
     """`people` copies of one diabetic whose `name` was `days` ago."""
-    states = live(1, 5).states.take(np.zeros(people, dtype=np.int64))
+    states = lived(1, 5).states.take(np.zeros(people, dtype=np.int64))
     states.row, states.key = np.arange(people), make_keys(9, np.arange(people))
     states.last[:] = NEVER
     states.clock = states.birth + 68 * YEAR
-    states.last[MARKER["diabetes"]] = states.clock - DAY
-    states.last[MARKER[name]] = states.clock - days * DAY
+    states.last[CORE.marker["diabetes"]] = states.clock - DAY
+    states.last[CORE.marker[name]] = states.clock - days * DAY
     states.next_visit = states.clock + 60 * DAY
     return states
 
@@ -156,15 +161,15 @@ def test_how_long_ago_changes_the_true_risk() -> None:
     risk = {}
     for days in (20.0, 1500.0):
         start = at_index("hypertension", days)
-        met = Process().run(start, start.clock + 365 * DAY, stop_at=h.INDEX["heart_failure"])
-        risk[days] = (met.event == h.INDEX["heart_failure"]).mean() * len(met) / len(start)
+        met = Process(CORE).run(start, start.clock + 365 * DAY, stop=lambda part: part.is_event("heart_failure"))
+        risk[days] = (met.event == CORE.index["heart_failure"]).mean() * len(met) / len(start)
     assert risk[20.0] > 2 * risk[1500.0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", list(TASKS))
 def test_calibration_by_decile(tmp_path: Path, task: str) -> None:
-    simulate(tmp_path / "cdm", SimulateConfig(patients=8000, seed=21, truth_samples=0))
+    simulate(tmp_path / "cdm", SimulateConfig(population="core", patients=8000, seed=21, truth_samples=0))
     rows = index_rows(tmp_path / "cdm", task).unique("subject_id", keep="first", maintain_order=True)
     rows = outcomes(tmp_path / "cdm", rows, task)
     sorting, residual = check_calibration(tmp_path / "cdm", rows, task, samples=200, groups=10)
@@ -176,7 +181,7 @@ def test_calibration_by_decile(tmp_path: Path, task: str) -> None:
 
 
 def test_resimulate_counts_progress() -> None:
-    people = live(30, 2)
+    people = lived(30, 2)
     seen: list[tuple[int, int]] = []
     states = people.states.take(np.arange(10))
     resimulate(states, states.row + 1, states.clock, TASKS["t2dm_hf_1y"], samples=2000, progress=lambda done, total: seen.append((done, total)))

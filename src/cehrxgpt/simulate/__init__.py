@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cehrxgpt.simulate.simulator import SimulateConfig, SimulateSummary, simulate
-    from cehrxgpt.simulate.truth import TASKS, true_risk
+    from cehrxgpt.simulate.truth import true_risk, true_tasks
 
 _PUBLIC = {
     "SimulateConfig": "cehrxgpt.simulate.simulator",
     "SimulateSummary": "cehrxgpt.simulate.simulator",
     "simulate": "cehrxgpt.simulate.simulator",
-    "TASKS": "cehrxgpt.simulate.truth",
+    "true_tasks": "cehrxgpt.simulate.truth",
     "true_risk": "cehrxgpt.simulate.truth",
 }
 
-__all__ = ["TASKS", "SimulateConfig", "SimulateSummary", "simulate", "true_risk"]
+__all__ = ["SimulateConfig", "SimulateSummary", "simulate", "true_risk", "true_tasks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow.parquet as pq
 
 from cehrxgpt.simulate import concepts
-from cehrxgpt.simulate.population import Population
-from cehrxgpt.simulate.records import Records
+from cehrxgpt.simulate.lives import Lives
 from cehrxgpt.simulate.state import DAY
+from cehrxgpt.simulate.tables import Tables
 
 N, F, S, D, T = pl.Int64, pl.Float64, pl.String, pl.Date, pl.Datetime("us")  # whole number, number, text, date, instant
 
@@ -58,6 +60,19 @@ COLUMNS: dict[str, dict[str, pl.DataType | type[pl.DataType]]] = {
         "measurement_source_concept_id": N, "unit_source_value": S, "unit_source_concept_id": N, "value_source_value": S, "measurement_event_id": N,
         "meas_event_field_concept_id": N,
     },
+    "visit_detail": {
+        "visit_detail_id": N, "person_id": N, "visit_detail_concept_id": N, "visit_detail_start_date": D, "visit_detail_start_datetime": T,
+        "visit_detail_end_date": D, "visit_detail_end_datetime": T, "visit_detail_type_concept_id": N, "provider_id": N, "care_site_id": N,
+        "visit_detail_source_value": S, "visit_detail_source_concept_id": N, "admitted_from_concept_id": N, "admitted_from_source_value": S,
+        "discharged_to_source_value": S, "discharged_to_concept_id": N, "preceding_visit_detail_id": N, "parent_visit_detail_id": N,
+        "visit_occurrence_id": N,
+    },
+    "device_exposure": {
+        "device_exposure_id": N, "person_id": N, "device_concept_id": N, "device_exposure_start_date": D, "device_exposure_start_datetime": T,
+        "device_exposure_end_date": D, "device_exposure_end_datetime": T, "device_type_concept_id": N, "unique_device_id": S, "production_id": S,
+        "quantity": N, "provider_id": N, "visit_occurrence_id": N, "visit_detail_id": N, "device_source_value": S, "device_source_concept_id": N,
+        "unit_concept_id": N, "unit_source_value": S, "unit_source_concept_id": N,
+    },
     "death": {
         "person_id": N, "death_date": D, "death_datetime": T, "death_type_concept_id": N, "cause_concept_id": N, "cause_source_value": S,
         "cause_source_concept_id": N,
@@ -80,20 +95,18 @@ COLUMNS: dict[str, dict[str, pl.DataType | type[pl.DataType]]] = {
 }  # fmt: skip
 """Tables and columns of OMOP CDM 5.4, as far as the simulator writes them."""
 
-RELEASED = np.datetime64("2024-01-01")
-
 
 def _datetime(minutes: npt.NDArray[np.float64]) -> npt.NDArray[np.datetime64]:
     return minutes.astype(np.int64).astype("datetime64[m]").astype("datetime64[us]")
 
 
-def _frame(table: str, values: dict[str, Any]) -> pl.DataFrame:
+def frame(table: str, values: dict[str, Any]) -> pl.DataFrame:
     """A frame with all columns of the table; those not given are null."""
-    frame = pl.DataFrame({name: value for name, value in values.items() if not isinstance(value, pl.Expr)})
+    given = pl.DataFrame({name: value for name, value in values.items() if not isinstance(value, pl.Expr)})
     constants = [value.alias(name) for name, value in values.items() if isinstance(value, pl.Expr)]
-    frame = frame.with_columns(constants)
-    return frame.select(
-        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype, strict=True).alias(name) for name, dtype in COLUMNS[table].items()
+    given = given.with_columns(constants)
+    return given.select(
+        (pl.col(name) if name in given.columns else pl.lit(None)).cast(dtype, strict=True).alias(name) for name, dtype in COLUMNS[table].items()
     )
 
 
@@ -102,25 +115,51 @@ def _dated(prefix: str, minutes: npt.NDArray[np.float64], *, of: str = "_") -> d
     return {f"{prefix}{of}date": instant.astype("datetime64[D]"), f"{prefix}{of}datetime": instant}
 
 
-def write_cdm(population: Population, records: Records, out: Path) -> dict[str, int]:
-    """Write every table as `<table>.parquet` into the folder `out`; returns rows by table."""
-    frames = {
-        **_people(population, records), **_events(records), **vocabulary_frames(),
-    }  # fmt: skip
-    for name, frame in frames.items():
-        frame.write_parquet(out / f"{name}.parquet", compression="zstd")
-    return {name: frame.height for name, frame in frames.items()}
+class CdmWriter:
+    """Writes `<table>.parquet` into a folder, some people at a time; ids go on from one lot to the next.
+
+    Attributes:
+        rows: rows written so far, by table.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: dict[str, int] = {}
+        self._open: dict[str, pq.ParquetWriter] = {}
+
+    def add(self, lives: Lives, tables: Tables) -> None:
+        """Append the records of these lives."""
+        visits = self.rows.get("visit_occurrence", 0)
+        for name, rows in {**_people(lives, tables), **_events(tables, visits)}.items():
+            self.append(name, rows)
+
+    def append(self, name: str, rows: pl.DataFrame) -> None:
+        """Append rows to one table, whose own ids go on from where they were."""
+        before = self.rows.get(name, 0)
+        key = f"{name}_id"
+        if before and key in rows.columns and name not in ("person", "concept"):
+            rows = rows.with_columns(pl.col(key) + before)
+        table = rows.to_arrow()
+        if name not in self._open:
+            self._open[name] = pq.ParquetWriter(self.folder / f"{name}.parquet", table.schema, compression="zstd")
+        self._open[name].write_table(table)
+        self.rows[name] = before + rows.height
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in self._open.values():
+            writer.close()
 
 
-def _people(population: Population, records: Records) -> dict[str, pl.DataFrame]:
-    first = np.flatnonzero(np.r_[True, np.diff(population.states.row) != 0])
-    s = population.states
+def _people(lives: Lives, tables: Tables) -> dict[str, pl.DataFrame]:
+    s = lives.states
+    first = np.flatnonzero(np.r_[True, np.diff(s.row) != 0])
     birth = _datetime(s.birth[first]).astype("datetime64[D]")
     months = birth.astype("datetime64[M]")
     male, race = s.male[first], s.race[first]
     hispanic = (s.key[first] % np.uint64(100)) < 12
-    person = _frame("person", {
-        "person_id": population.subject_id,
+    person = frame("person", {
+        "person_id": lives.subject_id,
         "gender_concept_id": np.where(male, concepts.MALE, concepts.FEMALE),
         "year_of_birth": 1970 + birth.astype("datetime64[Y]").astype(np.int64),
         "month_of_birth": months.astype(np.int64) % 12 + 1,
@@ -128,98 +167,98 @@ def _people(population: Population, records: Records) -> dict[str, pl.DataFrame]
         "birth_datetime": birth.astype("datetime64[us]"),
         "race_concept_id": np.array(concepts.RACES)[race],
         "ethnicity_concept_id": np.where(hispanic, concepts.ETHNICITIES[1], concepts.ETHNICITIES[0]),
-        "person_source_value": pl.Series([f"P{number}" for number in population.subject_id]),
+        "person_source_value": pl.Series([f"P{number}" for number in lives.subject_id]),
         "gender_source_value": np.where(male, "M", "F"),
     })  # fmt: skip
     # The period ends as planned, at death, or when a stay that runs past the plan ends.
-    end = np.floor(population.end / DAY)
+    end = np.floor(lives.end / DAY)
     last = np.zeros(len(end))
-    np.maximum.at(last, records.visits["subject_id"] - 1, np.floor(records.visits["end"] / DAY))
+    before = lives.subject_id[0]
+    np.maximum.at(last, tables.visits["subject_id"] - before, np.floor(tables.visits["end"] / DAY))
     end = np.maximum(end, last)
-    died = records.deaths["subject_id"] - 1
-    end[died] = np.floor(records.deaths["time"] / DAY)
-    period = _frame("observation_period", {
-        "observation_period_id": population.subject_id,
-        "person_id": population.subject_id,
-        "observation_period_start_date": _datetime(population.start).astype("datetime64[D]"),
+    end[tables.deaths["subject_id"] - before] = np.floor(tables.deaths["time"] / DAY)
+    period = frame("observation_period", {
+        "observation_period_id": np.arange(1, len(end) + 1),
+        "person_id": lives.subject_id,
+        "observation_period_start_date": _datetime(lives.start).astype("datetime64[D]"),
         "observation_period_end_date": end.astype(np.int64).astype("datetime64[D]"),
         "period_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER),
     })  # fmt: skip
-    instant = _datetime(records.deaths["time"])
-    death = _frame("death", {
-        "person_id": records.deaths["subject_id"],
+    instant = _datetime(tables.deaths["time"])
+    death = frame("death", {
+        "person_id": tables.deaths["subject_id"],
         "death_date": instant.astype("datetime64[D]"),
         # outside the hospital only the day is known
-        "death_datetime": np.where(records.deaths["in_stay"], instant, np.datetime64("NaT")),
+        "death_datetime": np.where(tables.deaths["in_stay"], instant, np.datetime64("NaT")),
         "death_type_concept_id": pl.lit(concepts.TYPE_EHR),
     })  # fmt: skip
     return {"person": person, "observation_period": period, "death": death}
 
 
-def _ordered(values: dict[str, npt.NDArray[Any]]) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
-    order = np.lexsort((values["concept"], values["time"], values["subject_id"]))
-    return {name: value[order] for name, value in values.items()}, np.arange(1, len(order) + 1, dtype=np.int64)
-
-
-def _events(records: Records) -> dict[str, pl.DataFrame]:
-    frames: dict[str, pl.DataFrame] = {}
-    visits = records.visits
-    place = pl.Series(visits["place"])
-    frames["visit_occurrence"] = _frame("visit_occurrence", {
+def _events(tables: Tables, visits_before: int) -> dict[str, pl.DataFrame]:
+    visits = tables.visits
+    frames = {"visit_occurrence": frame("visit_occurrence", {
         "visit_occurrence_id": visits["visit_id"], "person_id": visits["subject_id"], "visit_concept_id": visits["concept"],
         **_dated("visit_start", visits["start"]), **_dated("visit_end", visits["end"]), "visit_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER),
-        "discharged_to_concept_id": place.replace(0, None),
-    })  # fmt: skip
-    rows, ids = _ordered(records.tables["condition"].arrays())
-    frames["condition_occurrence"] = _frame("condition_occurrence", {
-        "condition_occurrence_id": ids, "person_id": rows["subject_id"], "condition_concept_id": rows["concept"],
-        **_dated("condition_start", rows["time"]), "condition_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER),
-        "visit_occurrence_id": rows["visit_id"],
-    })  # fmt: skip
-    rows, ids = _ordered(records.tables["procedure"].arrays())
-    frames["procedure_occurrence"] = _frame("procedure_occurrence", {
-        "procedure_occurrence_id": ids, "person_id": rows["subject_id"], "procedure_concept_id": rows["concept"],
-        **_dated("procedure", rows["time"]), "procedure_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER), "visit_occurrence_id": rows["visit_id"],
-    })  # fmt: skip
-    rows, ids = _ordered(records.tables["drug"].arrays())
-    ends = np.floor(rows["end"] / DAY) * DAY
-    frames["drug_exposure"] = _frame("drug_exposure", {
-        "drug_exposure_id": ids, "person_id": rows["subject_id"], "drug_concept_id": rows["concept"],
-        **_dated("drug_exposure_start", rows["time"]), "drug_exposure_end_date": _datetime(ends).astype("datetime64[D]"),
-        "drug_type_concept_id": pl.lit(concepts.TYPE_PRESCRIPTION), "days_supply": np.round((ends - np.floor(rows["time"] / DAY) * DAY) / DAY) + 1,
-        "visit_occurrence_id": rows["visit_id"],
-    })  # fmt: skip
-    rows, ids = _ordered(records.tables["measurement"].arrays())
-    frames["measurement"] = _frame("measurement", {
-        "measurement_id": ids, "person_id": rows["subject_id"], "measurement_concept_id": rows["concept"], **_dated("measurement", rows["time"]),
-        "measurement_type_concept_id": pl.lit(concepts.TYPE_LAB), "value_as_number": rows["value"], "unit_concept_id": rows["unit"],
-        "visit_occurrence_id": rows["visit_id"],
-    })  # fmt: skip
+        "discharged_to_concept_id": pl.Series(visits["place"]).replace(0, None),
+        **_given(visits, source="visit_source_value", care_site="care_site_id", preceding="preceding_visit_occurrence_id"),
+    })}  # fmt: skip
+    for kind, table in tables.tables.items():
+        rows = table.arrays()
+        order = np.lexsort((rows["concept"], rows["time"], rows["subject_id"]))
+        rows = {name: value[order] for name, value in rows.items()}
+        common = {
+            "person_id": rows["subject_id"], f"{kind}_concept_id": rows["concept"], "visit_occurrence_id": rows["visit_id"] + visits_before,
+            **_given(rows, source=f"{kind}_source_value", source_concept=f"{kind}_source_concept_id"),
+        }  # fmt: skip
+        name, own = _KINDS[kind](rows)
+        frames[name] = frame(name, {f"{name}_id": np.arange(1, len(order) + 1), **common, **own})
+    if tables.details is not None:
+        parts = tables.details
+        frames["visit_detail"] = frame("visit_detail", {
+            "visit_detail_id": np.arange(1, len(parts["subject_id"]) + 1), "person_id": parts["subject_id"],
+            "visit_detail_concept_id": parts["concept"], **_dated("visit_detail_start", parts["start"]),
+            **_dated("visit_detail_end", parts["end"]), "visit_detail_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER),
+            "visit_occurrence_id": parts["visit_id"] + visits_before, **_given(parts, care_site="care_site_id", source="visit_detail_source_value"),
+        })  # fmt: skip
     return frames
 
 
-def vocabulary_frames() -> dict[str, pl.DataFrame]:
-    """The small vocabulary: concept, concept_ancestor, vocabulary, cdm_source."""
-    names = sorted(concepts.all_names().items())
-    vocabularies = sorted({vocabulary for _, (_, _, vocabulary) in names})
-    concept = _frame("concept", {
-        "concept_id": [key for key, _ in names], "concept_name": [name for _, (name, _, _) in names], "domain_id": [d for _, (_, d, _) in names],
-        "vocabulary_id": [v for _, (_, _, v) in names], "concept_class_id": pl.lit("Simulated subset"), "standard_concept": pl.lit("S"),
-        "concept_code": [str(key) for key, _ in names], "valid_start_date": pl.lit(np.datetime64("1970-01-01")),
-        "valid_end_date": pl.lit(np.datetime64("2099-12-31")),
-    })  # fmt: skip
-    rows = sorted([(key, key, 0) for key, _ in names if key] + list(concepts.ANCESTORS))
-    ancestor = _frame("concept_ancestor", {
-        "ancestor_concept_id": [row[0] for row in rows], "descendant_concept_id": [row[1] for row in rows],
-        "min_levels_of_separation": [row[2] for row in rows], "max_levels_of_separation": [row[2] for row in rows],
-    })  # fmt: skip
-    vocabulary = _frame("vocabulary", {
-        "vocabulary_id": vocabularies, "vocabulary_name": [f"A few concepts of {name}, named in plain words" for name in vocabularies],
-        "vocabulary_version": pl.lit("simulated"), "vocabulary_concept_id": pl.lit(0),
-    })  # fmt: skip
-    source = _frame("cdm_source", {
-        "cdm_source_name": ["Simulated population with known hazards"], "cdm_source_abbreviation": ["cehrxgpt-simulate"], "cdm_holder": ["nobody"],
-        "source_description": ["No real patients; see docs/simulator.md"], "source_release_date": pl.lit(RELEASED),
-        "cdm_release_date": pl.lit(RELEASED), "cdm_version": ["5.4"], "cdm_version_concept_id": [756265], "vocabulary_version": ["simulated"],
-    })  # fmt: skip
-    return {"concept": concept, "concept_ancestor": ancestor, "vocabulary": vocabulary, "cdm_source": source}
+def _given(values: dict[str, npt.NDArray[Any]], **columns: str) -> dict[str, Any]:
+    """Optional columns, under their OMOP names, where they are there."""
+    return {omop: values[name] for name, omop in columns.items() if name in values}
+
+
+def _condition(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    return "condition_occurrence", {**_dated("condition_start", rows["time"]), "condition_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER)}
+
+
+def _procedure(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    return "procedure_occurrence", {**_dated("procedure", rows["time"]), "procedure_type_concept_id": pl.lit(concepts.TYPE_ENCOUNTER)}
+
+
+def _drug(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    ends = np.floor(rows["end"] / DAY) * DAY
+    return "drug_exposure", {
+        **_dated("drug_exposure_start", rows["time"]), "drug_exposure_end_date": _datetime(ends).astype("datetime64[D]"),
+        "drug_type_concept_id": pl.lit(concepts.TYPE_PRESCRIPTION), "days_supply": np.round((ends - np.floor(rows["time"] / DAY) * DAY) / DAY) + 1,
+    }  # fmt: skip
+
+
+def _measurement(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    return "measurement", {
+        **_dated("measurement", rows["time"]), "measurement_type_concept_id": pl.lit(concepts.TYPE_LAB), "value_as_number": rows["value"],
+        "unit_concept_id": rows["unit"], **_given(rows, unit_source="unit_source_value"),
+    }  # fmt: skip
+
+
+def _device(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    return "device_exposure", {
+        **_dated("device_exposure_start", rows["time"]), **_dated("device_exposure_end", rows["end"]),
+        "device_type_concept_id": pl.lit(concepts.TYPE_EHR),
+    }  # fmt: skip
+
+
+_KINDS: dict[str, Callable[[dict[str, npt.NDArray[Any]]], tuple[str, dict[str, Any]]]] = {
+    "condition": _condition, "procedure": _procedure, "drug": _drug, "measurement": _measurement, "device": _device,
+}  # fmt: skip

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from cehrxgpt.simulate import concepts
+from cehrxgpt.simulate.declare import Population
+from cehrxgpt.simulate.populations.core import concepts
 
 
 def _first(cdm: Path, table: str, column: str, time: str, wanted: tuple[int, ...], name: str) -> pl.LazyFrame:
@@ -44,3 +45,9 @@ def index_rows(cdm: Path, task: str) -> pl.DataFrame:
         rows = rows.rename({"visit_end_datetime": "at"})
     chosen = rows.select(pl.col("person_id").alias("subject_id"), pl.col("at").cast(pl.Datetime("us")).alias("prediction_time"))
     return chosen.sort("subject_id", "prediction_time").collect()
+
+
+def task_rows(cdm: Path, people: Population, task: str) -> pl.DataFrame:
+    """`subject_id`, `prediction_time` of one task of this population, sorted."""
+    found = people.tasks[task].rows
+    return index_rows(cdm, task) if found is None else found(cdm)

@@ -13,13 +13,13 @@ import polars as pl
 
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.config import to_dict
-from cehrxgpt.simulate import hazards as h
-from cehrxgpt.simulate.cdm import write_cdm
+from cehrxgpt.simulate.cdm import CdmWriter
+from cehrxgpt.simulate.declare import Population
 from cehrxgpt.simulate.draws import make_keys, uniform
-from cehrxgpt.simulate.index import index_rows
-from cehrxgpt.simulate.population import Population, live
-from cehrxgpt.simulate.records import Records
-from cehrxgpt.simulate.truth import PEOPLE_FILE, TASKS, true_risk, write_states
+from cehrxgpt.simulate.index import task_rows
+from cehrxgpt.simulate.lives import Lives, live
+from cehrxgpt.simulate.populations import POPULATIONS, population
+from cehrxgpt.simulate.truth import PEOPLE_FILE, SETTINGS_FILE, STATES_FILE, people_table, states_table, true_risk
 
 Progress = Callable[[int, int, str], None]  # done, in all, of what
 
@@ -33,6 +33,8 @@ class SimulateConfig:
         seed: the whole result is a function of it; a person's life of seed and id alone.
         truth_samples: re-simulated futures per row of `truth/<task>.parquet`; 0 writes no such tables (the states are always recorded,
             and `true_risk` can be asked later).
+        population: `core` or `full`.
+        hospital: `a` or `b` (of `full`): who comes, and how the hospital keeps its records.
         truth_rows: at most so many rows per task, chosen at random but always the same; null for all.
     """
 
@@ -40,10 +42,16 @@ class SimulateConfig:
     seed: int = 0
     truth_samples: int = 2000
     truth_rows: int | None = 300
+    population: str = "core"
+    hospital: str = "a"
 
     def __post_init__(self) -> None:
         if self.patients < 1:
             raise ValueError(f"patients must be at least 1, not {self.patients}")
+        if self.population not in POPULATIONS:
+            raise ValueError(f"population must be one of {', '.join(POPULATIONS)}, not '{self.population}'")
+        if self.hospital not in (hospitals := tuple(population(self.population).intake)):
+            raise ValueError(f"hospital of population {self.population} must be one of {', '.join(hospitals)}, not '{self.hospital}'")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         if self.truth_samples != 0 and self.truth_samples < 2:
@@ -83,34 +91,37 @@ def simulate(out: Path | str, config: SimulateConfig | None = None, *, force: bo
     """
     config = config or SimulateConfig()
     began = time.perf_counter()
+    people = population(config.population)
     with atomic_path(out, force=force, folder=True) as folder:
         tell = progress or (lambda done, total, what: None)
-        lived = [0]
-
-        def count(done: int, total: int) -> None:
-            lived[0] += done
-            tell(lived[0], total, "patients")
-
-        people = live(config.patients, config.seed, progress=count)
-        records = Records(people)
-        records.write()
-        rows = write_cdm(people, records, folder)
         (folder / "truth").mkdir()
-        write_states(people.states, records.subject, folder / "truth")
-        _write_people(people, folder / "truth")
-        indices = {task: index_rows(folder, task) for task in TASKS}
+        # The settings stand there from the start: the true risks below are asked of the folder as anyone would ask.
+        (folder / SETTINGS_FILE).write_text(json.dumps({"config": to_dict(config)}), encoding="utf-8")
+        tables, counts = _write_people(folder, people, config, tell)
+        indices = {task: task_rows(folder, people, task) for task in people.tasks}
         truths = _write_truths(folder, config, indices, tell)
-        summary = _summary(Path(out), people, records, rows, {task: frame.height for task, frame in indices.items()}, truths, began)
+        summary = counts.summary(Path(out), people, tables, {task: frame.height for task, frame in indices.items()}, truths, began)
         facts = {"config": to_dict(config), "summary": {key: value for key, value in to_dict(summary).items() if key not in ("out", "seconds")}}
-        (folder / "simulate.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-def _write_people(people: Population, folder: Path) -> None:
-    """What is known of each person from outside: the planned end of observation, which does not depend on what happens to them."""
-    minutes = {"start": people.start, "planned_end": people.end}
-    columns = {name: values.astype(np.int64).astype("datetime64[m]").astype("datetime64[us]") for name, values in minutes.items()}
-    pl.DataFrame({"subject_id": people.subject_id, **columns}).write_parquet(folder / PEOPLE_FILE)
+def _write_people(folder: Path, people: Population, config: SimulateConfig, tell: Progress) -> tuple[dict[str, int], _Counts]:
+    """Live and write, some people at a time; returns rows by table, and what was counted."""
+    cdm, truth, counts = CdmWriter(folder), CdmWriter(folder / "truth"), _Counts(people)
+    lived = 0
+    for lives in live(people, config.patients, config.seed, hospital=config.hospital):
+        cdm.add(lives, people.write(lives, config.hospital))
+        truth.append(STATES_FILE.removesuffix(".parquet"), states_table(lives))
+        truth.append(PEOPLE_FILE.removesuffix(".parquet"), people_table(lives))
+        counts.add(lives)
+        lived += len(lives.subject_id)
+        tell(lived, config.patients, "patients")
+    for name, frame in people.vocabulary(config.hospital).items():
+        cdm.append(name, frame)
+    cdm.close()
+    truth.close()
+    return cdm.rows, counts
 
 
 def choose_rows(rows: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFrame:
@@ -138,17 +149,33 @@ def _write_truths(folder: Path, config: SimulateConfig, indices: dict[str, pl.Da
     return written
 
 
-def _summary(
-    out: Path, people: Population, records: Records, rows: dict[str, int], indices: dict[str, int], truths: dict[str, int], began: float
-) -> SimulateSummary:
-    states = people.states
-    last = states.take(np.flatnonzero(np.r_[np.diff(states.row) != 0, True]))
-    n = len(people.subject_id)
-    clinical = ("visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement", "death")
-    years = (np.minimum(people.end, np.where(last.event == h.DEATH, last.time, np.inf)) - people.start) / (365.25 * 1440)
-    return SimulateSummary(
-        out=str(out), patients=n, deaths=len(records.deaths["time"]), rows=rows,
-        events_per_patient=round(sum(rows[name] for name in clinical) / n, 1), years_per_patient=round(float(years.mean()), 2),
-        prevalence={name: round(float(last.has(name).mean()), 4) for name in h.FLAGS}, index_rows=indices, truth=truths,
-        seconds=round(time.perf_counter() - began, 2),
-    )  # fmt: skip
+class _Counts:
+    """What the summary needs of lives that are gone."""
+
+    def __init__(self, people: Population):
+        self.people, self.patients, self.deaths, self.years = people, 0, 0, 0.0
+        self.has = dict.fromkeys(people.flags, 0)
+
+    def add(self, lives: Lives) -> None:
+        """Count these lives too."""
+        states = lives.states
+        last = states.take(np.flatnonzero(np.r_[np.diff(states.row) != 0, True]))
+        dead = last.is_event("death")
+        self.patients += len(last)
+        self.deaths += int(dead.sum())
+        self.years += float((np.minimum(lives.end, np.where(dead, last.time, np.inf)) - lives.start).sum()) / (365.25 * 1440)
+        for name in self.has:
+            self.has[name] += int(last.has(name).sum())
+
+    def summary(
+        self, out: Path, people: Population, rows: dict[str, int], indices: dict[str, int], truths: dict[str, int], began: float
+    ) -> SimulateSummary:
+        """All that was counted."""
+        clinical = ("visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement", "death")
+        n = self.patients
+        return SimulateSummary(
+            out=str(out), patients=n, deaths=self.deaths, rows=rows,
+            events_per_patient=round(sum(rows[name] for name in clinical) / n, 1), years_per_patient=round(self.years / n, 2),
+            prevalence={name: round(count / n, 4) for name, count in self.has.items()}, index_rows=indices, truth=truths,
+            seconds=round(time.perf_counter() - began, 2),
+        )  # fmt: skip

@@ -6,24 +6,22 @@ risk computable at any instant. Times are minutes since 1970-01-01 (float64, who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from cehrxgpt.simulate.declare import Population
 from cehrxgpt.simulate.draws import Keys
-from cehrxgpt.simulate.hazards import LABS, MARKERS, TREATMENT_NAMES
 
 DAY = 1440.0
 YEAR = 365.25 * DAY
 NEVER = -1e12
-OUTSIDE = np.inf  # `discharge_at` of someone who is not in hospital
+OUTSIDE = np.inf  # `discharge_at` of someone who is not in hospital; `due` of someone for whom nothing is scheduled
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
-
-MARKER = {name: position for position, name in enumerate(MARKERS)}
 
 # `event` beyond the hazards' indices
 ENTRY, CHECKUP, DISCHARGE = 100, 101, 102
@@ -35,20 +33,23 @@ AT_OUTPATIENT, AT_EMERGENCY, AT_INPATIENT, IN_STAY, NOWHERE = range(5)
 class State:
     """Columns over n rows; two-dimensional ones are [kind, n], so that each kind is contiguous."""
 
+    population: Population
     row: npt.NDArray[np.int64]  # whose state this is
     key: Keys
     step: npt.NDArray[np.uint64]  # draws made so far
     clock: Floats  # nothing can happen before it
     birth: Floats
     male: npt.NDArray[np.bool_]
-    race: npt.NDArray[np.int8]  # index into concepts.RACES
+    race: npt.NDArray[np.int8]  # index into the races
     frailty: Floats  # latent, standard normal
-    offset: Floats  # [LABS, n] a patient's own level
-    lab: Floats  # [LABS, n] latent level at lab_time (creatinine: log)
+    offset: Floats  # [levels, n] a patient's own level
+    lab: Floats  # [levels, n] latent level at lab_time (creatinine: log)
     lab_time: Floats
-    last: Floats  # [MARKERS, n]
-    treated: npt.NDArray[np.bool_]  # [TREATMENTS, n]
+    last: Floats  # [markers, n]
+    treated: npt.NDArray[np.bool_]  # [treatments, n]
     next_visit: Floats  # the appointment
+    due: Floats  # when a scheduled event comes, OUTSIDE where there is none
+    due_event: npt.NDArray[np.int16]  # which hazard's event that is
     discharge_at: Floats  # planned end of the stay, OUTSIDE when there is none
     hospice: npt.NDArray[np.bool_]
     # the transition that led here
@@ -65,16 +66,37 @@ class State:
         """A copy of these rows (repeats allowed)."""
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
-        return State(**{field.name: np.take(getattr(self, field.name), rows, axis=-1) for field in fields(self)})
+        return State(self.population, **{name: np.take(getattr(self, name), rows, axis=-1) for name in COLUMNS})
+
+    def put(self, rows: Rows, part: State) -> None:
+        """Write `part` over these rows."""
+        for name in COLUMNS:
+            getattr(self, name)[..., rows] = getattr(part, name)
 
     @staticmethod
     def concatenate(parts: Sequence[State]) -> State:
         """Rows of all parts, one after the other."""
-        return State(**{field.name: np.concatenate([getattr(part, field.name) for part in parts], axis=-1) for field in fields(State)})
+        return State(parts[0].population, **{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in COLUMNS})
+
+    def since(self, marker: str) -> Floats:
+        """When the marker was set, [n]; NEVER where it was not."""
+        return self.last[self.population.marker[marker]]
 
     def has(self, marker: str) -> npt.NDArray[np.bool_]:
         """Whether the marker has ever been set, [n]."""
-        return self.last[MARKER[marker]] > NEVER
+        return self.since(marker) > NEVER
+
+    def on(self, treatment: str) -> npt.NDArray[np.bool_]:
+        """Whether the treatment is being taken, [n]."""
+        return self.treated[self.population.treatment_names.index(treatment)]
+
+    def level(self, name: str) -> Floats:
+        """The latent level, [n]."""
+        return self.lab[self.population.level_names.index(name)]
+
+    def is_event(self, *names: str) -> npt.NDArray[np.bool_]:
+        """Whether the transition that led here was one of these hazards' events, [n]."""
+        return np.isin(self.event, [self.population.index[name] for name in names])
 
     @property
     def in_stay(self) -> npt.NDArray[np.bool_]:
@@ -87,24 +109,53 @@ class State:
         return (self.clock - self.birth) / YEAR
 
 
+COLUMNS = tuple(entry.name for entry in fields(State) if entry.name != "population")
+_SCHEDULE = ("due", "due_event")
+_TIMES = ("clock", "birth", "lab_time", "next_visit", "due", "discharge_at", "time", "visit_end")
+
+
+def _kinds(population: Population) -> dict[str, tuple[str, ...]]:
+    levels = population.level_names
+    return {"offset": levels, "lab": levels, "last": population.markers, "treated": population.treatment_names}
+
+
+def _compact(name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Times as whole minutes in 32 bits, the smallest number for NEVER and the largest for OUTSIDE; numbers in single precision."""
+    if name in _TIMES or name.startswith("last_"):
+        whole = np.nan_to_num(values.astype(np.float64), posinf=2.0**31 - 1)
+        return np.ceil(np.clip(whole, -(2.0**31), 2.0**31 - 1)).astype(np.int32)
+    return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+def _expand(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    if values.dtype == np.int32:
+        times = values.astype(np.float64)
+        return np.where(times >= 2.0**31 - 1, OUTSIDE, np.where(times <= -(2.0**31), NEVER, times))
+    return values.astype(np.float64) if values.dtype == np.float32 else values
+
+
 def to_columns(state: State) -> dict[str, npt.NDArray[np.generic]]:
     """The state as flat named columns, ready for a table; `from_columns` is its inverse."""
-    kinds = {"offset": LABS, "lab": LABS, "last": MARKERS, "treated": TREATMENT_NAMES}
+    population = state.population
+    kinds = _kinds(population)
     columns: dict[str, npt.NDArray[np.generic]] = {}
-    for field in fields(State):
-        value = getattr(state, field.name)
-        if field.name in kinds:
-            columns |= {f"{field.name}_{name}": value[position] for position, name in enumerate(kinds[field.name])}
-        else:
-            columns[field.name] = value
+    for name in COLUMNS:
+        value = getattr(state, name)
+        if name in kinds:
+            columns |= {f"{name}_{kind}": value[position] for position, kind in enumerate(kinds[name])}
+        elif population.schedules or name not in _SCHEDULE:
+            columns[name] = value
+    if population.compact:
+        columns = {name: _compact(name, value) for name, value in columns.items()}
     return columns
 
 
-def from_columns(columns: dict[str, npt.NDArray[np.generic]]) -> State:
+def from_columns(population: Population, columns: Mapping[str, npt.NDArray[np.generic]]) -> State:
     """A state from the columns that `to_columns` made."""
-    kinds = {"offset": LABS, "lab": LABS, "last": MARKERS, "treated": TREATMENT_NAMES}
-    values = {
-        field.name: np.stack([columns[f"{field.name}_{name}"] for name in kinds[field.name]]) if field.name in kinds else columns[field.name]
-        for field in fields(State)
-    }
-    return State(**values)  # type: ignore[arg-type]
+    kinds = _kinds(population)
+    n = len(columns["event"])
+    columns = {"due": np.full(n, OUTSIDE), "due_event": np.zeros(n, dtype=np.int16), **columns}
+    if population.compact:
+        columns = {name: value if name == "place" else _expand(value) for name, value in columns.items()}
+    values = {name: np.stack([columns[f"{name}_{kind}"] for kind in kinds[name]]) if name in kinds else columns[name] for name in COLUMNS}
+    return State(population, **values)  # type: ignore[arg-type]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cehrxgpt.simulate import concepts
-from cehrxgpt.simulate import hazards as h
+from cehrxgpt.simulate.declare import AGE_CENTRE, AGE_SCALE, Hazard, Place, Population
 from cehrxgpt.simulate.draws import normal, uniform
 from cehrxgpt.simulate.state import (
     AT_EMERGENCY,
@@ -19,10 +18,10 @@ from cehrxgpt.simulate.state import (
     DISCHARGE,
     ENTRY,
     IN_STAY,
-    MARKER,
     NEVER,
     NOWHERE,
     OUTSIDE,
+    YEAR,
     Floats,
     State,
 )
@@ -30,7 +29,13 @@ from cehrxgpt.simulate.state import (
 INTAKE = 120.0  # minutes from admission in which nothing else can happen; diagnoses on admission are written in them
 OPEN, CLOSE = 480, 1020  # outpatient hours
 # purposes of draws
-KIND, HOUR, STAY, STAY2, HOURS, NEXT, PLACE, DRUG, LAB = 10, 11, 12, 13, 14, 15, 16, 20, 40
+KIND, HOUR, STAY, STAY2, HOURS, NEXT, PLACE, DRUG, LAB, REOPEN = 10, 11, 12, 13, 14, 15, 16, 20, 40, 215
+INTENSIVE, LEAD, LEAD_DAYS = 230, 231, 232
+
+
+def purpose(base: int, position: int) -> int:
+    """A purpose of its own for each of many: the first twenty follow the base, the others have a range to themselves."""
+    return base + position if position < 20 else 10_000 + 100 * base + position
 
 
 def working_hours(time: Floats, draw: Floats) -> Floats:
@@ -53,19 +58,25 @@ def afternoon(day: Floats, draw: Floats) -> Floats:
 class Transitions:
     """Applies events to rows of state, in place."""
 
-    def __init__(self, entries: Sequence[h.Hazard]):
+    def __init__(self, population: Population, entries: Sequence[Hazard]):
         special = 3  # entry, check-up, discharge stand behind the hazards in these tables
         n = len(entries)
-        self.count = n
+        self.population, self.count = population, n
         self.visit = np.zeros((n + special, 3))
         self.visit[:, 0] = 1
         self.stay_days = np.ones(n + special)
-        self.sets = np.zeros((len(h.MARKERS), n + special), dtype=bool)
+        self.intensive = np.zeros(n + special)
+        self.sets = np.zeros((len(population.markers), n + special), dtype=bool)
+        self.no_follow_up = np.zeros(n + special, dtype=bool)
         for j, entry in enumerate(entries):
             self.visit[j] = entry.visit
             self.stay_days[j] = entry.stay_days
+            self.intensive[j] = entry.intensive
+            self.no_follow_up[j] = entry.name in population.care.no_follow_up
             for marker in entry.sets:
-                self.sets[MARKER[marker], j] = True
+                self.sets[population.marker[marker], j] = True
+        self.longer = [(j, *entry.longer_stay_days) for j, entry in enumerate(entries) if entry.longer_stay_days]
+        self.leads = [(j, entry.leads_to) for j, entry in enumerate(entries) if entry.leads_to]
 
     def _index(self, event: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
         return np.where(event >= ENTRY, self.count + event - ENTRY, event).astype(np.int64)
@@ -77,7 +88,7 @@ class Transitions:
         chances = np.cumsum(self.visit[index], axis=1)
         part.visit = ((draw > chances[:, 0]).astype(np.int8) + (draw > chances[:, 1])).astype(np.int8)
         part.visit[part.in_stay] = IN_STAY
-        part.visit[(part.event == h.DEATH) & ~part.in_stay] = NOWHERE
+        part.visit[(part.event == self.population.death) & ~part.in_stay] = NOWHERE
         part.time = np.ceil(part.clock)
         outpatient = part.visit == AT_OUTPATIENT
         part.time = np.where(outpatient, working_hours(part.clock, uniform(part.key, part.step, HOUR)), part.time)
@@ -89,87 +100,143 @@ class Transitions:
         part.clock = part.time.copy()
         part.visit_end = part.time.copy()
         part.place = np.zeros(len(part), dtype=np.int32)
-        for m, name in enumerate(h.MARKERS):
+        for m in range(len(self.population.markers)):
             hit = self.sets[m, index]
-            if name in h.FIRST_MARKERS:
+            if m < len(self.population.first_markers):
                 hit = hit & (part.last[m] <= NEVER)
             part.last[m] = np.where(hit, part.time, part.last[m])
-        alive = part.event != h.DEATH
+        alive = part.event != self.population.death
         self._move_labs(part)
         self._discharge(part)
         self._treat(part, alive)
         self._open_visit(part, index)
-        self._appoint(part)
+        self._appoint(part, index)
+        if self.population.schedules:
+            self._schedule(part)
         part.discharge_at = np.where(alive, part.discharge_at, OUTSIDE)
         part.visit_end = np.where(alive, part.visit_end, part.time)
 
     def _move_labs(self, part: State) -> None:
-        """Ornstein-Uhlenbeck step from the last update to now, towards a level that diseases and treatments set."""
-        keep = np.exp(-np.maximum(part.time - part.lab_time, 0) / (h.LAB_MEMORY_DAYS * DAY))
-        for position, (rest, moved_by) in enumerate(h.LAB_TARGET):
-            target = rest + part.offset[position]
-            for name, value in moved_by.items():
-                flag = part.treated[h.TREATMENT_NAMES.index(name)] if name in h.TREATMENT_NAMES else part.has(name)
+        """Ornstein-Uhlenbeck step from the last update to now, towards a level that age, diseases and treatments set."""
+        keep = np.exp(-np.maximum(part.time - part.lab_time, 0) / (self.population.memory_days * DAY))
+        for position, level in enumerate(self.population.levels):
+            target = level.rest + part.offset[position]
+            if level.per_decade:
+                target = target + level.per_decade * (part.age - AGE_CENTRE) / AGE_SCALE
+            if level.male:
+                target = target + level.male * part.male
+            for name, value in level.moved_by.items():
+                flag = part.on(name) if name in self.population.treatment_names else part.has(name)
                 target = target + value * flag
-            spread = h.LAB_NOISE_SD[position] * np.sqrt(1 - keep**2)
-            part.lab[position] = target + (part.lab[position] - target) * keep + spread * normal(part.key, part.step, LAB + 2 * position)
+            spread = level.noise_sd * np.sqrt(1 - keep**2)
+            noise = normal(part.key, part.step, LAB + 2 * position)
+            part.lab[position] = target + (part.lab[position] - target) * keep + spread * noise
         part.lab_time = part.time.copy()
 
     def _discharge(self, part: State) -> None:
         leaves = part.event == DISCHARGE
         if not leaves.any():
             return
-        marker = MARKER["discharge"]
-        part.last[MARKER["earlier_discharge"]] = np.where(leaves, part.last[marker], part.last[MARKER["earlier_discharge"]])
-        part.last[marker] = np.where(leaves, part.time, part.last[marker])
+        marker = self.population.marker
+        earlier, latest = marker["earlier_discharge"], marker["discharge"]
+        part.last[earlier] = np.where(leaves, part.last[latest], part.last[earlier])
+        part.last[latest] = np.where(leaves, part.time, part.last[latest])
         part.discharge_at = np.where(leaves, OUTSIDE, part.discharge_at)
-        decades = (part.age - h.AGE_CENTRE) / h.AGE_SCALE
-        nursing = 1 / (1 + np.exp(2.1 - 0.6 * decades - 0.3 * part.frailty - 0.8 * part.has("stroke")))
-        hospice = 1 / (1 + np.exp(5.0 - 0.6 * decades - 0.6 * part.frailty - 0.6 * part.has("heart_failure")))
+        care = self.population.care
+        nursing, hospice = _chance(part, care.nursing), _chance(part, care.hospice)
         draw = uniform(part.key, part.step, PLACE)
-        place = np.where(draw < hospice, concepts.HOSPICE, np.where(draw < hospice + (1 - hospice) * nursing, concepts.NURSING, concepts.HOME))
-        part.place = np.where(leaves, place, 0).astype(np.int32)
-        part.hospice = part.hospice | (part.place == concepts.HOSPICE)
+        elsewhere = np.where(draw < hospice + (1 - hospice) * nursing, care.nursing.concept, care.home)
+        part.place = np.where(leaves, np.where(draw < hospice, care.hospice.concept, elsewhere), 0).astype(np.int32)
+        part.hospice = part.hospice | (part.place == care.hospice.concept)
 
     def _treat(self, part: State, alive: npt.NDArray[np.bool_]) -> None:
         met = alive & (part.visit != AT_EMERGENCY)
-        for position, treatment in enumerate(h.TREATMENTS):
+        for position, treatment in enumerate(self.population.treatments):
             indicated = np.zeros(len(part), dtype=bool)
             new = np.zeros(len(part), dtype=bool)
             for name in treatment.indications:
                 indicated |= part.has(name)
-                new |= part.last[MARKER[name]] == part.time
+                new |= part.since(name) == part.time
             new |= part.event == ENTRY
+            for name in treatment.forbids:
+                indicated &= ~part.has(name)
             chance = np.where(new, treatment.when_new, treatment.later)
-            draw = uniform(part.key, part.step, DRUG + position)
+            if treatment.uptake is not None:
+                half, width = treatment.uptake
+                chance = chance / (1 + np.exp(-(part.time / YEAR + 1970 - half) / width))
+            draw = uniform(part.key, part.step, purpose(DRUG, position))
             on = part.treated[position]
             stops = on & (part.event == CHECKUP) & (draw < treatment.stop)
-            part.treated[position] = (on & ~stops) | (~on & met & indicated & (draw < chance))
+            starts = ~on & met & indicated & (draw < chance)
+            part.treated[position] = (on & ~stops) | starts
+            if treatment.starts:
+                m = self.population.marker[treatment.starts]
+                part.last[m] = np.where(starts, part.time, part.last[m])
 
     def _open_visit(self, part: State, index: npt.NDArray[np.int64]) -> None:
         hours, stay = uniform(part.key, part.step, HOURS), normal(part.key, part.step, STAY)
         outpatient, emergency, inpatient = part.visit == AT_OUTPATIENT, part.visit == AT_EMERGENCY, part.visit == AT_INPATIENT
         length = np.where(outpatient, 20 + np.floor(hours * 30), np.where(emergency, 120 + np.floor(hours * 360), 0.0))
         part.visit_end = part.time + length
-        days = np.clip(np.round(self.stay_days[index] * np.exp(0.6 * stay)), 1, 40)
+        days = np.clip(np.round(self.stay_days[index] * self._intensive(part, index) * np.exp(0.6 * stay)), 1, 40)
         planned = afternoon(np.floor(part.time / DAY) + days, hours)
         part.discharge_at = np.where(inpatient, planned, part.discharge_at)
-        operated = (part.visit == IN_STAY) & (part.event == h.INDEX["bypass"])
-        longer = afternoon(np.floor(part.time / DAY) + 5 + np.floor(3 * hours), hours)
-        part.discharge_at = np.where(operated, np.maximum(part.discharge_at, longer), part.discharge_at)
+        for j, at_least, further in self.longer:
+            operated = (part.visit == IN_STAY) & (part.event == j)
+            longer = afternoon(np.floor(part.time / DAY) + at_least + np.floor(further * hours), hours)
+            part.discharge_at = np.where(operated, np.maximum(part.discharge_at, longer), part.discharge_at)
         part.visit_end = np.where(inpatient | ((part.visit == IN_STAY) & part.in_stay), part.discharge_at, part.visit_end)
         part.clock = np.where(inpatient, part.time + INTAKE, np.where(part.visit == IN_STAY, part.time, part.visit_end))
-        part.last[MARKER["admission"]] = np.where(inpatient, part.time, part.last[MARKER["admission"]])
+        m = self.population.marker["admission"]
+        part.last[m] = np.where(inpatient, part.time, part.last[m])
 
-    def _appoint(self, part: State) -> None:
-        serious = part.has("diabetes") | part.has("coronary_disease") | part.has("heart_failure")
-        chronic = serious | part.has("hypertension") | part.has("hyperlipidemia") | part.has("kidney_disease") | part.has("lung_disease")
-        days = np.where(serious, h.CHECKUP_DAYS[2], np.where(chronic, h.CHECKUP_DAYS[1], h.CHECKUP_DAYS[0]))
+    def _intensive(self, part: State, index: npt.NDArray[np.int64]) -> Floats | float:
+        """Marks who goes to intensive care; returns how much longer they stay."""
+        if "intensive_care" not in self.population.marker:
+            return 1.0
+        m = self.population.marker["intensive_care"]
+        severe = uniform(part.key, part.step, INTENSIVE) < self.intensive[index]
+        severe &= (part.visit == AT_INPATIENT) | ((part.visit == IN_STAY) & part.in_stay)
+        part.last[m] = np.where(severe, part.time, part.last[m])
+        return np.where(severe, 1.7, 1.0)
+
+    def _appoint(self, part: State, index: npt.NDArray[np.int64]) -> None:
+        care = self.population.care
+        days = np.full(len(part), care.checkup_days)
+        for every, names in care.tiers:
+            applies = np.zeros(len(part), dtype=bool)
+            for name in names:
+                applies |= part.has(name)
+            days = np.where(applies, every, days)
         draw = uniform(part.key, part.step, NEXT)
         regular = part.time + days * DAY * (0.7 + 0.6 * draw)
         soon = part.time + (7 + 14 * draw) * DAY
         moved = np.where((part.event == CHECKUP) | (part.event == ENTRY), regular, part.next_visit)
         moved = np.where(part.event == DISCHARGE, np.minimum(np.maximum(moved, part.time + 3 * DAY), soon), moved)
-        onset = (part.event < self.count) & (part.visit == AT_OUTPATIENT)
-        moved = np.where(onset & (part.event != h.INDEX["clinic"]), np.minimum(np.maximum(moved, part.time + 14 * DAY), part.time + 45 * DAY), moved)
-        part.next_visit = working_hours(moved, uniform(part.key, part.step, NEXT + 200))
+        onset = (part.event < self.count) & (part.visit == AT_OUTPATIENT) & ~self.no_follow_up[index]
+        moved = np.where(onset, np.minimum(np.maximum(moved, part.time + 14 * DAY), part.time + 45 * DAY), moved)
+        part.next_visit = working_hours(moved, uniform(part.key, part.step, REOPEN))
+
+    def _schedule(self, part: State) -> None:
+        """What was due has come, or comes the day after a stay that is in its way; then what this event leads to."""
+        done = (part.event == part.due_event) & (part.due <= part.time)
+        part.due = np.where(done, OUTSIDE, part.due)
+        draw = uniform(part.key, part.step, LEAD)
+        noise = normal(part.key, part.step, LEAD_DAYS)
+        for j, following in self.leads:
+            low = 0.0
+            for one in following:
+                hit = (part.event == j) & (draw >= low) & (draw < low + one.chance) & (part.due == OUTSIDE)
+                at = np.floor(part.time + np.maximum(one.days + one.sd_days * noise, 1.0) * DAY)
+                part.due = np.where(hit, at, part.due)
+                part.due_event = np.where(hit, self.population.index[one.event], part.due_event).astype(np.int16)
+                low += one.chance
+
+
+def _chance(part: State, place: Place) -> Floats:
+    """Logistic in age, frailty and diseases."""
+    against = np.full(len(part), place.intercept)
+    for name, weight in place.terms.items():
+        value = (part.age - AGE_CENTRE) / AGE_SCALE if name == "age" else part.frailty if name == "frailty" else part.has(name)
+        against = against - weight * value
+    return 1 / (1 + np.exp(against))

@@ -9,9 +9,9 @@ one (subject, instant, task, sample) are the same whatever else is asked for. Ab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,15 @@ import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt.errors import InputError
-from cehrxgpt.simulate import hazards as h
+from cehrxgpt.simulate.declare import Population
 from cehrxgpt.simulate.draws import make_keys
+from cehrxgpt.simulate.lives import Lives
+from cehrxgpt.simulate.populations import population
 from cehrxgpt.simulate.process import Process
-from cehrxgpt.simulate.state import DAY, State, from_columns, to_columns
+from cehrxgpt.simulate.state import State, from_columns, to_columns
+from cehrxgpt.simulate.truth_tasks import TrueTask, window_of
 
+SETTINGS_FILE = "simulate.json"
 STATES_FILE = "states.parquet"
 PEOPLE_FILE = "people.parquet"
 FUTURES_AT_ONCE = 1 << 14  # fits a core's cache
@@ -32,22 +36,6 @@ TRUTH_DTYPES = {
     "subject_id": pl.Int64(), "prediction_time": pl.Datetime("us"), "task": pl.String(), "true_risk": pl.Float64(), "std_error": pl.Float64(),
     "num_resimulations": pl.Int32(),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrueTask:
-    """A library task whose outcome is one of the hazards."""
-
-    outcome: str
-    window_days: float
-    number: int  # tells the tasks' random futures apart
-
-
-TASKS = {
-    "t2dm_hf_1y": TrueTask("heart_failure", 365.0, 1),
-    "cad_cabg_1y": TrueTask("bypass", 365.0, 2),
-    "discharge_home_death_1y": TrueTask("death", 360.0, 3),
-}
 
 
 def resimulate(
@@ -59,6 +47,7 @@ def resimulate(
     samples: int,
     seed: int = 0,
     threads: int = 1,
+    hospital: str = "a",
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Share of `samples` futures with the outcome, [n].
@@ -68,10 +57,10 @@ def resimulate(
         subject_id, instant: whose, and from when (minutes), [n].
         task: outcome and window.
         threads: worker threads; they change the time taken and nothing else (NumPy lets go of the interpreter's lock).
+        hospital: whose records the outcome is looked for in.
         progress: called with (rows done, rows in all).
     """
-    process = Process()
-    outcome = h.INDEX[task.outcome]
+    process = Process(states.population)
     hits = np.zeros(len(states))
     rows_at_once = max(1, FUTURES_AT_ONCE // samples)
     pieces = [np.arange(low, min(low + rows_at_once, len(states))) for low in range(0, len(states), rows_at_once)]
@@ -83,28 +72,50 @@ def resimulate(
         start.key = make_keys(seed, subject_id[at], instant[at].astype(np.int64), task.number, np.tile(np.arange(samples), len(rows)))
         start.step = np.zeros(len(at), dtype=np.uint64)
         start.clock = np.maximum(start.clock, instant[at])
-        met = process.run(start, instant[at] + task.window_days * DAY, stop_at=outcome)
-        hits[rows] = np.bincount(met.row[met.event == outcome] // samples, minlength=len(rows))
+        window = window_of(task, start, instant[at], hospital)
+        met = process.run(start, window.close, stop=lambda part: task.outcome(part, window))
+        yes = task.outcome(met, window) if len(met) else np.zeros(0, dtype=bool)
+        hits[rows] = np.bincount(met.row[yes] // samples, minlength=len(rows))
         return rows
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for rows in pool.map(piece, pieces):
             if progress is not None:
                 progress(int(rows[-1]) + 1, len(states))
-    return hits / samples
+    return 1 - hits / samples if task.stay_over_days is not None else hits / samples
 
 
-def write_states(states: State, subject_id: npt.NDArray[np.int64], folder: Path) -> None:
-    """Record the full state after every event, `subject_id` added: all that `true_risk` needs."""
-    columns: dict[str, npt.NDArray[np.generic]] = {"subject_id": subject_id}
-    for name, values in to_columns(states).items():
+def states_table(lives: Lives) -> pl.DataFrame:
+    """The full state after every event, `subject_id` added: all that `true_risk` needs."""
+    columns: dict[str, npt.NDArray[np.generic]] = {"subject_id": lives.subject_id[lives.states.row]}
+    for name, values in to_columns(lives.states).items():
         if name in ("row", "key", "step"):
             continue  # a restored future has keys of its own
         columns[name] = values
-    pl.DataFrame(columns).write_parquet(folder / STATES_FILE, compression="zstd", row_group_size=1 << 17)
+    return pl.DataFrame(columns)
 
 
-def _restore(cdm: Path, rows: pl.DataFrame) -> State:
+def people_table(lives: Lives) -> pl.DataFrame:
+    """What is known of each person from outside: the planned end of observation, which does not depend on what happens to them."""
+    minutes = {"start": lives.start, "planned_end": lives.end}
+    columns = {name: values.astype(np.int64).astype("datetime64[m]").astype("datetime64[us]") for name, values in minutes.items()}
+    return pl.DataFrame({"subject_id": lives.subject_id, **columns})
+
+
+def described(cdm: Path) -> tuple[Population, str]:
+    """The population and the hospital that a folder's `simulate.json` names (`core`, `a` where it says nothing)."""
+    path = cdm / SETTINGS_FILE
+    settings = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else {}
+    return population(settings.get("population", "core")), settings.get("hospital", "a")
+
+
+def true_tasks(cdm: Path | str) -> tuple[str, ...]:
+    """The library tasks that have a true risk in this population; none where the folder has no truth."""
+    folder = Path(cdm)
+    return tuple(described(folder)[0].tasks) if (folder / "truth" / STATES_FILE).exists() else ()
+
+
+def _restore(cdm: Path, people: Population, rows: pl.DataFrame) -> State:
     """The last recorded state at or before each row's `minute`, in the order of `rows`."""
     path = Path(cdm) / "truth" / STATES_FILE
     if not path.exists():
@@ -122,13 +133,13 @@ def _restore(cdm: Path, rows: pl.DataFrame) -> State:
         raise InputError(
             f"{cdm}: {early.height} prediction times lie before the first visit (first: subject {early['subject_id'][0]}); none has a state"
         )
-    late = found.filter(pl.col("event") == h.DEATH)
+    late = found.filter(pl.col("event") == people.death)
     if late.height:
         raise InputError(f"{cdm}: {late.height} prediction times lie after death (first: subject {late['subject_id'][0]}); the risk is not defined")
     n = found.height
     columns = {name: found[name].to_numpy() for name in found.columns}
     columns |= {"row": np.arange(n, dtype=np.int64), "key": np.zeros(n, dtype=np.uint64), "step": np.zeros(n, dtype=np.uint64)}
-    return from_columns(columns)
+    return from_columns(people, columns)
 
 
 def true_risk(
@@ -146,7 +157,7 @@ def true_risk(
     Args:
         cdm: folder that `simulate` wrote.
         at: columns `subject_id`, `prediction_time`, any rows of this population; further columns are ignored.
-        task: one of `TASKS`.
+        task: one of `true_tasks(cdm)`.
         samples: re-simulated futures per row; the standard error is at most 0.5 / sqrt(samples).
         threads: worker threads; they change the time taken and nothing else.
         progress: called with (rows done, rows in all).
@@ -157,17 +168,25 @@ def true_risk(
     Raises:
         InputError: an unknown task, a folder without truth, a subject or instant that has no state.
     """
-    if task not in TASKS:
-        raise InputError(f"task '{task}' has no true risk; there is one for {', '.join(TASKS)}")
+    people, hospital = described(Path(cdm))
+    if task not in people.tasks:
+        raise InputError(f"task '{task}' has no true risk in population {people.name}; there is one for {', '.join(people.tasks)}")
     if samples < 2:
         raise InputError(f"true risk needs at least 2 re-simulations per row, not {samples}; 2000 is usual")
+    asked = people.tasks[task]
     rows = at.select(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
     rows = rows.with_columns(minute=pl.col("prediction_time").dt.epoch("us").floordiv(60_000_000))
     risk = np.zeros(0)
     if rows.height:
-        state = _restore(Path(cdm), rows)
-        instant = rows["minute"].to_numpy().astype(np.float64)
-        risk = resimulate(state, rows["subject_id"].to_numpy(), instant, TASKS[task], samples=samples, seed=seed, threads=threads, progress=progress)
+        state = _restore(Path(cdm), people, rows)
+        subject, instant = rows["subject_id"].to_numpy(), rows["minute"].to_numpy().astype(np.float64)
+        if asked.in_stay and not state.in_stay.all():
+            where = int(np.flatnonzero(~state.in_stay)[0])
+            raise InputError(
+                f"{cdm}: {int((~state.in_stay).sum())} prediction times of {task} lie outside a hospital stay (first: subject {subject[where]}, "
+                f"{rows['prediction_time'][where]}); it is asked in a stay"
+            )
+        risk = resimulate(state, subject, instant, asked, samples=samples, seed=seed, threads=threads, hospital=hospital, progress=progress)
     frame = rows.select("subject_id", "prediction_time").with_columns(
         task=pl.lit(task),
         true_risk=pl.Series(risk),

@@ -25,13 +25,13 @@ def true_risks(cdm: Path, events: Path, labels: Path, out: Path, settings: Any, 
     import polars as pl
 
     from cehrxgpt.events import EventDataset
-    from cehrxgpt.simulate import TASKS, true_risk
+    from cehrxgpt.simulate import true_risk, true_tasks
 
     tables = {path.stem: read_labels(path) for path in label_files(labels)}
     rows = choose_rows(tables, EventDataset(events), split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
-    figures = {}
+    figures, known = {}, true_tasks(cdm)
     with atomic_path(out, folder=True, force=True) as partial:
-        for task in [name for name in tables if name in TASKS]:
+        for task in [name for name in tables if name in known]:
             at = rows.filter(pl.col("task") == task)
             truth = true_risk(cdm, at, task, samples=samples, progress=partial_progress(progress, task))
             truth.write_parquet(partial / f"{task}.parquet")

@@ -1,18 +1,13 @@
-"""What can happen to a patient, and how often: the whole truth of the simulated population, as one declarative table.
+"""What can happen in `core`, and how often: the whole truth of the small population that the demo runs on.
 
-A hazard is a rate per year of the form
-
-    rate(t) = per_year * exp( sum_f terms[f] * feature_f(t)  +  sum_m a_m * exp(-(t - last m) / tau_m) )
-
-over features of the state (age, sex, diseases, lab levels, treatments, in hospital) and the *time since* earlier events m (`since`).
-The reference patient is a white woman of 65 without disease, labs at their reference, frailty 0, outside hospital. All `a_m` are positive,
-so between events a rate can only fall, apart from ageing; the sampler relies on that (`process`).
+The reference patient is a white woman of 65 without disease, levels at their centre, frailty 0, outside hospital.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from cehrxgpt.simulate.declare import Hazard, Level, Treatment
 
 FIRST_MARKERS = (  # time of the first diagnosis or operation
     "hypertension", "hyperlipidemia", "diabetes", "kidney_disease", "coronary_disease", "heart_failure", "fibrillation", "lung_disease", "bypass",
@@ -22,54 +17,6 @@ LATEST_MARKERS = (  # time of the latest
 )  # fmt: skip
 MARKERS = FIRST_MARKERS + LATEST_MARKERS
 FLAGS = (*FIRST_MARKERS, "infarction", "stroke", "coronary_intervention")  # markers that are also features "has had"
-
-LABS = ("hba1c", "creatinine", "systolic", "ldl")
-LAB_CENTRE = (6.0, 0.0, 130.0, 115.0)  # creatinine: log mg/dL
-LAB_SCALE = (1.0, 0.35, 15.0, 35.0)
-TREATMENT_NAMES = ("metformin", "insulin", "lisinopril", "statin", "metoprolol", "apixaban", "furosemide")
-FEATURES = ("age", "male", "black", "frailty", *FLAGS, *LABS, *TREATMENT_NAMES, "in_hospital", "hospice")
-"""age: decades above 65; frailty: latent, standard normal; labs: (level - centre) / scale; the others 0 or 1."""
-
-AGE_CENTRE, AGE_SCALE = 65.0, 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hazard:
-    """One thing that can happen.
-
-    Attributes:
-        per_year: rate of the reference patient.
-        terms: log rate ratio per unit of each feature.
-        since: marker -> (log rate ratio at the moment of the marker, days in which it falls to 1/e).
-        requires, forbids: markers that must, or must not, have been set.
-        sets: markers it sets (a FIRST marker only when it is not set yet).
-        visit: chance that it is met at an outpatient, emergency or inpatient visit.
-        stay_days: median length of the stay, where it leads to one.
-        in_stay: it can happen inside a hospital stay too; the others wait outside.
-    """
-
-    name: str
-    per_year: float
-    terms: Mapping[str, float] = field(default_factory=dict)
-    since: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    requires: tuple[str, ...] = ()
-    forbids: tuple[str, ...] = ()
-    sets: tuple[str, ...] = ()
-    visit: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    stay_days: float = 4.0
-    in_stay: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.terms:
-            if name not in FEATURES:
-                raise ValueError(f"hazard {self.name}: no feature '{name}'; there are {', '.join(FEATURES)}")
-        for name in (*self.since, *self.requires, *self.forbids, *self.sets):
-            if name not in MARKERS:
-                raise ValueError(f"hazard {self.name}: no marker '{name}'; there are {', '.join(MARKERS)}")
-        if self.per_year <= 0 or any(a < 0 or tau <= 0 for a, tau in self.since.values()):
-            raise ValueError(f"hazard {self.name}: the rate, the effects in `since` and their days must be positive")
-        if abs(sum(self.visit) - 1) > 1e-9:
-            raise ValueError(f"hazard {self.name}: the chances in `visit` must add up to 1")
 
 
 def _onset(name: str, per_year: float, terms: Mapping[str, float], since: Mapping[str, tuple[float, float]] | None = None, **rest: object) -> Hazard:
@@ -114,7 +61,7 @@ HAZARDS: tuple[Hazard, ...] = (
     ),
     Hazard(
         name="bypass", per_year=0.013, requires=("coronary_disease",), forbids=("bypass",), sets=("bypass",), visit=(0.0, 0.0, 1.0),
-        stay_days=8.0, in_stay=True,
+        stay_days=8.0, longer_stay_days=(5.0, 3.0), in_stay=True,
         terms={"male": 0.9, "age": -0.4, "diabetes": 0.6, "ldl": 0.5, "kidney_disease": -0.4, "coronary_intervention": -0.8, "in_hospital": 0.8,
                "frailty": -0.3},
         since={"coronary_disease": (0.6, 150.0), "chest_pain": (2.4, 200.0), "infarction": (1.0, 60.0), "hyperlipidemia": (3.0, 600.0)},
@@ -152,25 +99,6 @@ HAZARDS: tuple[Hazard, ...] = (
     ),
 )  # fmt: skip
 
-NAMES = tuple(hazard.name for hazard in HAZARDS)
-INDEX = {name: position for position, name in enumerate(NAMES)}
-DEATH = INDEX["death"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """Who may get a drug: any of `indications` (markers) that have been set, and a chance to begin at each meeting with a physician.
-
-    `when_new` is the chance at the diagnosis itself, `later` at any later visit, `stop` the chance to be off it after a check-up.
-    """
-
-    name: str
-    indications: tuple[str, ...]
-    when_new: float
-    later: float
-    stop: float = 0.02
-
-
 TREATMENTS: tuple[Treatment, ...] = (
     Treatment(name="metformin", indications=("diabetes",), when_new=0.85, later=0.4),
     Treatment(name="insulin", indications=("diabetes",), when_new=0.08, later=0.03, stop=0.01),
@@ -181,18 +109,22 @@ TREATMENTS: tuple[Treatment, ...] = (
     Treatment(name="furosemide", indications=("heart_failure",), when_new=0.7, later=0.2),
 )
 
-LAB_OFFSET_SD = (0.45, 0.16, 10.0, 25.0)  # between patients
-LAB_NOISE_SD = (0.45, 0.10, 9.0, 16.0)  # within a patient, stationary
-LAB_MEMORY_DAYS = 300.0
-LAB_TARGET: tuple[tuple[float, Mapping[str, float]], ...] = (
-    # where each level is drawn to: at rest, and moved by diseases and treatments
-    (5.7, {"diabetes": 1.7, "metformin": -0.6, "insulin": -0.8}),
-    (-0.12, {"kidney_disease": 0.45, "heart_failure": 0.10, "hypertension": 0.03}),
-    (126.0, {"hypertension": 14.0, "lisinopril": -9.0, "metoprolol": -4.0, "kidney_disease": 4.0}),
-    (118.0, {"hyperlipidemia": 25.0, "statin": -45.0}),
-)
+LEVELS = (
+    # creatinine: log mg/dL
+    Level(name="hba1c", centre=6.0, scale=1.0, offset_sd=0.45, noise_sd=0.45, rest=5.7,
+          moved_by={"diabetes": 1.7, "metformin": -0.6, "insulin": -0.8}),
+    Level(
+        name="creatinine", centre=0.0, scale=0.35, offset_sd=0.16, noise_sd=0.10, rest=-0.12,
+        moved_by={"kidney_disease": 0.45, "heart_failure": 0.10, "hypertension": 0.03},
+    ),
+    Level(
+        name="systolic", centre=130.0, scale=15.0, offset_sd=10.0, noise_sd=9.0, rest=126.0,
+        moved_by={"hypertension": 14.0, "lisinopril": -9.0, "metoprolol": -4.0, "kidney_disease": 4.0},
+    ),
+    Level(name="ldl", centre=115.0, scale=35.0, offset_sd=25.0, noise_sd=16.0, rest=118.0, moved_by={"hyperlipidemia": 25.0, "statin": -45.0}),
+)  # fmt: skip
+LEVEL_MEMORY_DAYS = 300.0
 
-CHECKUP_DAYS = (365.0, 240.0, 160.0)  # healthy; any chronic disease; diabetes, coronary disease or heart failure
 PREVALENCE: Mapping[str, tuple[float, float]] = {
     # share of people who bring the disease with them at 65, and log odds per decade
     "hypertension": (0.25, 0.4), "hyperlipidemia": (0.22, 0.2), "diabetes": (0.05, 0.1), "kidney_disease": (0.03, 0.5),

@@ -6,16 +6,15 @@ down only sometimes, and more often for the sick: the record is missing, and not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cehrxgpt.simulate import background, concepts
-from cehrxgpt.simulate import hazards as h
+from cehrxgpt.simulate.declare import AGE_CENTRE, AGE_SCALE
 from cehrxgpt.simulate.draws import normal, uniform
-from cehrxgpt.simulate.population import Population
+from cehrxgpt.simulate.lives import Lives
+from cehrxgpt.simulate.populations.core import background, concepts
 from cehrxgpt.simulate.state import (
     AT_EMERGENCY,
     AT_INPATIENT,
@@ -25,12 +24,12 @@ from cehrxgpt.simulate.state import (
     DISCHARGE,
     ENTRY,
     IN_STAY,
-    MARKER,
     NOWHERE,
     YEAR,
     Floats,
     State,
 )
+from cehrxgpt.simulate.tables import Table, Tables
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -48,23 +47,11 @@ MORNING_ROUND = (("creatinine", 0.2), ("potassium", 0.15), ("hemoglobin", 0.15),
 CHRONIC = tuple(name for name in concepts.CONDITIONS if name not in ("infarction", "stroke"))
 
 
-@dataclass
-class Table:
-    """Columns of one kind of record, gathered in pieces."""
-
-    columns: tuple[str, ...]
-    pieces: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
-
-    def add(self, **values: npt.NDArray[Any] | float) -> None:
-        """Append rows; scalars are repeated."""
-        n = max(len(value) for value in values.values() if isinstance(value, np.ndarray))
-        for name in self.columns:
-            value = values[name]
-            self.pieces.setdefault(name, []).append(value if isinstance(value, np.ndarray) else np.full(n, value))
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All rows."""
-        return {name: np.concatenate(self.pieces[name]) for name in self.columns}
+def write(lives: Lives, hospital: str) -> Tables:
+    """What the one hospital wrote down of these lives."""
+    records = Records(lives)
+    records.write()
+    return Tables(visits=records.visits, tables=records.tables, deaths=records.deaths)
 
 
 class Records:
@@ -76,20 +63,21 @@ class Records:
         deaths: subject_id, time, in_stay.
     """
 
-    def __init__(self, population: Population):
-        self.people = population
-        self.s: State = population.states
+    def __init__(self, lives: Lives):
+        self.s: State = lives.states
         s = self.s
+        population = s.population
+        self.death = population.death
         opens = s.visit <= AT_INPATIENT
         self.visit_of = np.cumsum(opens) - 1  # of each state; meaningless for NOWHERE
         self.at = np.flatnonzero(opens)
         self.kind = s.visit[self.at].astype(np.int64)
-        self.subject = population.subject_id[s.row]
+        self.subject = lives.subject_id[s.row]
         end = s.visit_end[self.at].copy()
         place = np.zeros(len(self.at), dtype=np.int64)
-        closes = np.flatnonzero((s.visit == IN_STAY) & ((s.event == DISCHARGE) | (s.event == h.DEATH)))
+        closes = np.flatnonzero((s.visit == IN_STAY) & ((s.event == DISCHARGE) | (s.event == self.death)))
         end[self.visit_of[closes]] = s.time[closes]
-        place[self.visit_of[closes]] = np.where(s.event[closes] == h.DEATH, concepts.EXPIRED, s.place[closes])
+        place[self.visit_of[closes]] = np.where(s.event[closes] == self.death, concepts.EXPIRED, s.place[closes])
         self.visits = {
             "subject_id": self.subject[self.at], "visit_id": np.arange(1, len(self.at) + 1, dtype=np.int64), "start": s.time[self.at], "end": end,
             "concept": np.array([concepts.OUTPATIENT, concepts.EMERGENCY, concepts.INPATIENT])[self.kind], "place": place,
@@ -98,7 +86,7 @@ class Records:
         self.tables = {
             "condition": Table(base), "procedure": Table(base), "drug": Table((*base, "end")), "measurement": Table((*base, "value", "unit")),
         }  # fmt: skip
-        died = np.flatnonzero(s.event == h.DEATH)
+        died = np.flatnonzero(s.event == self.death)
         self.deaths = {"subject_id": self.subject[died], "time": s.time[died], "in_stay": s.visit[died] == IN_STAY}
 
     def write(self) -> None:
@@ -135,9 +123,9 @@ class Records:
         repeat = np.array([*REPEAT, 0.0, 0.0])[s.visit]
         for number, (name, concept) in enumerate(concepts.CONDITIONS.items()):
             has = s.has(name)
-            new = meeting & ((s.last[MARKER[name]] == s.time) | ((s.event == ENTRY) & has))
+            new = meeting & ((s.since(name) == s.time) | ((s.event == ENTRY) & has))
             if name == "heart_failure":
-                new |= s.event == h.INDEX["decompensation"]
+                new |= s.is_event("decompensation")
             self._put("condition", np.flatnonzero(new), concept, DIAGNOSIS_AT)
             for code, _, chance in background.DIAGNOSIS_PROCEDURES.get(name, ()):
                 rows = np.flatnonzero(new & (s.event != ENTRY))
@@ -145,7 +133,7 @@ class Records:
             if name in CHRONIC:
                 again = np.flatnonzero(has & ~new & opening)
                 self._put("condition", again[self._draw(again, number) < repeat[again]], concept, DIAGNOSIS_AT)
-        pain = np.flatnonzero(s.event == h.INDEX["chest_pain"])
+        pain = np.flatnonzero(s.is_event("chest_pain"))
         self._put("condition", pain, concepts.CHEST_PAIN, DIAGNOSIS_AT)
         for code, _, chance in background.DIAGNOSIS_PROCEDURES["chest_pain"]:
             self._put("procedure", pain[self._draw(pain, 890) < chance], code, PROCEDURE_AT)
@@ -153,7 +141,7 @@ class Records:
     def _treatments(self) -> None:
         s = self.s
         first = np.r_[True, s.row[1:] != s.row[:-1]]
-        for number, name in enumerate(h.TREATMENT_NAMES):
+        for number, name in enumerate(s.population.treatment_names):
             on = s.treated[number]
             before = np.r_[False, on[:-1]] & ~first
             concept = concepts.TREATMENTS[name]
@@ -169,14 +157,14 @@ class Records:
     def _operations(self) -> None:
         s = self.s
         for name, concept in concepts.PROCEDURES.items():
-            rows = np.flatnonzero(s.event == h.INDEX[name])
+            rows = np.flatnonzero(s.is_event(name))
             self._put("procedure", rows, concept, (0, 0, 110, 0, 0))
             elective = rows[s.visit[rows] == AT_INPATIENT]
             self._put("condition", elective, concepts.CONDITIONS["coronary_disease"], (0, 0, 100, 0, 0))
             self._put("drug", rows, 1112807, (0, 0, 115, 0, 0), days=30.0)
-        stented = np.flatnonzero(s.event == h.INDEX["coronary_intervention"])
+        stented = np.flatnonzero(s.is_event("coronary_intervention"))
         self._put("drug", stented, 1322184, (0, 0, 118, 0, 0), days=90.0)
-        pain = np.flatnonzero((s.event == h.INDEX["chest_pain"]) | (s.event == h.INDEX["infarction"]))
+        pain = np.flatnonzero((s.is_event("chest_pain")) | (s.is_event("infarction")))
         self._put("drug", pain[self._draw(pain, 140) < 0.5], 1361711, DRUG_AT, days=1.0)
 
     # -- the rest of life ----------------------------------------------------------------------------------------------------------
@@ -185,8 +173,8 @@ class Records:
         for offset, (name, entries) in enumerate(
             (("clinic", background.CLINIC), ("emergency", background.EMERGENCY), ("illness", background.ILLNESS))
         ):
-            rows = np.flatnonzero(s.event == h.INDEX[name])
-            decades, male = (s.age[rows] - h.AGE_CENTRE) / h.AGE_SCALE, s.male[rows]
+            rows = np.flatnonzero(s.is_event(name))
+            decades, male = (s.age[rows] - AGE_CENTRE) / AGE_SCALE, s.male[rows]
             weight = np.stack([entry.weight * np.exp(entry.age * decades + entry.male * male) for entry in entries])
             share = np.cumsum(weight, axis=0)
             chosen = (share < self._draw(rows, 200 + offset) * share[-1]).sum(axis=0)
@@ -202,7 +190,7 @@ class Records:
         s = self.s
         first = np.flatnonzero(np.r_[True, s.row[1:] != s.row[:-1]])
         person = np.cumsum(np.r_[True, s.row[1:] != s.row[:-1]]) - 1
-        decades = (s.age[first] - h.AGE_CENTRE) / h.AGE_SCALE
+        decades = (s.age[first] - AGE_CENTRE) / AGE_SCALE
         planned = np.flatnonzero((s.visit == AT_OUTPATIENT) & ((s.event == CHECKUP) | (s.event == ENTRY)))
         for number, entry in enumerate(background.LONGSTANDING):
             rate = entry.per_year * np.exp(entry.age * decades + entry.male * s.male[first])
@@ -226,8 +214,8 @@ class Records:
         """A measured value: the latent level, or one that follows from the diseases, with its own error."""
         s = self.s
         noise = normal(s.key[states], s.step[states], 3000 + purpose)
-        if name in h.LABS:
-            level = s.lab[h.LABS.index(name), states]
+        if name in s.population.level_names:
+            level = s.lab[s.population.level_names.index(name), states]
             if name == "creatinine":
                 return np.round(np.exp(np.clip(level + 0.04 * noise, -1.2, 2.6)), 2)
             error, digits, low = {"hba1c": (0.12, 1, 4.0), "systolic": (4.0, 0, 75.0), "ldl": (5.0, 0, 20.0)}[name]
@@ -267,7 +255,7 @@ class Records:
             "creatinine": planned * (0.06 + 0.1 * s.has("diabetes") + 0.25 * s.has("kidney_disease") + 0.08 * s.has("hypertension"))
             + 0.3 * emergency,
             "ldl": planned * (0.08 + 0.14 * s.has("hyperlipidemia") + 0.1 * s.has("coronary_disease")),
-            "ntprobnp": (s.has("heart_failure") * 0.12) * clinic + 0.5 * (s.last[MARKER["heart_failure"]] == s.time),
+            "ntprobnp": (s.has("heart_failure") * 0.12) * clinic + 0.5 * (s.since("heart_failure") == s.time),
             "hemoglobin": planned * 0.06 + 0.25 * emergency,
             "potassium": planned * (0.04 + 0.1 * s.treated[6]),
         }
@@ -275,7 +263,7 @@ class Records:
             rows = np.flatnonzero(opening & (s.visit != NOWHERE))
             rows = rows[self._draw(rows, 500 + number) < chance[rows]]
             self._measure(name, rows, 520 + 2 * number, VITALS_AT if name in ("systolic", "diastolic", "heart_rate", "bmi") else LAB_AT)
-        new = np.flatnonzero((s.last[MARKER["diabetes"]] == s.time) & clinic)
+        new = np.flatnonzero((s.since("diabetes") == s.time) & clinic)
         self._measure("hba1c", new, 560, VITALS_AT)
 
     def _hospital_labs(self) -> None:
