@@ -62,6 +62,7 @@ class Hazard:
         longer_stay_days: (a, b): inside a stay it puts the discharge off to at least a to a + b days from then.
         intensive: chance of intensive care at once, where it is met in hospital.
         in_stay: it can happen inside a hospital stay too; the others wait outside.
+        by_day: arranged beforehand: it happens in working hours, and nobody waits in the emergency room.
         leads_to: events that it schedules; one of them happens (or none, with what is left of the chances).
     """
 
@@ -80,6 +81,7 @@ class Hazard:
     longer_stay_days: tuple[float, float] | None = None
     intensive: float = 0.0
     in_stay: bool = False
+    by_day: bool = False
     leads_to: tuple[Next, ...] = ()
 
     def __post_init__(self) -> None:
@@ -170,6 +172,7 @@ class Care:
         no_follow_up: hazards after which an outpatient is not called back within weeks.
         places: after a stay: hospice, nursing home; the rest goes home.
         home: the concept of home.
+        intake_minutes: from an admission in which nothing else can happen; what is written on admission is written in them.
     """
 
     checkup_days: float
@@ -178,6 +181,7 @@ class Care:
     hospice: Place
     nursing: Place
     home: int
+    intake_minutes: float = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from cehrxgpt.simulate.process import Process
 from cehrxgpt.simulate.state import AT_OUTPATIENT, DAY, ENTRY, NEVER, OUTSIDE, YEAR, Floats, State
 from cehrxgpt.simulate.transitions import purpose, working_hours
 
-CHUNK = 5_000  # people simulated at a time
+CHUNK = 2_000  # people simulated at a time
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ OUTSIDE = np.inf  # `discharge_at` of someone who is not in hospital; `due` of s
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-# `event` beyond the hazards' indices
-ENTRY, CHECKUP, DISCHARGE = 100, 101, 102
+# `event` beyond the hazards' indices: they count from the end, as in tables that hold them behind the hazards
+ENTRY, CHECKUP, DISCHARGE = -3, -2, -1
+_ON_DISK = 103  # the events of `core` were numbered 100 to 102 when its tables were pinned
 # `visit`: where the event was met
 AT_OUTPATIENT, AT_EMERGENCY, AT_INPATIENT, IN_STAY, NOWHERE = range(5)
 
@@ -146,7 +147,8 @@ def to_columns(state: State) -> dict[str, npt.NDArray[np.generic]]:
         elif population.schedules or name not in _SCHEDULE:
             columns[name] = value
     if population.compact:
-        columns = {name: _compact(name, value) for name, value in columns.items()}
+        return {name: _compact(name, value) for name, value in columns.items()}
+    columns["event"] = np.where(state.event < 0, state.event + _ON_DISK, state.event).astype(np.int16)
     return columns
 
 
@@ -157,5 +159,8 @@ def from_columns(population: Population, columns: Mapping[str, npt.NDArray[np.ge
     columns = {"due": np.full(n, OUTSIDE), "due_event": np.zeros(n, dtype=np.int16), **columns}
     if population.compact:
         columns = {name: value if name == "place" else _expand(value) for name, value in columns.items()}
+    else:
+        event = np.asarray(columns["event"])
+        columns["event"] = np.where(event >= _ON_DISK - 3, event - _ON_DISK, event).astype(np.int16)
     values = {name: np.stack([columns[f"{name}_{kind}"] for kind in kinds[name]]) if name in kinds else columns[name] for name in COLUMNS}
     return State(population, **values)  # type: ignore[arg-type]

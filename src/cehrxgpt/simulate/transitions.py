@@ -26,7 +26,6 @@ from cehrxgpt.simulate.state import (
     State,
 )
 
-INTAKE = 120.0  # minutes from admission in which nothing else can happen; diagnoses on admission are written in them
 OPEN, CLOSE = 480, 1020  # outpatient hours
 # purposes of draws
 KIND, HOUR, STAY, STAY2, HOURS, NEXT, PLACE, DRUG, LAB, REOPEN = 10, 11, 12, 13, 14, 15, 16, 20, 40, 215
@@ -59,44 +58,43 @@ class Transitions:
     """Applies events to rows of state, in place."""
 
     def __init__(self, population: Population, entries: Sequence[Hazard]):
-        special = 3  # entry, check-up, discharge stand behind the hazards in these tables
+        special = 3  # entry, check-up, discharge stand behind the hazards in these tables, where their negative numbers find them
         n = len(entries)
-        self.population, self.count = population, n
+        self.population = population
         self.visit = np.zeros((n + special, 3))
         self.visit[:, 0] = 1
         self.stay_days = np.ones(n + special)
         self.intensive = np.zeros(n + special)
+        self.by_day = np.zeros(n + special, dtype=bool)
         self.sets = np.zeros((len(population.markers), n + special), dtype=bool)
         self.no_follow_up = np.zeros(n + special, dtype=bool)
         for j, entry in enumerate(entries):
             self.visit[j] = entry.visit
             self.stay_days[j] = entry.stay_days
             self.intensive[j] = entry.intensive
+            self.by_day[j] = entry.by_day
             self.no_follow_up[j] = entry.name in population.care.no_follow_up
             for marker in entry.sets:
                 self.sets[population.marker[marker], j] = True
         self.longer = [(j, *entry.longer_stay_days) for j, entry in enumerate(entries) if entry.longer_stay_days]
         self.leads = [(j, entry.leads_to) for j, entry in enumerate(entries) if entry.leads_to]
 
-    def _index(self, event: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
-        return np.where(event >= ENTRY, self.count + event - ENTRY, event).astype(np.int64)
-
     def place_in_time(self, part: State) -> Floats:
         """Decide where each event is met and when exactly; sets `visit` and `time`, returns `time`."""
-        index = self._index(part.event)
+        index = part.event.astype(np.int64)
         draw = uniform(part.key, part.step, KIND)
         chances = np.cumsum(self.visit[index], axis=1)
         part.visit = ((draw > chances[:, 0]).astype(np.int8) + (draw > chances[:, 1])).astype(np.int8)
         part.visit[part.in_stay] = IN_STAY
         part.visit[(part.event == self.population.death) & ~part.in_stay] = NOWHERE
         part.time = np.ceil(part.clock)
-        outpatient = part.visit == AT_OUTPATIENT
+        outpatient = (part.visit == AT_OUTPATIENT) | (self.by_day[index] & (part.visit == AT_INPATIENT))
         part.time = np.where(outpatient, working_hours(part.clock, uniform(part.key, part.step, HOUR)), part.time)
         return part.time
 
     def apply(self, part: State) -> None:
         """Carry the events out; `event`, `visit` and `time` are set already."""
-        index = self._index(part.event)
+        index = part.event.astype(np.int64)
         part.clock = part.time.copy()
         part.visit_end = part.time.copy()
         part.place = np.zeros(len(part), dtype=np.int32)
@@ -186,7 +184,7 @@ class Transitions:
             longer = afternoon(np.floor(part.time / DAY) + at_least + np.floor(further * hours), hours)
             part.discharge_at = np.where(operated, np.maximum(part.discharge_at, longer), part.discharge_at)
         part.visit_end = np.where(inpatient | ((part.visit == IN_STAY) & part.in_stay), part.discharge_at, part.visit_end)
-        part.clock = np.where(inpatient, part.time + INTAKE, np.where(part.visit == IN_STAY, part.time, part.visit_end))
+        part.clock = np.where(inpatient, part.time + self.population.care.intake_minutes, np.where(part.visit == IN_STAY, part.time, part.visit_end))
         m = self.population.marker["admission"]
         part.last[m] = np.where(inpatient, part.time, part.last[m])
 
@@ -213,7 +211,7 @@ class Transitions:
         soon = part.time + (7 + 14 * draw) * DAY
         moved = np.where((part.event == CHECKUP) | (part.event == ENTRY), regular, part.next_visit)
         moved = np.where(part.event == DISCHARGE, np.minimum(np.maximum(moved, part.time + 3 * DAY), soon), moved)
-        onset = (part.event < self.count) & (part.visit == AT_OUTPATIENT) & ~self.no_follow_up[index]
+        onset = (part.event >= 0) & (part.visit == AT_OUTPATIENT) & ~self.no_follow_up[index]
         moved = np.where(onset, np.minimum(np.maximum(moved, part.time + 14 * DAY), part.time + 45 * DAY), moved)
         part.next_visit = working_hours(moved, uniform(part.key, part.step, REOPEN))
 
