@@ -1,6 +1,6 @@
 """How fast the simulator is, what its population looks like, and whether elapsed time matters in it.
 
-    python benchmarks/simulate.py [--patients 10000] [--rows 3000] [--samples 200]
+    python benchmarks/simulate.py [--population full] [--hospital a] [--patients 10000] [--rows 3000] [--samples 200]
 
 Prints one JSON object. "Does time matter": an oracle is shown everything that drives the hazards. One version knows when earlier events
 happened; the others know only in which order, or in which order and how many events of any kind lie between. Each is a boosted regression of
@@ -23,10 +23,11 @@ import polars as pl
 from lightgbm import LGBMRegressor
 from sklearn.model_selection import KFold
 
-from cehrxgpt.simulate import TASKS, SimulateConfig, simulate, true_risk
-from cehrxgpt.simulate import hazards as h
-from cehrxgpt.simulate.index import index_rows
+from cehrxgpt.simulate import SimulateConfig, simulate, true_risk, true_tasks
+from cehrxgpt.simulate.index import task_rows
 from cehrxgpt.simulate.simulator import choose_rows
+from cehrxgpt.simulate.state import DAY, NEVER, YEAR
+from cehrxgpt.simulate.truth import described, restore
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,24 +39,24 @@ def expected_auroc(score: Floats, risk: Floats) -> float:
     return float((risk * below).sum() / (risk.sum() * (1 - risk).sum()))
 
 
-def shown(cdm: Path, rows: pl.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:
-    """What an oracle may see at each row: (state without times, order of markers, events between, days since)."""
-    states = pl.read_parquet(cdm / "truth" / "states.parquet").sort("subject_id", "time", maintain_order=True)
-    states = states.with_columns(minute=pl.col("time").cast(pl.Int64), number=pl.int_range(pl.len()).over("subject_id"))
-    rows = rows.with_row_index("row").with_columns(minute=pl.col("prediction_time").dt.epoch("us") // 60_000_000).sort("minute")
-    found = rows.join_asof(states.sort("minute"), on="minute", by="subject_id", strategy="backward", check_sortedness=False).sort("row")
-    age = (found["minute"] - found["birth"]).to_numpy() / (365.25 * 1440)
-    names = ["male", "race", "frailty", "hospice", *(f"lab_{lab}" for lab in h.LABS), *(f"offset_{lab}" for lab in h.LABS)]
-    names += [f"treated_{name}" for name in h.TREATMENT_NAMES]
-    last = found.select(f"last_{name}" for name in h.MARKERS).to_numpy()
-    has = last > -1e11
-    plain = np.column_stack([age, found.select(pl.col(name).cast(pl.Float64) for name in names).to_numpy(), has])
+def shown(cdm: Path, rows: pl.DataFrame) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """What an oracle may see at each row: (state without times, order of markers, events between, days since, days since what came after entry)."""
+    people, _ = described(cdm)
+    rows = rows.with_columns(minute=pl.col("prediction_time").dt.epoch("us") // 60_000_000)
+    state, now = restore(cdm, people, rows), rows["minute"].to_numpy()[:, None]
+    age = (now[:, 0] - state.birth) / YEAR
+    last = state.last.T
+    has = last > NEVER
+    plain = np.column_stack([age, state.male, state.race, state.frailty, state.hospice, state.lab.T, state.offset.T, state.treated.T, has])
     order = np.where(has, np.argsort(np.argsort(-last, axis=1), axis=1), np.nan)
-    days = np.where(has, (found["minute"].to_numpy()[:, None] - last) / 1440, np.nan)
-    times = {key[0]: group["time"].to_numpy() for key, group in states.group_by("subject_id")}
-    subjects, number = found["subject_id"].to_list(), found["number"].to_numpy()
-    between = np.stack([number[i] + 1 - np.searchsorted(times[subject], last[i]) for i, subject in enumerate(subjects)]).astype(float)
-    return plain, order, np.where(has, between, np.nan), days
+    days = np.where(has, (now - last) / DAY, np.nan)
+    moments = pl.read_parquet(cdm / "truth" / "states.parquet", columns=["subject_id", "time"]).sort("subject_id", "time")
+    moments = moments.filter(pl.col("subject_id").is_in(rows["subject_id"].unique().implode()))
+    times = {key[0]: group["time"].to_numpy() for key, group in moments.group_by("subject_id")}
+    subjects = rows["subject_id"].to_list()
+    between = [np.searchsorted(times[subject], now[i, 0], side="right") - np.searchsorted(times[subject], last[i]) for i, subject in enumerate(subjects)]
+    entry = np.array([times[subject][0] for subject in subjects])[:, None]
+    return plain, order, np.where(has, np.stack(between).astype(float), np.nan), days, np.where(last >= entry, days, np.nan)
 
 
 def oracle(features: Floats, risk: Floats) -> float:
@@ -69,14 +70,14 @@ def oracle(features: Floats, risk: Floats) -> float:
 
 def measure(cdm: Path, task: str, limit: int, samples: int) -> dict[str, float | int]:
     """Figures of one task: rows, positives, AUROC of the true risk, and of oracles that are shown less."""
-    rows = index_rows(cdm, task)
+    rows = task_rows(cdm, described(cdm)[0], task)
     first = rows.unique("subject_id", keep="first", maintain_order=True)
     chosen = choose_rows(first, limit, 0)
     began = time.perf_counter()
     cpu = time.process_time()
     risk = true_risk(cdm, chosen, task, samples=samples)["true_risk"].to_numpy()
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    plain, order, between, days = shown(cdm, chosen)
+    plain, order, between, days, recorded = shown(cdm, chosen)
     return {
         "index_rows": rows.height,
         "subjects": first.height,
@@ -87,6 +88,7 @@ def measure(cdm: Path, task: str, limit: int, samples: int) -> dict[str, float |
         "auroc_oracle_without_times_or_order": round(oracle(plain, risk), 4),
         "auroc_oracle_order": round(oracle(np.column_stack([plain, order]), risk), 4),
         "auroc_oracle_order_and_counts": round(oracle(np.column_stack([plain, order, between]), risk), 4),
+        "auroc_oracle_order_and_recorded_times": round(oracle(np.column_stack([plain, order, recorded]), risk), 4),
         "auroc_oracle_times": round(oracle(np.column_stack([plain, order, between, days]), risk), 4),
     }
 
@@ -94,14 +96,20 @@ def measure(cdm: Path, task: str, limit: int, samples: int) -> dict[str, float |
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=10_000)
+    parser.add_argument("--population", default="full")
+    parser.add_argument("--hospital", default="a")
+    parser.add_argument("--tasks", nargs="*", help="only these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=3000, help="subjects per task")
     parser.add_argument("--samples", type=int, default=200, help="futures per subject")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cdm = Path(folder) / "cdm"
+        settings = SimulateConfig(
+            population=arguments.population, hospital=arguments.hospital, patients=arguments.patients, seed=arguments.seed, truth_samples=0
+        )
         cpu = time.process_time()
-        summary = simulate(cdm, SimulateConfig(patients=arguments.patients, seed=arguments.seed, truth_samples=0))
+        summary = simulate(cdm, settings)
         figures: dict[str, object] = {
             "patients": summary.patients,
             "seconds": summary.seconds,
@@ -112,7 +120,7 @@ def main() -> None:
             "years_per_patient": summary.years_per_patient,
             "deaths": summary.deaths,
             "prevalence": summary.prevalence,
-            "tasks": {task: measure(cdm, task, arguments.rows, arguments.samples) for task in TASKS},
+            "tasks": {task: measure(cdm, task, arguments.rows, arguments.samples) for task in arguments.tasks or true_tasks(cdm)},
         }
     print(json.dumps(figures, indent=2))
 

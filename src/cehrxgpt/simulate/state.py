@@ -52,6 +52,7 @@ class State:
     due: Floats  # when a scheduled event comes, OUTSIDE where there is none
     due_event: npt.NDArray[np.int16]  # which hazard's event that is
     discharge_at: Floats  # planned end of the stay, OUTSIDE when there is none
+    stay_days: Floats  # median of the length that the stay was planned from; 0 where the plan has been put off since
     hospice: npt.NDArray[np.bool_]
     # the transition that led here
     event: npt.NDArray[np.int16]
@@ -111,7 +112,7 @@ class State:
 
 
 COLUMNS = tuple(entry.name for entry in fields(State) if entry.name != "population")
-_SCHEDULE = ("due", "due_event")
+_SCHEDULE = ("due", "due_event", "stay_days")  # columns that a population without scheduled events has no use for
 _TIMES = ("clock", "birth", "lab_time", "next_visit", "due", "discharge_at", "time", "visit_end")
 
 
@@ -156,7 +157,7 @@ def from_columns(population: Population, columns: Mapping[str, npt.NDArray[np.ge
     """A state from the columns that `to_columns` made."""
     kinds = _kinds(population)
     n = len(columns["event"])
-    columns = {"due": np.full(n, OUTSIDE), "due_event": np.zeros(n, dtype=np.int16), **columns}
+    columns = {"due": np.full(n, OUTSIDE), "due_event": np.zeros(n, dtype=np.int16), "stay_days": np.zeros(n), **columns}
     if population.compact:
         columns = {name: value if name == "place" else _expand(value) for name, value in columns.items()}
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr
 
 from cehrxgpt.simulate.declare import AGE_CENTRE, AGE_SCALE, Hazard, Place, Population
 from cehrxgpt.simulate.draws import normal, uniform
@@ -29,7 +30,8 @@ from cehrxgpt.simulate.state import (
 OPEN, CLOSE = 480, 1020  # outpatient hours
 # purposes of draws
 KIND, HOUR, STAY, STAY2, HOURS, NEXT, PLACE, DRUG, LAB, REOPEN = 10, 11, 12, 13, 14, 15, 16, 20, 40, 215
-INTENSIVE, LEAD, LEAD_DAYS = 230, 231, 232
+INTENSIVE, LEAD, LEAD_DAYS, REPLAN = 230, 231, 232, 240
+STAY_SD, LONGEST_STAY = 0.6, 40  # log standard deviation of the days of a stay, and the most days planned
 
 
 def purpose(base: int, position: int) -> int:
@@ -52,6 +54,33 @@ def working_hours(time: Floats, draw: Floats) -> Floats:
 def afternoon(day: Floats, draw: Floats) -> Floats:
     """A minute between 10 and 17 h of a day (counted from 1970): when people are sent home."""
     return np.floor(day) * DAY + 600 + np.floor(draw * 420)
+
+
+def replan(state: State) -> None:
+    """Draw the plan of discharge anew, in place, given that the stay goes on at the clock: nobody who asks knows the plan.
+
+    The length of a stay is a whole number of days k, log-normal and rounded, and the hour of going home is uniform; given that the discharge is after the
+    clock, k has weight P(k) times the chance of an hour after it. Plans that an operation has put off stand.
+    """
+    rows = np.flatnonzero(state.in_stay & (state.stay_days > 0))
+    if not len(rows):
+        return
+    part = state.take(rows)
+    admission = np.floor(part.since("admission") / DAY)
+    days = np.arange(1, LONGEST_STAY + 1)
+    edges = np.log(np.r_[1e-9, days[:-1] + 0.5, 1e9] / part.stay_days[:, None]) / STAY_SD
+    weight = np.diff(ndtr(edges), axis=1)
+    # the share of hours of going home, on that day, that lie after the clock
+    opens = (admission[:, None] + days) * DAY + 600
+    passed = np.clip((part.clock[:, None] - opens) / 420, 0, 1)
+    weight *= 1 - passed
+    share = np.cumsum(weight, axis=1)
+    pick = uniform(part.key, 0, REPLAN) * share[:, -1]
+    k = np.minimum((share <= pick[:, None]).sum(axis=1), LONGEST_STAY - 1)
+    low = passed[np.arange(len(rows)), k]
+    hour = low + (1 - low) * uniform(part.key, 0, REPLAN + 1)
+    planned = np.maximum(afternoon(admission + k + 1, hour), part.clock)
+    state.discharge_at[rows] = np.where(share[:, -1] > 0, planned, part.discharge_at)
 
 
 class Transitions:
@@ -176,12 +205,15 @@ class Transitions:
         outpatient, emergency, inpatient = part.visit == AT_OUTPATIENT, part.visit == AT_EMERGENCY, part.visit == AT_INPATIENT
         length = np.where(outpatient, 20 + np.floor(hours * 30), np.where(emergency, 120 + np.floor(hours * 360), 0.0))
         part.visit_end = part.time + length
-        days = np.clip(np.round(self.stay_days[index] * self._intensive(part, index) * np.exp(0.6 * stay)), 1, 40)
+        median = self.stay_days[index] * self._intensive(part, index)
+        days = np.clip(np.round(median * np.exp(STAY_SD * stay)), 1, LONGEST_STAY)
+        part.stay_days = np.where(inpatient, median, part.stay_days)
         planned = afternoon(np.floor(part.time / DAY) + days, hours)
         part.discharge_at = np.where(inpatient, planned, part.discharge_at)
         for j, at_least, further in self.longer:
             operated = (part.visit == IN_STAY) & (part.event == j)
             longer = afternoon(np.floor(part.time / DAY) + at_least + np.floor(further * hours), hours)
+            part.stay_days = np.where(operated & (longer > part.discharge_at), 0.0, part.stay_days)
             part.discharge_at = np.where(operated, np.maximum(part.discharge_at, longer), part.discharge_at)
         part.visit_end = np.where(inpatient | ((part.visit == IN_STAY) & part.in_stay), part.discharge_at, part.visit_end)
         part.clock = np.where(inpatient, part.time + self.population.care.intake_minutes, np.where(part.visit == IN_STAY, part.time, part.visit_end))

@@ -25,6 +25,7 @@ from cehrxgpt.simulate.lives import Lives
 from cehrxgpt.simulate.populations import population
 from cehrxgpt.simulate.process import Process
 from cehrxgpt.simulate.state import State, from_columns, to_columns
+from cehrxgpt.simulate.transitions import replan
 from cehrxgpt.simulate.truth_tasks import TrueTask, window_of
 
 SETTINGS_FILE = "simulate.json"
@@ -72,6 +73,8 @@ def resimulate(
         start.key = make_keys(seed, subject_id[at], instant[at].astype(np.int64), task.number, np.tile(np.arange(samples), len(rows)))
         start.step = np.zeros(len(at), dtype=np.uint64)
         start.clock = np.maximum(start.clock, instant[at])
+        if states.population.schedules:
+            replan(start)
         window = window_of(task, start, instant[at], hospital)
         met = process.run(start, window.close, stop=lambda part: task.outcome(part, window))
         yes = task.outcome(met, window) if len(met) else np.zeros(0, dtype=bool)
@@ -115,7 +118,7 @@ def true_tasks(cdm: Path | str) -> tuple[str, ...]:
     return tuple(described(folder)[0].tasks) if (folder / "truth" / STATES_FILE).exists() else ()
 
 
-def _restore(cdm: Path, people: Population, rows: pl.DataFrame) -> State:
+def restore(cdm: Path, people: Population, rows: pl.DataFrame) -> State:
     """The last recorded state at or before each row's `minute`, in the order of `rows`."""
     path = Path(cdm) / "truth" / STATES_FILE
     if not path.exists():
@@ -178,7 +181,7 @@ def true_risk(
     rows = rows.with_columns(minute=pl.col("prediction_time").dt.epoch("us").floordiv(60_000_000))
     risk = np.zeros(0)
     if rows.height:
-        state = _restore(Path(cdm), people, rows)
+        state = restore(Path(cdm), people, rows)
         subject, instant = rows["subject_id"].to_numpy(), rows["minute"].to_numpy().astype(np.float64)
         if asked.in_stay and not state.in_stay.all():
             where = int(np.flatnonzero(~state.in_stay)[0])
