@@ -54,7 +54,9 @@ def shown(cdm: Path, rows: pl.DataFrame) -> tuple[Floats, Floats, Floats, Floats
     moments = moments.filter(pl.col("subject_id").is_in(rows["subject_id"].unique().implode()))
     times = {key[0]: group["time"].to_numpy() for key, group in moments.group_by("subject_id")}
     subjects = rows["subject_id"].to_list()
-    between = [np.searchsorted(times[subject], now[i, 0], side="right") - np.searchsorted(times[subject], last[i]) for i, subject in enumerate(subjects)]
+    between = [
+        np.searchsorted(times[subject], now[i, 0], side="right") - np.searchsorted(times[subject], last[i]) for i, subject in enumerate(subjects)
+    ]
     entry = np.array([times[subject][0] for subject in subjects])[:, None]
     return plain, order, np.where(has, np.stack(between).astype(float), np.nan), days, np.where(last >= entry, days, np.nan)
 
@@ -71,7 +73,8 @@ def oracle(features: Floats, risk: Floats) -> float:
 def measure(cdm: Path, task: str, limit: int, samples: int) -> dict[str, float | int]:
     """Figures of one task: rows, positives, AUROC of the true risk, and of oracles that are shown less."""
     rows = task_rows(cdm, described(cdm)[0], task)
-    first = rows.unique("subject_id", keep="first", maintain_order=True)
+    shuffled = rows.sample(fraction=1.0, shuffle=True, seed=1)  # one row of each subject, at random
+    first = shuffled.unique("subject_id", keep="first", maintain_order=True).sort("subject_id", "prediction_time")
     chosen = choose_rows(first, limit, 0)
     began = time.perf_counter()
     cpu = time.process_time()

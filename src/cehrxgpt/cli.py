@@ -87,6 +87,9 @@ def run(
 def simulate(
     out: Out,
     patients: Annotated[int, typer.Option("--patients", min=1, help="How many people.")] = 10_000,
+    population: Annotated[str, typer.Option("--population", help="core (ten diseases, fast) or full (adults of all ages, 100 entries).")] = "core",
+    hospital: Annotated[str, typer.Option("--hospital", help="a or b (of full): other people, units, codes and habits.")] = "a",
+    truth_samples: Annotated[int, typer.Option("--truth-samples", min=0, help="Futures per row of truth/<task>.parquet; 0 = none.")] = 2000,
     seed: Seed = 1,
     force: Force = False,
     threads: Threads = None,
@@ -95,13 +98,14 @@ def simulate(
 ) -> None:
     """A population with known hazards as OMOP CDM 5.4 tables, and the true risk of library tasks under truth/.
 
-    Example: cehrxgpt simulate --patients 10000 --seed 1 --out cdm
+    Example: cehrxgpt simulate --population full --hospital b --patients 10000 --seed 1 --out cdm
     """
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
+    settings = {"population": population, "hospital": hospital, "patients": patients, "seed": seed, "truth_samples": truth_samples}
     with console.progress("simulate") as progress:
-        console.result(stages.simulate(out, {"patients": patients, "seed": seed}, force=force, progress=progress))
+        console.result(stages.simulate(out, settings, force=force, progress=progress))
 
 
 @app.command()

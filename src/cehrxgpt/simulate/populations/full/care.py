@@ -8,15 +8,16 @@ CARE: tuple[Entry, ...] = (
     acute("clinic", "A visit to the clinic", {}, {"women": {18: 0.55, 45: 0.60, 75: 0.75}, "men": {18: 0.28, 45: 0.42, 75: 0.70}},
           terms={"frailty": 0.2}, since={"clinic": (0.7, 60.0), "discharge": (0.5, 40.0)}),
     acute(
-        "emergency", "A visit to the emergency room", {}, {"women": {18: 0.085, 40: 0.058, 65: 0.055, 90: 0.12}, "men": {18: 0.068, 40: 0.052, 65: 0.055,
+        "emergency", "A visit to the emergency room", {}, {"women": {18: 0.085, 40: 0.058, 65: 0.055, 90: 0.12}, "men": {18: 0.068, 40: 0.052,
+          65: 0.055,
          90: 0.12}}, visit=EMERGENCY, terms={"frailty": 0.3, "lung_disease": 0.2, "black": 0.2},
         since={"emergency": (2.2, 220.0), "discharge": (1.3, 45.0), "depression": (1.8, 800.0), "anxiety": (1.8, 800.0), "back_pain": (1.6, 800.0),
                "clinic": (1.2, 150.0)}, tests={"metabolic": 0.3, "blood": 0.35},
     ),
     acute(
-        "illness", "A stay for some illness", {}, {"all": {18: 0.005, 45: 0.008, 65: 0.014, 80: 0.028, 90: 0.040}}, visit=HOSPITAL, stay_days=3.5,
+        "illness", "A stay for some illness", {}, {"all": {18: 0.0045, 45: 0.007, 65: 0.012, 80: 0.024, 90: 0.034}}, visit=HOSPITAL, stay_days=3.5,
         intensive=0.06, terms={"frailty": 0.45, "kidney_disease": 0.25, "diabetes": 0.1},
-        since={"discharge": (2.5, 26.0), "emergency": (1.4, 60.0), "earlier_discharge": (2.7, 160.0), "illness": (0.8, 240.0)},
+        since={"discharge": (2.5, 26.0), "emergency": (1.4, 60.0), "earlier_discharge": (3.0, 180.0), "illness": (0.8, 240.0)},
         tests={"metabolic": 0.9, "blood": 0.9},
     ),
     acute(

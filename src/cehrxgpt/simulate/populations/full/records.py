@@ -26,8 +26,8 @@ from cehrxgpt.simulate.tables import Table, Tables
 
 Ints = npt.NDArray[np.int64]
 
-DRUG_AT = np.array([18, 110, 75, 20, 0])
-DONE_AT = np.array([10, 60, 110, 30, 0])  # what is done takes place in the visit, after the diagnosis
+DRUG_AT = np.array([18, 110, 75, 0, 0])
+DONE_AT = np.array([10, 60, 110, 0, 0])  # what is done takes place in the visit, after the diagnosis
 _BASE = ("subject_id", "visit_id", "concept", "time", "source")
 
 

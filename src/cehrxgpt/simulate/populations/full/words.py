@@ -14,8 +14,10 @@ from cehrxgpt.simulate.populations.full.panels import TESTS
 from cehrxgpt.simulate.populations.full.reasons import CHECKUP, REASONS
 
 _VACCINES = (40213154, 40213201, 40213230)
-_OBSERVATIONS = (4021315,)  # what the vocabulary files elsewhere than the table it stands in
-_MEASURES = {4133840: "Procedure"}
+_ELSEWHERE = {  # what the vocabulary files elsewhere than the table it stands in
+    4021315: "Observation", 3042932: "Observation", 42868746: "Observation", 4018619: "Measurement", 4064377: "Measurement", 4133840: "Measurement",
+    4207466: "Measurement",
+}  # fmt: skip
 
 CLASSES: dict[int, tuple[str, tuple[int, ...]]] = {
     # class, which occurs in no patient -> its members (and what climbs to them)
@@ -31,7 +33,6 @@ CLASSES: dict[int, tuple[str, tuple[int, ...]]] = {
     432851: ("Cancer that has spread", (4311765,)),
     443392: ("Cancer", (4180790, 4112853, 432851)),
     4027384: ("Inflammation", (198809, 440448, 199074)),
-    75053: ("Broken bone of the arm or leg", (4278672, 4059173, 4230399)),
 }  # fmt: skip
 
 
@@ -41,13 +42,13 @@ def names(entries: Sequence[Entry], medicines: Sequence[Medicine]) -> dict[int, 
 
     def add(concept: int, name: str, domain: str, vocabulary_id: str) -> None:
         if concept:
-            found.setdefault(concept, (name, domain, vocabulary_id))
+            found.setdefault(concept, (name, _ELSEWHERE.get(concept, domain), vocabulary_id))
 
     for entry in entries:
         for concept, name in entry.codes.items():
             add(concept, name, "Condition", "SNOMED")
         for done in entry.workup:
-            add(done.concept, done.name, "Measurement" if done.concept in (4018619, 4064377) else "Procedure", "SNOMED")
+            add(done.concept, done.name, "Procedure", "SNOMED")
         for done in entry.remedies:
             add(done.concept, done.name, "Drug", "CVX" if done.concept in _VACCINES else "RxNorm")
         for done in entry.devices:
@@ -59,7 +60,7 @@ def names(entries: Sequence[Entry], medicines: Sequence[Medicine]) -> dict[int, 
         for reason in reasons:
             add(reason.concept, reason.name, "Condition", "SNOMED")
             add(*reason.drug, "Drug", "RxNorm")
-            add(*reason.procedure, "Observation" if reason.procedure[0] in _OBSERVATIONS else "Procedure", "SNOMED")
+            add(*reason.procedure, "Procedure", "SNOMED")
     for concept, name, _, _ in CHECKUP:
         add(concept, name, "Procedure", "SNOMED")
     for test in TESTS:

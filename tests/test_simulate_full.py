@@ -1,0 +1,315 @@
+"""The full population: declared soundly, written soundly, the same lives in either hospital, and rates as declared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import cehrxgpt as cx
+from cehrxgpt.simulate import SimulateConfig, simulate, true_tasks
+from cehrxgpt.simulate.cdm import COLUMNS
+from cehrxgpt.simulate.draws import make_keys
+from cehrxgpt.simulate.lives import Lives, live
+from cehrxgpt.simulate.populations.full import ENTRIES, FULL, MEDICINES, build
+from cehrxgpt.simulate.populations.full.coding import NONE, coded
+from cehrxgpt.simulate.populations.full.entry import chronic
+from cehrxgpt.simulate.populations.full.hospitals import HOSPITALS
+from cehrxgpt.simulate.populations.full.panels import PANELS
+from cehrxgpt.simulate.populations.full.records import write
+from cehrxgpt.simulate.populations.full.words import CLASSES, names
+from cehrxgpt.simulate.process import CAP_DAYS, Hazards, Process
+from cehrxgpt.simulate.state import AT_INPATIENT, DAY, NEVER, OUTSIDE, YEAR, State, from_columns, to_columns
+
+PATIENTS = 450
+ENTRY = {entry.name: entry for entry in ENTRIES}
+
+
+@pytest.fixture(scope="module")
+def lives() -> Lives:
+    return next(live(FULL, PATIENTS, 3))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for hospital in ("a", "b"):
+        made[hospital] = tmp_path_factory.mktemp("full") / hospital
+        simulate(made[hospital], SimulateConfig(population="full", hospital=hospital, patients=PATIENTS, seed=3, truth_samples=0))
+    return made
+
+
+def read(folder: Path, table: str) -> pl.DataFrame:
+    return pl.read_parquet(folder / f"{table}.parquet")
+
+
+# -- declarations -------------------------------------------------------------------------------------------------------------------------
+def test_there_is_enough_of_everything(folders: dict[str, Path]) -> None:
+    used = set()
+    for table, column in (
+        ("condition_occurrence", "condition"), ("drug_exposure", "drug"), ("procedure_occurrence", "procedure"), ("measurement", "measurement"),
+        ("device_exposure", "device"), ("visit_occurrence", "visit"),
+    ):  # fmt: skip
+        for folder in folders.values():
+            used |= set(read(folder, table)[f"{column}_concept_id"])
+    assert len(used) >= 300
+    assert used >= {9201, 9202, 9203, 262, 5083, 8883, 581385, 581476, 581477}
+
+
+def test_every_concept_has_a_name_and_a_domain(folders: dict[str, Path]) -> None:
+    known = names(ENTRIES, MEDICINES)
+    assert all(name and domain and vocabulary for name, domain, vocabulary in known.values())
+    for folder in folders.values():
+        concepts = set(read(folder, "concept")["concept_id"])
+        assert concepts == set(known)
+        for path in folder.glob("*.parquet"):
+            frame = pl.read_parquet(path)
+            for column in (name for name in frame.columns if name.endswith("concept_id")):
+                assert set(frame[column].drop_nulls()) <= concepts | {756265}, (path.stem, column)
+        ancestors = read(folder, "concept_ancestor")
+        assert ancestors.select("ancestor_concept_id", "descendant_concept_id").is_duplicated().sum() == 0
+        finer = ancestors.filter((pl.col("ancestor_concept_id") == 201826) & (pl.col("min_levels_of_separation") == 1))["descendant_concept_id"]
+        assert set(finer) == set(ENTRY["diabetes"].codes) - {201826}
+        assert set(CLASSES) <= set(ancestors["ancestor_concept_id"])
+
+
+def test_entries_name_panels_and_events_that_exist() -> None:
+    for entry in ENTRIES:
+        assert set(entry.tests) | set(entry.follows) <= set(PANELS), entry.name
+        assert set(entry.ruled_out) <= set(FULL.names), entry.name
+
+
+def test_a_new_disease_is_one_entry() -> None:
+    new = chronic(
+        "psoriasis",
+        "Psoriasis",
+        {140168: "Psoriasis"},
+        {"all": {18: 0.002, 60: 0.003}},
+        brought={18: 0.02},
+        raises={"depression": 0.4},
+        shifts={"hba1c": 0.1},
+    )
+    wider = build((*ENTRIES, new))
+    assert "psoriasis" in wider.marker
+    assert wider.hazards[wider.index["depression"]].terms["psoriasis"] == 0.4
+    assert 140168 in names((*ENTRIES, new), MEDICINES)
+    assert next(live(wider, 60, 1)).states.has("psoriasis").any()
+    with pytest.raises(ValueError, match="which is no entry"):
+        build((*ENTRIES, dataclasses.replace(new, raises={"moonstroke": 1.0})))
+    with pytest.raises(ValueError, match="no feature 'moon'"):
+        build((*ENTRIES, dataclasses.replace(new, terms={"moon": 1.0})))
+
+
+# -- the process ---------------------------------------------------------------------------------------------------------------------------
+def test_the_bound_holds_through_seasons_and_birthdays(lives: Lives) -> None:
+    hazards, rng = Hazards(FULL), np.random.default_rng(0)
+    for _ in range(12):
+        state = lives.states.take(rng.integers(0, len(lives.states), 200))
+        bound = hazards.rates(state, bound=True).sum(axis=0, dtype=np.float64) * hazards.slack
+        for days in rng.uniform(0, CAP_DAYS, 4):
+            later = state.take(np.arange(len(state)))
+            later.clock += days * DAY
+            assert (hazards.rates(later).sum(axis=0, dtype=np.float64) <= bound).all()
+
+
+def healthy(lives: Lives, n: int, age: float, *, year: float = 2012.0) -> State:
+    """`n` copies of a person without history, at 1 January or so of a year."""
+    state = lives.states.take(np.zeros(n, dtype=np.int64))
+    state.row, state.key, state.step = np.arange(n), make_keys(7, np.arange(n)), np.zeros(n, dtype=np.uint64)
+    state.clock = np.full(n, np.ceil((year - 1970) * YEAR))
+    state.birth = state.clock - age * YEAR
+    state.last[:], state.treated[:], state.discharge_at[:], state.due[:] = NEVER, False, OUTSIDE, OUTSIDE
+    state.frailty[:], state.race[:], state.male[:], state.hospice[:] = 0.0, 0, False, False
+    state.lab[:] = np.array([level.centre for level in FULL.levels])[:, None]
+    state.next_visit[:] = state.clock + 1e6 * DAY
+    return state
+
+
+@pytest.mark.parametrize("name", ["hypertension", "diabetes", "influenza", "osteoarthritis"])
+def test_declared_rates_by_age_and_season_come_back(lives: Lives, name: str) -> None:
+    """All else made impossible: the events of three years against the integral of what is declared."""
+    quiet = [dataclasses.replace(h, by_age={}, per_year=0.0) if h.name != name else dataclasses.replace(h, since={}, terms={}) for h in FULL.hazards]
+    n, years = 6000, 3.0
+    start = healthy(lives, n, 50.0)
+    seen: list[State] = []
+    Process(FULL, quiet).run(start, start.clock + years * YEAR, sink=seen.append)
+    found = sum(int(part.is_event(name).sum()) for part in seen)
+    entry = FULL.hazards[FULL.index[name]]
+    rates = entry.by_age.get("women", entry.by_age.get("all"))
+    assert rates is not None
+    at = np.linspace(0, years, 3001)
+    rate = np.exp(np.interp(50 + at, sorted(rates), [np.log(rates[age]) for age in sorted(rates)]))
+    if entry.by_month:
+        rate = rate * np.array(entry.by_month)[(np.floor((start.clock[0] + at * YEAR) / (YEAR / 12)) % 12).astype(int)]
+    total = rate.mean() * years
+    expected = n * (1 - np.exp(-total)) if entry.chronic else n * total
+    assert abs(found - expected) < 4 * np.sqrt(expected), (found, expected)
+
+
+def test_states_come_back_from_their_columns(lives: Lives) -> None:
+    part = lives.states.take(np.arange(0, len(lives.states), 17))
+    again = from_columns(FULL, {**to_columns(part), "row": part.row, "key": part.key, "step": part.step})
+    assert np.array_equal(again.last, part.last)
+    assert np.array_equal(again.due, part.due)
+    assert np.array_equal(again.event, part.event)
+    assert np.array_equal(again.discharge_at, part.discharge_at)
+    assert np.abs(again.lab - part.lab).max() < 1e-3
+
+
+def test_a_life_does_not_depend_on_company_or_on_the_lot(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cehrxgpt.simulate.lives.CHUNK", 40)
+    lots = list(live(FULL, 70, 3))
+    assert [len(lot.subject_id) for lot in lots] == [40, 30]
+    few = State.concatenate([lot.states for lot in lots])
+    many = lives.states.take(np.flatnonzero(lives.states.row < 70))
+    for name in ("time", "event", "visit", "last", "lab", "treated"):
+        assert np.array_equal(getattr(few, name), getattr(many, name)), name
+    late = write(lots[1], "a")
+    assert set(late.visits["subject_id"]) == set(range(41, 71))
+
+
+def test_births_follow_pregnancies_and_men_have_none(lives: Lives) -> None:
+    s = lives.states
+    born = s.is_event("birth", "caesarean")
+    assert born.sum() > 8
+    assert not s.male[born].any()
+    weeks = (s.time - s.since("pregnancy"))[born] / DAY / 7
+    assert (weeks > 10).all()
+    assert 18 < np.median(weeks) < 40  # counted from the first visit
+    assert (s.age[born] < 50).all()
+
+
+# -- the tables ------------------------------------------------------------------------------------------------------------------------
+def test_columns_of_the_new_tables_are_those_of_cdm_5_4(folders: dict[str, Path], shared_data: Path) -> None:
+    for table in ("visit_detail", "device_exposure"):
+        header = (shared_data / "synthea27nj_omop54" / f"{table.upper()}.csv").read_text().splitlines()[0]
+        assert [name.strip('"').lower() for name in header.split(",")] == list(COLUMNS[table]) == read(folders["a"], table).columns
+
+
+@pytest.mark.parametrize("hospital", ["a", "b"])
+def test_times_lie_in_their_visit(folders: dict[str, Path], hospital: str) -> None:
+    folder = folders[hospital]
+    visits = read(folder, "visit_occurrence")
+    assert (visits["visit_end_datetime"] > visits["visit_start_datetime"]).all()
+    ordered = visits.sort("person_id", "visit_start_datetime")
+    overlap = ordered.select(pl.col("visit_start_datetime") < pl.col("visit_end_datetime").shift(1).over("person_id")).to_series()
+    assert not overlap.fill_null(False).any()
+    spans = visits.select("visit_occurrence_id", "person_id", start="visit_start_datetime", end="visit_end_datetime")
+    for table, time in (
+        ("condition_occurrence", "condition_start_datetime"), ("drug_exposure", "drug_exposure_start_datetime"),
+        ("procedure_occurrence", "procedure_datetime"), ("measurement", "measurement_datetime"), ("visit_detail", "visit_detail_start_datetime"),
+        ("visit_detail", "visit_detail_end_datetime"),
+    ):  # fmt: skip
+        rows = read(folder, table).select("person_id", "visit_occurrence_id", at=time)
+        linked = rows.join(spans, on=["visit_occurrence_id", "person_id"])
+        assert linked.height == rows.height, table
+        outside = linked.filter((pl.col("at") < pl.col("start")) | (pl.col("at") > pl.col("end"))).height
+        assert outside <= 0.002 * rows.height, (table, outside)  # those who die in the first hours of a stay
+    detail = read(folder, "visit_detail")
+    assert (detail["visit_detail_end_datetime"] > detail["visit_detail_start_datetime"]).all()
+    assert set(detail["visit_detail_concept_id"]) == {32037, 8717}
+
+
+@pytest.mark.parametrize("hospital", ["a", "b"])
+def test_ingest_keeps_the_rows_and_says_why_not(folders: dict[str, Path], hospital: str, tmp_path: Path) -> None:
+    cx.read_omop(folders[hospital], out=tmp_path / "events")
+    report = json.loads((tmp_path / "events" / "ingest.json").read_text())
+    for table, counts in report["tables"].items():
+        assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+        if table == "visit_occurrence":
+            assert set(counts["dropped"]) <= {"merged_into_admission"}
+        else:
+            assert counts["kept"] > 0.99 * counts["read"], table
+            assert set(counts["dropped"]) <= {"duplicate"}
+    assert not any(key.startswith("unlinked") for mends in report["mended"].values() for key in mends)
+
+
+# -- two hospitals ---------------------------------------------------------------------------------------------------------------------
+def test_the_same_lives_written_by_two_hospitals(lives: Lives) -> None:
+    """Habits act on the record alone, so the very same lives can be written twice; they differ where they should and nowhere else."""
+    a, b = write(lives, "a"), write(lives, "b")
+    assert {name: values.tolist() for name, values in a.deaths.items()} == {name: values.tolist() for name, values in b.deaths.items()}
+    inpatient = {key: np.isin(one.visits["concept"], (9201, 262)).sum() for key, one in (("a", a), ("b", b))}
+    observed = {key: (one.visits["concept"] == 581385).sum() for key, one in (("a", a), ("b", b))}
+    assert inpatient["a"] + observed["a"] == inpatient["b"] + observed["b"]
+    assert observed["b"] > observed["a"]
+    assert (a.visits["concept"] == 262).sum() < (b.visits["concept"] == 262).sum()
+
+    def column(one: object, table: str, name: str) -> np.ndarray:
+        return one.tables[table].arrays()[name]  # type: ignore[attr-defined, no-any-return]
+
+    # units: the same quantity in other units, of the same level
+    sugar = {key: column(one, "measurement", "value")[column(one, "measurement", "concept") == 3004410] for key, one in (("a", a), ("b", b))}
+    assert abs((np.median(sugar["b"]) + 23.5) / 10.929 - np.median(sugar["a"])) < 0.15
+    units = {key: set(column(one, "measurement", "unit")[column(one, "measurement", "concept") == 3016723]) for key, one in (("a", a), ("b", b))}
+    assert units == {"a": {8840.0}, "b": {8749.0}}
+    # codes: finer ones, some without a concept, other source values
+    diabetes = set(ENTRY["diabetes"].codes)
+    finer = {}
+    for key, one in (("a", a), ("b", b)):
+        codes = column(one, "condition", "concept")
+        mine = codes[np.isin(codes, list(diabetes))]
+        finer[key] = (mine != 201826).mean()
+    assert finer["b"] > finer["a"] + 0.2
+    assert (column(a, "condition", "concept") == 0).sum() == 0
+    assert 0.02 < (column(b, "condition", "concept") == 0).mean() < 0.06
+    sources = [{text.split(":")[0] for text in set(column(one, "condition", "source"))} for one in (a, b)]
+    assert sources == [{"9", "10"}, {"K", "KX"}]
+    # habits: orders and codes written again
+    per_visit = {key: len(column(one, "condition", "time")) / len(one.visits["start"]) for key, one in (("a", a), ("b", b))}
+    assert per_visit["b"] < 0.9 * per_visit["a"]
+
+
+def test_the_biology_of_the_hospitals_is_the_same() -> None:
+    """People differ, their hazards do not: infarctions, strokes and pneumonias per person-year of a like age agree."""
+    events, years = {}, {}
+    for hospital in ("a", "b"):
+        lot = next(live(FULL, 900, 9, hospital=hospital))
+        s = lot.states
+        last = np.r_[np.diff(s.row) != 0, True]
+        end = np.minimum(lot.end, np.where(s.is_event("death")[last], s.time[last], np.inf))
+        birth = s.birth[last]
+        low, high = np.maximum(lot.start, birth + 50 * YEAR), np.minimum(end, birth + 70 * YEAR)
+        years[hospital] = np.maximum(high - low, 0).sum() / YEAR
+        age = (s.time - s.birth) / YEAR
+        events[hospital] = (s.is_event("infarction", "stroke", "pneumonia", "hypertension") & (age >= 50) & (age < 70)).sum()
+    a, b = (events[key] / years[key] for key in ("a", "b"))
+    assert events["a"] > 100
+    assert abs(np.log(a / b)) < 3.5 * np.sqrt(1 / events["a"] + 1 / events["b"])
+    assert years["b"] < 0.9 * years["a"]  # fewer of them are of that age
+
+
+def test_codes_come_late_wrongly_and_again(lives: Lives) -> None:
+    s = lives.states
+    hospital = HOSPITALS["a"]
+    concept = coded(s, ENTRY["heart_failure"], hospital)
+    wrong = (concept != NONE) & ~s.has("heart_failure")
+    assert 0 < wrong.sum() < 0.2 * (concept != NONE).sum()  # ruled out
+    begins = (s.since("diabetes") == s.time) & (s.visit <= AT_INPATIENT)
+    at_once = (coded(s, ENTRY["diabetes"], hospital) != NONE)[begins]
+    assert 0.5 < at_once.mean() < 0.9  # the others come later
+    again = coded(s, ENTRY["stroke"], hospital) != NONE
+    assert (again & (s.time - s.since("stroke") > DAY) & s.has("stroke")).any()
+
+
+def test_calendar_trends(lives: Lives) -> None:
+    s = lives.states
+    year = s.time / YEAR + 1970
+    assert not s.is_event("covid")[year < 2020].any()
+    assert s.is_event("covid")[year > 2020].any()
+    thinned = s.on("warfarin")[(year < 2013) & s.has("fibrillation")].mean(), s.on("warfarin")[(year > 2021) & s.has("fibrillation")].mean()
+    assert thinned[0] > thinned[1]
+    assert not s.on("empagliflozin")[year < 2012].any()
+    month = np.floor(s.time / (YEAR / 12)) % 12
+    flu = s.is_event("influenza")
+    assert np.isin(month, (11, 0, 1))[flu].mean() > 2 * np.isin(month, (5, 6, 7))[flu].mean()
+
+
+def test_all_library_tasks_have_a_truth(folders: dict[str, Path]) -> None:
+    from cehrxgpt.tasks import library_tasks
+
+    assert sorted(true_tasks(folders["a"])) == sorted(library_tasks())
