@@ -26,6 +26,7 @@ DEATH = "MEDS_DEATH"
 OBSERVATION_START = "OBSERVATION//START"
 OBSERVATION_END = "OBSERVATION//END"
 VISIT_PREFIX = "Visit/"  # Visit/<concept_id or class>: time, end_time, visit_id
+ICU_PREFIX = "VisitDetail/"  # VisitDetail/<concept_id or unit>: a stay in intensive care, inside a visit; time, end_time, visit_id
 DISCHARGE_PREFIX = "discharge/"  # discharge/<concept_id or place>: at the visit's end
 GENDER_PREFIX = "gender/"  # static
 RACE_PREFIX = "race/"  # static
@@ -75,7 +76,7 @@ EVENT_SCHEMA = pa.schema(
         _field("text_value", pa.large_string()),  # a category: OMOP value_as_concept_id in digits, MEDS verbatim
         _field("unit", pa.large_string()),  # OMOP unit_concept_id in digits (else the source unit), MEDS verbatim
         _field("operator", pa.large_string()),  # "<", "<=", ">=", ">"; null means "="
-        _field("end_time", _TIME),  # of a visit; of a drug
+        _field("end_time", _TIME),  # of a visit, of a stay in intensive care or on a ward; of a drug, of a device
         _field("available_time", _TIME),  # when the record could know it (null = static)
         _field("time_precision", pa.large_string()),  # one of PRECISIONS
         _field("visit_id", pa.int64()),
