@@ -390,9 +390,9 @@ def test_the_clock_is_the_grammars(timeline: Timeline, seed: int) -> None:
     keys = {"subject_id": np.arange(rows), "prediction_time": at, "sample_id": np.zeros(rows, np.int64), "start_date": np.full(rows, 14610)}
     frame = decode_futures(vocabulary, flat, offsets, phase=began.phase, clock_minutes=began.clock_minutes, **keys)
     validate_events(frame)
-    assert frame.height == int(np.isin(vocabulary.kind[flat], [Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH, Kind.ICU_START]).sum()) + int(
-        ((vocabulary.kind[flat][1:] == Kind.VISIT_TYPE) & (vocabulary.kind[flat][:-1] == Kind.VISIT_START)).sum()
-    )
+    kind = vocabulary.kind[flat]
+    happening = [Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH, Kind.ICU_START]
+    assert frame.height == int(np.isin(kind, happening).sum()) + int(((kind[1:] == Kind.VISIT_TYPE) & (kind[:-1] == Kind.VISIT_START)).sum())
 
 
 def futures(timeline: Timeline, *sentences: str, phase: Phase, hours: int, visit: int = -1) -> pl.DataFrame:

@@ -105,9 +105,7 @@ def _intensive_care(rows: pl.DataFrame, kind: IcuCodes) -> pl.DataFrame:
     closing = rows.filter((pl.col("group") == kind.closes) & pl.col("time").is_not_null())
     stays = _first_closing(opening, closing, at_once=False)
     return shaped(
-        stays.with_columns(
-            pl.lit(f"{s.ICU_PREFIX}icu").alias("code"), pl.lit(DETAIL).alias("origin"), pl.lit(True).alias("derived"), *_NO_RESULT
-        ),
+        stays.with_columns(pl.lit(f"{s.ICU_PREFIX}icu").alias("code"), pl.lit(DETAIL).alias("origin"), pl.lit(True).alias("derived"), *_NO_RESULT),
         EVENTS,
     )
 

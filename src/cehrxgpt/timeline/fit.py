@@ -80,9 +80,9 @@ class _Counts:
         self.icu = pl.DataFrame(schema={"code": pl.String, "subjects": pl.UInt32})
         self.icu_subjects = 0
         self.lengths = UsualLengths()
-        values = {"code": pl.String, "unit": pl.String, "operator": pl.String, "subject_id": pl.Int64, "numeric_value": pl.Float32, "_hash": pl.UInt64}
-        self.values = pl.DataFrame(schema=values)
-        self.levels = pl.DataFrame(schema={"code": pl.String, "unit": pl.String, "operator": pl.String, "_level": pl.UInt8})
+        group = {"code": pl.String, "unit": pl.String, "operator": pl.String}
+        self.values = pl.DataFrame(schema=group | {"subject_id": pl.Int64, "numeric_value": pl.Float32, "_hash": pl.UInt64})
+        self.levels = pl.DataFrame(schema=group | {"_level": pl.UInt8})
 
     def add(self, events: pl.DataFrame) -> None:
         """Count one shard (whole subjects)."""

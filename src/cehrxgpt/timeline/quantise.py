@@ -121,7 +121,6 @@ class _Words:
             counts["value_set_aside"] += 1
         return said
 
-
     def ends(self, row: dict[str, Any], at: datetime, counts: Counter[str]) -> datetime | None:
         """The end of a drug, a device or another clinical event that stands at `at`."""
         end = row["end_time"]
@@ -348,9 +347,7 @@ def _icu_stays(visit: _Visit, counts: Counter[str]) -> list[tuple[datetime, date
     return merged
 
 
-def _in_icu(
-    row: dict[str, Any], entered: datetime, left: datetime | None, visit: int | None, words: _Words, counts: Counter[str]
-) -> dict[str, Any]:
+def _in_icu(row: dict[str, Any], entered: datetime, left: datetime | None, visit: int | None, words: _Words, counts: Counter[str]) -> dict[str, Any]:
     assert words.icu is not None
     counts["icu_moved"] += (row["time"], row["end_time"]) != (entered, left)
     return row | _nothing_but(*words.icu) | {"time": entered, "end_time": left, "visit_id": visit}
