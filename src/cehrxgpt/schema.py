@@ -10,6 +10,11 @@ EventTable, invariants
     3. `available_time >= time` where both are there, and null exactly where `time` is null;
     4. every `visit_id` in use has one `Visit/...` row of that subject, unless the table is marked as lacking visits;
     5. nothing stands after `MEDS_DEATH` but `OBSERVATION//END`.
+
+What an event's further columns mean: a stay in intensive care is one row `VisitDetail/...` from `time` to `end_time`, linked to the visit it
+lies in by `visit_id`; a move to a ward is an event `visit_detail/<concept>` whose `end_time` says when it was left. A drug and a device
+may have an `end_time`, a number an `operator`, any event a category in `text_value`. Nothing of free text is carried but a short
+result in words.
 """
 
 from __future__ import annotations
