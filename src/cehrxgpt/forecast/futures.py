@@ -210,5 +210,5 @@ def draw_pool(
         },
         schema_overrides={"stop_reason": pl.String},
     )
-    ends = (np.where(clock >= 0, midnight + clock, -1) for clock in (stays, icu))
-    return Pool(cases, table, trajectories, end_minutes, *ends, rollouts)
+    stay_end, icu_end = (np.where(clock >= 0, midnight + clock, -1) for clock in (stays, icu))
+    return Pool(cases, table, trajectories, end_minutes, stay_end, icu_end, rollouts)
