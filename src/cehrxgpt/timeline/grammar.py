@@ -232,7 +232,7 @@ class Grammar:
         self.next_phase: npt.NDArray[np.int8] = NEXT_PHASE[:, vocabulary.kind]
         if (vocabulary.kind == Kind.ICU_START).any():
             types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)
-            self._redirect(types[[not has_hours(str(vocabulary.code[index])) for index in types]], _OF_DAY_VISIT)
+            self._redirect(types[[not has_hours(vocabulary.code[index] or vocabulary.token[index]) for index in types]], _OF_DAY_VISIT)
         if (vocabulary.kind == Kind.DRUG_LENGTH).any():
             self._redirect(vocabulary.drugs, _AFTER_DRUG)
         allowed = self.next_phase >= 0
