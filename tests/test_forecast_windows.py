@@ -77,7 +77,6 @@ TAILS = [
     ("[VR]", "Visit/9201", "stay:0", BENIGN),
     ("[VS]", "Visit/9201", "i-H9", "[ICU]", BENIGN),
     ("[VR]", "Visit/9201", "[ICU]", "stay:3", "i-H5", BENIGN),
-    ("[VR]", "Visit/9201", "[ICU]", "stay:3", BENIGN),
 ]
 
 

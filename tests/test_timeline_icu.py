@@ -125,7 +125,7 @@ def test_day_visits_have_none(timeline: Timeline) -> None:
             assert timeline.grammar.allowed[state.phase[0], timeline.vocabulary.id_of("[ICU]")] == may
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_what_the_grammar_says_is_read_back(timeline: Timeline, seed: int) -> None:
     """Random sentences: stays never overlap, lie inside their visit, and a length stands behind drugs alone."""
