@@ -20,7 +20,8 @@ from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.timeline.bins import value_bins
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.structure import Row, structural_rows
+from cehrxgpt.timeline.lengths import UsualLengths
+from cehrxgpt.timeline.structure import Row, icu_rows, length_rows, structural_rows
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 LONG_GAPS = ("exact", "lt")
@@ -36,6 +37,7 @@ class TimelineConfig:
         value_bins: quantile bins per (code, unit); heaped values and fixed edges may add a few. 0 writes no values.
         max_categories: most frequent categorical results per code that get a token. 0 writes none.
         long_gap: `exact` writes gaps from 1,080 days as years and days, `lt` as one token that counts 1,080 days.
+        drug_lengths: write how long a drug is taken, in bins of days, after it.
         fixed_edges: code -> values that must be edges of its bins.
         max_values: numbers kept per (code, unit) while fitting.
     """
@@ -44,6 +46,7 @@ class TimelineConfig:
     value_bins: int = 10
     max_categories: int = 24
     long_gap: str = "exact"
+    drug_lengths: bool = False
     fixed_edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     max_values: int = 200_000
 
@@ -74,15 +77,23 @@ class _Counts:
         self.codes = pl.DataFrame(schema={"code": pl.String, "origin": pl.String, "subjects": pl.UInt32})
         self.categories = pl.DataFrame(schema={"code": pl.String, "text_value": pl.String, "subjects": pl.UInt32})
         self.years = pl.DataFrame(schema={"year": pl.Int32, "subjects": pl.UInt32})
-        values = {"code": pl.String, "unit": pl.String, "subject_id": pl.Int64, "numeric_value": pl.Float32, "_hash": pl.UInt64}
-        self.values = pl.DataFrame(schema=values)
-        self.levels = pl.DataFrame(schema={"code": pl.String, "unit": pl.String, "_level": pl.UInt8})
+        self.icu = pl.DataFrame(schema={"code": pl.String, "subjects": pl.UInt32})
+        self.icu_subjects = 0
+        self.lengths = UsualLengths()
+        group = {"code": pl.String, "unit": pl.String, "operator": pl.String}
+        self.values = pl.DataFrame(schema=group | {"subject_id": pl.Int64, "numeric_value": pl.Float32, "_hash": pl.UInt64})
+        self.levels = pl.DataFrame(schema=group | {"_level": pl.UInt8})
 
     def add(self, events: pl.DataFrame) -> None:
         """Count one shard (whole subjects)."""
         events = events.filter(~pl.col("code").is_in(SKIPPED) & ~pl.col("code").str.starts_with(s.ETHNICITY_PREFIX))
         self.subjects += events["subject_id"].n_unique()
+        self.lengths.add(events)
         count = pl.col("subject_id").n_unique().alias("subjects")
+        in_icu = events.filter(pl.col("code").str.starts_with(s.ICU_PREFIX))
+        self.icu_subjects += in_icu["subject_id"].n_unique()
+        self.icu = pl.concat([self.icu, in_icu.group_by("code").agg(count)]).group_by("code").agg(pl.col("subjects").sum())
+        events = events.filter(~pl.col("code").str.starts_with(s.ICU_PREFIX))
         codes = events.group_by("code", "origin").agg(count)
         self.codes = pl.concat([self.codes, codes]).group_by("code", "origin").agg(pl.col("subjects").sum())
         timed = events.filter(pl.col("time").is_not_null())
@@ -92,12 +103,12 @@ class _Counts:
             texts = timed.filter(is_category(pl.col("text_value"))).group_by("code", "text_value").agg(count)
             self.categories = pl.concat([self.categories, texts]).group_by("code", "text_value").agg(pl.col("subjects").sum())
         if self.config.value_bins:
-            numbers = timed.filter(pl.col("numeric_value").is_finite()).select("code", "unit", "subject_id", "numeric_value")
+            numbers = timed.filter(pl.col("numeric_value").is_finite()).select("code", "unit", "operator", "subject_id", "numeric_value")
             self._keep(numbers.with_columns(pl.col("subject_id").hash(seed=17).alias("_hash")))
 
     def _keep(self, numbers: pl.DataFrame) -> None:
         """Add numbers; where a (code, unit) has too many, halve the patients that stand for it until it has not."""
-        keys = ["code", "unit"]
+        keys = ["code", "unit", "operator"]
         values = pl.concat([self.values, numbers])
         while True:
             values = values.join(self.levels, on=keys, how="left", nulls_equal=True).with_columns(pl.col("_level").fill_null(0))
@@ -137,9 +148,9 @@ def _kind_of(code: str) -> Kind:
 
 
 def _value_rows(code: str, origin: str | None, groups: pl.DataFrame, config: TimelineConfig) -> list[Row]:
-    """Value tokens of one code: one run of bins per unit."""
+    """Value tokens of one code: one run of bins per unit and comparison sign."""
     rows: list[Row] = []
-    for (unit,), part in groups.group_by("unit", maintain_order=True):
+    for (unit, operator), part in groups.group_by("unit", "operator", maintain_order=True):
         bins = value_bins(
             part["numeric_value"].to_numpy(),
             part["subject_id"].to_numpy(),
@@ -149,8 +160,8 @@ def _value_rows(code: str, origin: str | None, groups: pl.DataFrame, config: Tim
         )
         for place, made in enumerate(bins):
             closing = "]" if place == len(bins) - 1 else ")"
-            shown = f"[{made.low:.6g}, {made.high:.6g}{closing}" + (f" {unit!s}" if unit else "")
-            bounds = {"bin_low": made.low, "bin_high": made.high, "quantiles": made.quantiles.tolist()}
+            shown = f"{operator or ''}[{made.low:.6g}, {made.high:.6g}{closing}" + (f" {unit!s}" if unit else "")
+            bounds = {"operator": operator, "bin_low": made.low, "bin_high": made.high, "quantiles": made.quantiles.tolist()}
             rows.append(
                 {"token": f"{code} {shown}", "kind": int(Kind.VALUE), "code": code, "unit": unit, "origin": origin, "subjects": made.subjects}
                 | bounds
@@ -161,16 +172,17 @@ def _value_rows(code: str, origin: str | None, groups: pl.DataFrame, config: Tim
 def _event_rows(counts: _Counts) -> list[Row]:
     """Tokens of visit types, discharge places, genders, races, codes, values and categories."""
     config = counts.config
-    values = {key[0]: part for key, part in counts.values.sort("code", "unit", "numeric_value", "subject_id").group_by("code")}
+    values = {key[0]: part for key, part in counts.values.sort("code", "unit", "operator", "numeric_value", "subject_id").group_by("code")}
     kept = counts.categories.filter(pl.col("subjects") >= config.min_subjects).sort("subjects", "text_value", descending=[True, False])
     categories = {key[0]: part.head(config.max_categories) for key, part in kept.group_by("code", maintain_order=True)}
+    lengths = counts.lengths.medians(config.min_subjects)
     rows: list[Row] = []
     for code, origin, subjects in _origins(counts).iter_rows():
         kind = _kind_of(code)
         if code == s.DEATH:
             continue
         token = code.replace("/", ":", 1) if kind in (Kind.GENDER, Kind.RACE) else code
-        rows.append({"token": token, "kind": int(kind), "code": code, "origin": origin, "subjects": subjects})
+        rows.append({"token": token, "kind": int(kind), "code": code, "origin": origin, "subjects": subjects, "length_days": lengths.get(code)})
         if kind != Kind.CODE:
             continue
         if code in values:
@@ -179,6 +191,15 @@ def _event_rows(counts: _Counts) -> list[Row]:
             more = {"text_value": text, "origin": origin, "subjects": having}
             rows.append({"token": f"{code} = {text}", "kind": int(Kind.CATEGORY), "code": code} | more)
     return rows
+
+
+def _optional_rows(counts: _Counts) -> list[Row]:
+    """Intensive care under its most common code, where enough patients have it; lengths of drugs, where they are asked for."""
+    rows: list[Row] = []
+    if counts.icu_subjects >= counts.config.min_subjects:
+        common = counts.icu.filter(pl.col("subjects") >= counts.config.min_subjects).sort("subjects", "code", descending=[True, False])
+        rows += icu_rows(common["code"][0] if common.height else f"{s.ICU_PREFIX}icu", counts.icu_subjects)
+    return rows + (length_rows() if counts.config.drug_lengths else [])
 
 
 def _unknown_rows(rows: list[Row]) -> list[Row]:
@@ -243,7 +264,7 @@ def fit_vocabulary(
             f"no code is left for the vocabulary: {counts.subjects:,} training patients, the most common code has {most or 0!s}, "
             f"min_subjects is {config.min_subjects}; lower min_subjects or add patients"
         )
-    structural = structural_rows(_year_range(counts, calendar), config.long_gap)
+    structural = structural_rows(_year_range(counts, calendar), config.long_gap) + _optional_rows(counts)
     classes = {row["token"] for row in structural}
     seen = {row["token"]: row["subjects"] for row in rows if row["kind"] == Kind.VISIT_TYPE and row["token"] in classes}
     for row in structural:  # a data set whose visit types are the classes themselves
