@@ -54,12 +54,12 @@ def agrees(rows: pl.DataFrame, cdm: Path, task: str, *, samples: int, groups: in
 
 @pytest.mark.parametrize("task", ["emergency_visit_1y", "hospitalization_1y", "long_stay_7d"])
 def test_true_risks_agree_with_the_labels(made: tuple[Path, cx.EventDataset], task: str) -> None:
-    assert agrees(judged(*made, task), made[0], task, samples=10, groups=3) >= 60
+    assert agrees(judged(*made, task), made[0], task, samples=10, groups=3) >= 45
 
 
 def test_the_rows_are_the_labelers(made: tuple[Path, cx.EventDataset]) -> None:
     cdm, events = made
-    for task in ("hf_readmission_30d", "afib_stroke_1y", "nsaid_gi_bleed_1y", "in_hospital_mortality_48h", "cad_cabg_1y"):
+    for task in ("hf_readmission_30d", "afib_stroke_1y", "nsaid_gi_bleed_1y", "in_hospital_mortality_48h", "cad_cabg_1y", "long_icu_stay_7d"):
         theirs = cx.label(events, task).labels.select("subject_id", "prediction_time")
         own = task_rows(cdm, FULL, task)
         both = theirs.join(own, on=theirs.columns, how="semi").height

@@ -173,6 +173,7 @@ class Care:
         places: after a stay: hospice, nursing home; the rest goes home.
         home: the concept of home.
         intake_minutes: from an admission in which nothing else can happen; what is written on admission is written in them.
+        intensive_days: (median, log standard deviation) of a stay in intensive care; the plan of discharge counts from its end.
     """
 
     checkup_days: float
@@ -182,6 +183,7 @@ class Care:
     nursing: Place
     home: int
     intake_minutes: float = 120.0
+    intensive_days: tuple[float, float] = (2.0, 0.9)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,8 @@ def newcomers(population: Population, intake: Intake, subject_id: npt.NDArray[np
         offset=np.stack([level.offset_sd * normal(key, 0, 1030 + 2 * i) for i, level in enumerate(population.levels)]),
         lab=np.zeros((len(population.levels), n)), lab_time=np.full(n, NEVER), last=np.full((len(population.markers), n), NEVER),
         treated=np.zeros((len(population.treatments), n), dtype=bool), next_visit=start.copy(), due=np.full(n, OUTSIDE),
-        due_event=np.zeros(n, dtype=np.int16), discharge_at=np.full(n, OUTSIDE), stay_days=np.zeros(n), hospice=np.zeros(n, dtype=bool),
+        due_event=np.zeros(n, dtype=np.int16), discharge_at=np.full(n, OUTSIDE), stay_days=np.zeros(n), icu_until=np.full(n, NEVER),
+        hospice=np.zeros(n, dtype=bool),
         event=np.full(n, ENTRY, dtype=np.int16), visit=np.full(n, AT_OUTPATIENT, dtype=np.int8), time=start.copy(), visit_end=start.copy(),
         place=np.zeros(n, dtype=np.int32),
     )  # fmt: skip

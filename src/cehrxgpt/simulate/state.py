@@ -53,6 +53,7 @@ class State:
     due_event: npt.NDArray[np.int16]  # which hazard's event that is
     discharge_at: Floats  # planned end of the stay, OUTSIDE when there is none
     stay_days: Floats  # median of the length that the stay was planned from; 0 where the plan has been put off since
+    icu_until: Floats  # planned end of the latest stay in intensive care, NEVER when there was none
     hospice: npt.NDArray[np.bool_]
     # the transition that led here
     event: npt.NDArray[np.int16]
@@ -106,14 +107,19 @@ class State:
         return self.discharge_at < OUTSIDE
 
     @property
+    def planned_from(self) -> Floats:
+        """The instant that the plan of discharge counts from: the end of intensive care in this stay, else the admission, [n]."""
+        return np.maximum(self.since("admission"), self.icu_until)
+
+    @property
     def age(self) -> Floats:
         """Age at the clock, in years [n]."""
         return (self.clock - self.birth) / YEAR
 
 
 COLUMNS = tuple(entry.name for entry in fields(State) if entry.name != "population")
-_SCHEDULE = ("due", "due_event", "stay_days")  # columns that a population without scheduled events has no use for
-_TIMES = ("clock", "birth", "lab_time", "next_visit", "due", "discharge_at", "time", "visit_end")
+_SCHEDULE = ("due", "due_event", "stay_days", "icu_until")  # columns that a population without scheduled events has no use for
+_TIMES = ("clock", "birth", "lab_time", "next_visit", "due", "discharge_at", "icu_until", "time", "visit_end")
 
 
 def _kinds(population: Population) -> dict[str, tuple[str, ...]]:
@@ -157,7 +163,8 @@ def from_columns(population: Population, columns: Mapping[str, npt.NDArray[np.ge
     """A state from the columns that `to_columns` made."""
     kinds = _kinds(population)
     n = len(columns["event"])
-    columns = {"due": np.full(n, OUTSIDE), "due_event": np.zeros(n, dtype=np.int16), "stay_days": np.zeros(n), **columns}
+    absent = {"due": np.full(n, OUTSIDE), "due_event": np.zeros(n, dtype=np.int16), "stay_days": np.zeros(n), "icu_until": np.full(n, NEVER)}
+    columns = {**absent, **columns}
     if population.compact:
         columns = {name: value if name == "place" else _expand(value) for name, value in columns.items()}
     else:

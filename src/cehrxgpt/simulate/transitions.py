@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from cehrxgpt.simulate.declare import AGE_CENTRE, AGE_SCALE, Hazard, Place, Population
 from cehrxgpt.simulate.draws import normal, uniform
@@ -30,7 +30,7 @@ from cehrxgpt.simulate.state import (
 OPEN, CLOSE = 480, 1020  # outpatient hours
 # purposes of draws
 KIND, HOUR, STAY, STAY2, HOURS, NEXT, PLACE, DRUG, LAB, REOPEN = 10, 11, 12, 13, 14, 15, 16, 20, 40, 215
-INTENSIVE, LEAD, LEAD_DAYS, REPLAN = 230, 231, 232, 240
+INTENSIVE, LEAD, LEAD_DAYS, INTENSIVE_DAYS, REPLAN = 230, 231, 232, 233, 240
 STAY_SD, LONGEST_STAY = 0.6, 40  # log standard deviation of the days of a stay, and the most days planned
 
 
@@ -57,21 +57,23 @@ def afternoon(day: Floats, draw: Floats) -> Floats:
 
 
 def replan(state: State) -> None:
-    """Draw the plan of discharge anew, in place, given that the stay goes on at the clock: nobody who asks knows the plan.
+    """Draw the end of intensive care and the plan of discharge anew, in place, given that they lie ahead: nobody who asks knows the plan.
 
-    The length of a stay is a whole number of days k, log-normal and rounded, and the hour of going home is uniform; given that the discharge is after the
-    clock, k has weight P(k) times the chance of an hour after it. Plans that an operation has put off stand.
+    The length of intensive care is log-normal, so given that it goes on, its log is a truncated normal. The length of a stay, from there or from
+    the admission, is a whole number of days k, log-normal and rounded, and the hour of going home is uniform; given that the discharge is after
+    the clock, k has weight P(k) times the chance of an hour after it. Plans that an operation has put off stand.
     """
+    _replan_intensive_care(state)
     rows = np.flatnonzero(state.in_stay & (state.stay_days > 0))
     if not len(rows):
         return
     part = state.take(rows)
-    admission = np.floor(part.since("admission") / DAY)
+    origin = np.floor(part.planned_from / DAY)
     days = np.arange(1, LONGEST_STAY + 1)
     edges = np.log(np.r_[1e-9, days[:-1] + 0.5, 1e9] / part.stay_days[:, None]) / STAY_SD
     weight = np.diff(ndtr(edges), axis=1)
     # the share of hours of going home, on that day, that lie after the clock
-    opens = (admission[:, None] + days) * DAY + 600
+    opens = (origin[:, None] + days) * DAY + 600
     passed = np.clip((part.clock[:, None] - opens) / 420, 0, 1)
     weight *= 1 - passed
     share = np.cumsum(weight, axis=1)
@@ -79,8 +81,20 @@ def replan(state: State) -> None:
     k = np.minimum((share <= pick[:, None]).sum(axis=1), LONGEST_STAY - 1)
     low = passed[np.arange(len(rows)), k]
     hour = low + (1 - low) * uniform(part.key, 0, REPLAN + 1)
-    planned = np.maximum(afternoon(admission + k + 1, hour), part.clock)
+    planned = np.maximum(afternoon(origin + k + 1, hour), part.clock)
     state.discharge_at[rows] = np.where(share[:, -1] > 0, planned, part.discharge_at)
+
+
+def _replan_intensive_care(state: State) -> None:
+    rows = np.flatnonzero(state.in_stay & (state.icu_until > state.clock))
+    if not len(rows):
+        return
+    part = state.take(rows)
+    median, sd = part.population.care.intensive_days
+    begun = part.since("intensive_care")
+    passed = ndtr(np.log(np.maximum(part.clock - begun, 1.0) / (median * DAY)) / sd)
+    days = median * np.exp(sd * ndtri(passed + (1 - passed) * uniform(part.key, 0, REPLAN + 2)))
+    state.icu_until[rows] = np.maximum(begun + np.floor(np.minimum(days, LONGEST_STAY) * DAY), part.clock + 1)
 
 
 class Transitions:
@@ -205,11 +219,14 @@ class Transitions:
         outpatient, emergency, inpatient = part.visit == AT_OUTPATIENT, part.visit == AT_EMERGENCY, part.visit == AT_INPATIENT
         length = np.where(outpatient, 20 + np.floor(hours * 30), np.where(emergency, 120 + np.floor(hours * 360), 0.0))
         part.visit_end = part.time + length
-        median = self.stay_days[index] * self._intensive(part, index)
+        planned_anew = inpatient | self._intensive(part, index)
+        median = self.stay_days[index]
         days = np.clip(np.round(median * np.exp(STAY_SD * stay)), 1, LONGEST_STAY)
-        part.stay_days = np.where(inpatient, median, part.stay_days)
-        planned = afternoon(np.floor(part.time / DAY) + days, hours)
-        part.discharge_at = np.where(inpatient, planned, part.discharge_at)
+        part.stay_days = np.where(planned_anew, median, part.stay_days)
+        m = self.population.marker["admission"]
+        part.last[m] = np.where(inpatient, part.time, part.last[m])
+        planned = afternoon(np.floor(part.planned_from / DAY) + days, hours)
+        part.discharge_at = np.where(planned_anew, planned, part.discharge_at)
         for j, at_least, further in self.longer:
             operated = (part.visit == IN_STAY) & (part.event == j)
             longer = afternoon(np.floor(part.time / DAY) + at_least + np.floor(further * hours), hours)
@@ -217,18 +234,19 @@ class Transitions:
             part.discharge_at = np.where(operated, np.maximum(part.discharge_at, longer), part.discharge_at)
         part.visit_end = np.where(inpatient | ((part.visit == IN_STAY) & part.in_stay), part.discharge_at, part.visit_end)
         part.clock = np.where(inpatient, part.time + self.population.care.intake_minutes, np.where(part.visit == IN_STAY, part.time, part.visit_end))
-        m = self.population.marker["admission"]
-        part.last[m] = np.where(inpatient, part.time, part.last[m])
 
-    def _intensive(self, part: State, index: npt.NDArray[np.int64]) -> Floats | float:
-        """Marks who goes to intensive care; returns how much longer they stay."""
+    def _intensive(self, part: State, index: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Who goes to intensive care, with the planned end; who lies there already stays as planned."""
         if "intensive_care" not in self.population.marker:
-            return 1.0
+            return np.zeros(len(part), dtype=bool)
         m = self.population.marker["intensive_care"]
         severe = uniform(part.key, part.step, INTENSIVE) < self.intensive[index]
-        severe &= (part.visit == AT_INPATIENT) | ((part.visit == IN_STAY) & part.in_stay)
+        severe &= ((part.visit == AT_INPATIENT) | ((part.visit == IN_STAY) & part.in_stay)) & (part.icu_until <= part.time)
         part.last[m] = np.where(severe, part.time, part.last[m])
-        return np.where(severe, 1.7, 1.0)
+        median, sd = self.population.care.intensive_days
+        days = np.minimum(median * np.exp(sd * normal(part.key, part.step, INTENSIVE_DAYS)), LONGEST_STAY)
+        part.icu_until = np.where(severe, part.time + np.floor(np.maximum(days, 0.3) * DAY), part.icu_until)
+        return severe
 
     def _appoint(self, part: State, index: npt.NDArray[np.int64]) -> None:
         care = self.population.care

@@ -76,9 +76,10 @@ def resimulate(
         if states.population.schedules:
             replan(start)
         window = window_of(task, start, instant[at], hospital)
-        met = process.run(start, window.close, stop=lambda part: task.outcome(part, window))
+        settled = task.settled(start, window) if task.settled is not None else np.zeros(len(start), dtype=bool)
+        met = process.run(start.take(~settled), window.close, stop=lambda part: task.outcome(part, window))
         yes = task.outcome(met, window) if len(met) else np.zeros(0, dtype=bool)
-        hits[rows] = np.bincount(met.row[yes] // samples, minlength=len(rows))
+        hits[rows] = np.bincount(np.concatenate([met.row[yes], np.flatnonzero(settled)]) // samples, minlength=len(rows))
         return rows
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
@@ -183,11 +184,12 @@ def true_risk(
     if rows.height:
         state = restore(Path(cdm), people, rows)
         subject, instant = rows["subject_id"].to_numpy(), rows["minute"].to_numpy().astype(np.float64)
-        if asked.in_stay and not state.in_stay.all():
-            where = int(np.flatnonzero(~state.in_stay)[0])
+        outside = ~state.in_stay if asked.in_intensive_care is None else ~state.in_stay | (state.icu_until <= instant)
+        if asked.in_stay and outside.any():
+            where, place = int(np.flatnonzero(outside)[0]), "a hospital stay" if asked.in_intensive_care is None else "intensive care"
             raise InputError(
-                f"{cdm}: {int((~state.in_stay).sum())} prediction times of {task} lie outside a hospital stay (first: subject {subject[where]}, "
-                f"{rows['prediction_time'][where]}); it is asked in a stay"
+                f"{cdm}: {int(outside.sum())} prediction times of {task} lie outside {place} (first: subject {subject[where]}, "
+                f"{rows['prediction_time'][where]}); it is asked there"
             )
         risk = resimulate(state, subject, instant, asked, samples=samples, seed=seed, threads=threads, hospital=hospital, progress=progress)
     frame = rows.select("subject_id", "prediction_time").with_columns(

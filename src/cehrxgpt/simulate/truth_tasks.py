@@ -66,6 +66,15 @@ class DeathInStay:
 
 
 @dataclass(frozen=True)
+class IntensiveCareEnds:
+    """Intensive care that was going on ends in the window, as planned."""
+
+    def __call__(self, part: State, window: Window) -> Mask:
+        """See `Outcome`."""
+        return part.icu_until <= window.close[part.row]
+
+
+@dataclass(frozen=True)
 class StayEnds:
     """The stay that was going on ends, by discharge or death."""
 
@@ -81,10 +90,11 @@ class TrueTask:
     Attributes:
         outcome: see `Outcome`.
         days: length of the window.
+        settled: rows of a re-simulated start whose plan, drawn anew, is the outcome already.
         gap_days: the window opens so long after the prediction time.
         number: tells the tasks' random futures apart.
         stay_over_days: asked in a stay; the outcome is that it has not ended (`outcome` is its end) so many days after the admission.
-        in_stay: asked in a stay.
+        in_stay: asked in a stay; in_intensive_care: so many hours after intensive care began, `stay_over_days` counting from there.
         rows: folder -> `subject_id`, `prediction_time` of everyone who is asked, found in the tables without the labeler; None: `index`
             knows them.
     """
@@ -95,6 +105,8 @@ class TrueTask:
     gap_days: float = 0.0
     stay_over_days: float | None = None
     in_stay: bool = False
+    in_intensive_care: float | None = None
+    settled: Outcome | None = None
     rows: Callable[[Path], pl.DataFrame] | None = None
 
 
@@ -102,5 +114,7 @@ def window_of(task: TrueTask, states: State, instant: Floats, hospital: str) -> 
     """The window of each row of `states`, asked at `instant` (minutes)."""
     admitted = states.since("admission")
     open_at = instant + task.gap_days * DAY
-    close = admitted + task.stay_over_days * DAY if task.stay_over_days is not None else open_at + task.days * DAY
+    # the record dates intensive care by the minutes in the emergency room too, which are no part of the state; the instant knows
+    began = admitted if task.in_intensive_care is None else instant - task.in_intensive_care * DAY / 24
+    close = began + task.stay_over_days * DAY if task.stay_over_days is not None else open_at + task.days * DAY
     return Window(open_at, close, admitted, hospital)

@@ -24,8 +24,8 @@ LUNGS: tuple[Entry, ...] = (
         {"all": {30: 0.20, 60: 0.26, 90: 0.32}}, requires=("lung_disease",), visit=(0.35, 0.25, 0.40), stay_days=4.0, intensive=0.12, by_month=WINTER,
         terms={"frailty": 0.3, "tiotropium": -0.25, "salmeterol": -0.15}, noted=0.97,
         since={"exacerbation": (1.3, 80.0), "discharge": (1.5, 30.0), "earlier_discharge": (2.8, 180.0), "pneumonia": (1.0, 60.0),
-          "bronchitis": (1.2, 25.0)},
-        tests={"blood": 0.7, "metabolic": 0.6, "gases": 0.4}, workup=(XRAY, Done(concept=4206920, name="Nebuliser", chance=0.6)),
+               "bronchitis": (1.2, 25.0)}, tests={"blood": 0.7, "metabolic": 0.6, "gases": 0.4},
+        workup=(XRAY, Done(concept=4206920, name="Nebuliser", chance=0.6)),
         remedies=(Done(concept=1551099, name="Prednisone", chance=0.8, days=5.0), Done(concept=1734104, name="Azithromycin", chance=0.5, days=5.0)),
         raises={"death": 0.2},
     ),
@@ -58,8 +58,9 @@ LUNGS: tuple[Entry, ...] = (
     acute(
         "respiratory_failure", "Acute breathing failure", {319049: "Acute breathing failure"},
         {"all": {18: 0.0001, 50: 0.0005, 70: 0.002, 90: 0.005}}, visit=HOSPITAL, stay_days=6.0, intensive=0.75, in_stay=True,
-        terms={"frailty": 0.3, "in_hospital": 0.8}, since={"pneumonia": (2.6, 8.0), "covid": (2.8, 12.0), "exacerbation": (1.8, 6.0), "sepsis":
-        (1.5, 6.0)}, tests={"gases": 0.9, "blood": 0.9, "metabolic": 0.9},
+        terms={"frailty": 0.3, "in_hospital": 0.8},
+        since={"pneumonia": (2.6, 8.0), "covid": (2.8, 12.0), "exacerbation": (1.8, 6.0), "sepsis": (1.5, 6.0)},
+        tests={"gases": 0.9, "blood": 0.9, "metabolic": 0.9},
         workup=(Done(concept=4230167, name="Breathing by machine", chance=0.4), Done(concept=4162736, name="Oxygen by mask", chance=0.6)),
     ),
     acute(
@@ -68,13 +69,11 @@ LUNGS: tuple[Entry, ...] = (
     ),
     acute(
         "covid", "COVID-19", {37311061: "COVID-19"}, {"all": {18: 0.035, 60: 0.050, 90: 0.085}}, visit=(0.68, 0.20, 0.12), stay_days=5.0,
-          intensive=0.2,
-        by_year={2020: 1.0, 2021: 1.3, 2022: 1.2, 2023: 0.5}, terms={"bmi": 0.15, "frailty": 0.2}, since={}, tests={"swab": 0.95, "crp": 0.3},
-        by_month=(1.6, 1.1, 0.8, 0.7, 0.6, 0.6, 0.8, 1.0, 0.9, 0.9, 1.2, 1.7),
+        intensive=0.2, by_year={2020: 1.0, 2021: 1.3, 2022: 1.2, 2023: 0.5}, terms={"bmi": 0.15, "frailty": 0.2}, since={},
+        tests={"swab": 0.95, "crp": 0.3}, by_month=(1.6, 1.1, 0.8, 0.7, 0.6, 0.6, 0.8, 1.0, 0.9, 0.9, 1.2, 1.7),
     ),
     acute(
-        "common_cold", "Viral sinusitis", {40481087: "Viral sinusitis", 4112343: "Viral sore throat"}, {"all": {18: 0.11, 40: 0.10, 70: 0.06,
-          90: 0.04}},
-        by_month=WINTER, remedies=(Done(concept=1125315, name="Acetaminophen", chance=0.3),),
+        "common_cold", "Viral sinusitis", {40481087: "Viral sinusitis", 4112343: "Viral sore throat"},
+        {"all": {18: 0.11, 40: 0.10, 70: 0.06, 90: 0.04}}, by_month=WINTER, remedies=(Done(concept=1125315, name="Acetaminophen", chance=0.3),),
     ),
 )  # fmt: skip

@@ -34,9 +34,9 @@ METABOLISM: tuple[Entry, ...] = (
     chronic(
         "kidney_failure", "End-stage kidney disease", {193782: "End-stage kidney disease", 443612: "Chronic kidney disease, stage 4"},
         {"all": {30: 0.02, 60: 0.012, 90: 0.006}}, requires=("kidney_disease",), terms={"creatinine": 0.8, "diabetes": 0.4}, visit=(0.5, 0.0, 0.5),
-        since={"kidney_injury": (1.2, 200.0)}, again=(0.7, 0.5, 0.95), seen_every_days=60.0, shifts={"creatinine": 0.9, "haemoglobin": -1.5,
-        "potassium": 0.4}, brought={45: 0.001, 60: 0.003, 75: 0.006}, workup=(Done(concept=4120120, name="Blood cleaned by a machine", chance=0.8),),
-        raises={"death": 0.9, "sepsis": 0.8, "heart_failure": 0.5},
+        since={"kidney_injury": (1.2, 200.0)}, again=(0.7, 0.5, 0.95), seen_every_days=60.0,
+        shifts={"creatinine": 0.9, "haemoglobin": -1.5, "potassium": 0.4}, brought={45: 0.001, 60: 0.003, 75: 0.006},
+        workup=(Done(concept=4120120, name="Blood cleaned by a machine", chance=0.8),), raises={"death": 0.9, "sepsis": 0.8, "heart_failure": 0.5},
     ),
     acute(
         "kidney_injury", "Acute kidney failure", {197320: "Acute kidney failure"}, {"all": {18: 0.0003, 45: 0.0008, 65: 0.003, 80: 0.008, 90: 0.012}},
@@ -46,14 +46,14 @@ METABOLISM: tuple[Entry, ...] = (
     ),
     chronic(
         "obesity", "Obesity", {433736: "Obesity"}, {"all": {18: 0.01, 40: 0.02, 65: 0.02, 90: 0.005}}, terms={"bmi": 1.3}, noted=0.4,
-        again=(0.12, 0.02, 0.25), brought={18: 0.06, 40: 0.14, 65: 0.15, 90: 0.05}, workup=(Done(concept=37397658, name="Help to lose weight",
-          chance=0.2),),
-        shifts={"bmi": 1.5}, raises={"sleep_apnoea": 0.8, "osteoarthritis": 0.3},
+        again=(0.12, 0.02, 0.25), brought={18: 0.06, 40: 0.14, 65: 0.15, 90: 0.05},
+        workup=(Done(concept=37397658, name="Help to lose weight", chance=0.2),), shifts={"bmi": 1.5},
+        raises={"sleep_apnoea": 0.8, "osteoarthritis": 0.3},
     ),
     chronic(
         "thyroid", "Underactive thyroid", {140673: "Underactive thyroid"},
-        {"women": {18: 0.0015, 45: 0.005, 75: 0.008}, "men": {18: 0.0003, 45: 0.001, 75: 0.003}},
-        brought={18: 0.008, 45: 0.045, 75: 0.10}, brought_men=0.25, tests={"thyroid": 0.95}, follows={"thyroid": 0.3}, again=(0.25, 0.05, 0.5),
+        {"women": {18: 0.0015, 45: 0.005, 75: 0.008}, "men": {18: 0.0003, 45: 0.001, 75: 0.003}}, brought={18: 0.008, 45: 0.045, 75: 0.10},
+        brought_men=0.25, tests={"thyroid": 0.95}, follows={"thyroid": 0.3}, again=(0.25, 0.05, 0.5),
     ),
     chronic(
         "gout", "Gout", {440674: "Gout"}, {"women": {40: 0.0003, 75: 0.0025}, "men": {30: 0.0008, 60: 0.004, 80: 0.005}},

@@ -81,7 +81,8 @@ class Records:
         self._reasons()
         self._checkups()
         Laboratory(self.s, self.hospital, self.entries, self.visit_of, self.end, self.wait).write(self._put_test)
-        parts = details(self.s, self.hospital, self.visit_of, self.end[np.maximum(self.visit_of - 1, 0)])
+        visit = np.maximum(self.visit_of - 1, 0)
+        parts = details(self.s, self.hospital, self.visit_of, self.visits["start"][visit], self.end[visit])
         first = self.subject[0] - self.s.row[0]
         parts["subject_id"] = parts.pop("subject_row") + first
         return Tables(self.visits, self.tables, self.deaths, parts)

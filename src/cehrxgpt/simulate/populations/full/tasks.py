@@ -19,7 +19,7 @@ from cehrxgpt.simulate.populations.full.hospitals import HOSPITALS
 from cehrxgpt.simulate.populations.full.records import DONE_AT
 from cehrxgpt.simulate.populations.full.visits import admitted
 from cehrxgpt.simulate.state import AT_EMERGENCY, State
-from cehrxgpt.simulate.truth_tasks import Death, DeathInStay, Mask, StayEnds, TrueTask, Window
+from cehrxgpt.simulate.truth_tasks import Death, DeathInStay, IntensiveCareEnds, Mask, StayEnds, TrueTask, Window
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,12 @@ def _within(cdm: Path, hours: int) -> pl.LazyFrame:
     return rows.with_columns(at=pl.max_horizontal("at", "start")).filter(pl.col("end") > pl.col("at"))
 
 
+def _in_intensive_care(cdm: Path, hours: int) -> pl.LazyFrame:
+    rows = _scan(cdm, "visit_detail").filter(pl.col("visit_detail_concept_id") == 32037)
+    rows = rows.select("person_id", at=pl.col("visit_detail_start_datetime") + pl.duration(hours=hours), end="visit_detail_end_datetime")
+    return rows.filter(pl.col("end") > pl.col("at"))
+
+
 def _after(cdm: Path, days: int) -> pl.LazyFrame:
     """So many days after the first visit, alive and observed."""
     rows = _scan(cdm, "visit_occurrence").group_by("person_id").agg(at=pl.col("visit_start_datetime").min() + pl.duration(days=days))
@@ -137,7 +143,7 @@ _GRAFTS = (4336464, 4216130)
 
 
 def tasks(entries: dict[str, Entry], diabetes_drugs: tuple[int, ...]) -> dict[str, TrueTask]:
-    """All twelve."""
+    """All thirteen."""
     copd = ("lung_disease", "exacerbation")
     failing = ("heart_failure", "decompensation")
 
@@ -181,5 +187,9 @@ def tasks(entries: dict[str, Entry], diabetes_drugs: tuple[int, ...]) -> dict[st
         ),
         "long_stay_7d": TrueTask(
             outcome=StayEnds(), days=7.0, stay_over_days=7.0, number=12, in_stay=True, rows=lambda cdm: _ready(_within(cdm, 24))
+        ),
+        "long_icu_stay_7d": TrueTask(
+            outcome=Death(), settled=IntensiveCareEnds(), days=7.0, stay_over_days=7.0, number=13, in_stay=True, in_intensive_care=24.0,
+            rows=lambda cdm: _ready(_in_intensive_care(cdm, 24)),
         ),
     }  # fmt: skip

@@ -65,28 +65,25 @@ def admitted(s: State, hospital: Hospital) -> tuple[Mask, Floats]:
     return (s.visit == AT_INPATIENT) & (concepts(s, hospital) != OBSERVATION), s.time + waits(s, hospital)
 
 
-def details(s: State, hospital: Hospital, visit_of: Ints, ends: Floats) -> dict[str, npt.NDArray[np.generic]]:
-    """visit_detail of the stays with intensive care: the ward before, intensive care, the ward after.
+def details(s: State, hospital: Hospital, visit_of: Ints, starts: Floats, ends: Floats) -> dict[str, npt.NDArray[np.generic]]:
+    """visit_detail of the stays with intensive care: the ward before, each stay in intensive care, the ward after it.
 
     Args:
-        s: all states, in order; visit_of, ends: the visit (from 1) of each, and its end.
+        s: all states, in order; visit_of, starts, ends: the visit (from 1) of each, and its start and end in the record.
     """
-    inside = (
-        ((s.visit == AT_INPATIENT) | (s.visit == IN_STAY)) & (s.since("intensive_care") == s.time) & (s.event != DISCHARGE) & ~s.is_event("death")
-    )
-    rows = np.flatnonzero(inside)
-    rows = rows[np.r_[True, visit_of[rows][1:] != visit_of[rows][:-1]]] if len(rows) else rows  # the first of a stay
-    part, stop = s.take(rows), ends[rows]
-    opened = part.since("admission") + np.where(part.visit == AT_INPATIENT, waits(part, hospital), 0.0)
-    start = np.minimum(np.maximum(part.time + np.floor(20 + 200 * draw(part, "icu from")), opened), stop - 1)
-    days = np.exp(0.5 + 0.8 * (draw(part, "icu days") * 2 - 1))
-    finish = np.minimum(start + np.floor(days * DAY), np.floor(start + 0.8 * (stop - start)))
-    finish = np.maximum(np.where(stop - start < 0.6 * DAY, stop, finish), start)
-    pieces = [(hospital.ward, opened, start), (hospital.icu, start, finish), (hospital.ward, finish, stop)]
+    inside = (s.visit == AT_INPATIENT) | ((s.visit == IN_STAY) & (s.event != DISCHARGE) & ~s.is_event("death"))
+    rows = np.flatnonzero(inside & (s.since("intensive_care") == s.time))
+    part, visit, opened, stop = s.take(rows), visit_of[rows], starts[rows], ends[rows]
+    start = np.minimum(np.maximum(part.time, opened), stop - 1)
+    finish = np.maximum(np.minimum(part.icu_until, stop), start)
+    fresh = np.ones(len(rows) + 1, dtype=bool)  # the first of its visit
+    fresh[1:-1] = visit[1:] != visit[:-1]
+    until = np.where(fresh[1:], stop, np.append(start[1:], 0.0))
+    pieces = [(hospital.ward, opened, np.where(fresh[:-1], start, opened)), (hospital.icu, start, finish), (hospital.ward, finish, until)]
     columns: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in ("subject_row", "visit_id", "concept", "start", "end")}
     for concept, begin, end in pieces:
         keep = end > begin
-        values = (part.row, visit_of[rows], np.full(len(rows), concept), begin, end)
+        values = (part.row, visit, np.full(len(rows), concept), begin, end)
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value[keep])
     joined = {name: np.concatenate(values) for name, values in columns.items()}
