@@ -23,8 +23,9 @@ from cehrxgpt.simulate.simulator import choose_rows
 from cehrxgpt.simulate.state import DAY, NEVER, YEAR, Floats, State
 from cehrxgpt.simulate.truth import STATES_FILE, described, restore, true_risk
 
-FOLDS = 8
+FOLDS = 5
 _LONG_AGO = 1e5 * DAY
+_MOMENTS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)  # of the window
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ def measure(cdm: Path, task: str, *, subjects: int | None = 5000, samples: int =
     state.clock = rows["minute"].to_numpy().astype(np.float64)
     since = events_since(cdm, rows, state)
     fold = np.random.default_rng(seed).permutation(len(rows)) % FOLDS
-    without = known_without_times(state, since, fold)
+    asked = people.tasks[task]
+    window = (asked.gap_days, asked.gap_days + asked.days)
+    without = known_without_times(state, since, fold, window)
     days = np.where(state.last > NEVER, (state.clock - state.last) / DAY, np.nan)
-    with_times = np.column_stack([without, days.T, formula(state, state.last)])
+    with_times = np.column_stack([without, days.T, formula(state, state.last, window)])
     return Oracles(risk, regress(without, risk, fold, threads), regress(with_times, risk, fold, threads))
 
 
@@ -88,13 +91,14 @@ def events_since(cdm: Path, rows: pl.DataFrame, state: State) -> Floats:
     return np.where(state.last > NEVER, found, np.nan)
 
 
-def known_without_times(state: State, since: Floats, fold: npt.NDArray[np.int64]) -> Floats:
+def known_without_times(state: State, since: Floats, fold: npt.NDArray[np.int64], window: tuple[float, float]) -> Floats:
     """All that the oracle of order is shown, [n, features]; guesses about a fold are made from the others."""
     age, calendar = state.age, state.clock / YEAR + 1970
     has = state.last > NEVER
     order = np.where(has, np.argsort(np.argsort(-state.last, axis=0), axis=0), np.nan)
     plain = [age, state.male, state.race, state.frailty, state.hospice, calendar, calendar % 1, *state.lab, *state.offset, *state.treated, *has]
-    return np.column_stack([*plain, *order, *since, formula(state, _at(state, np.full(since.shape, _LONG_AGO))), formula(state, _guess(state, since, fold))])
+    timeless = formula(state, _at(state, np.full(since.shape, _LONG_AGO)), window)
+    return np.column_stack([*plain, *order, *since, timeless, formula(state, _guess(state, since, fold), window)])
 
 
 def _at(state: State, elapsed: Floats) -> Floats:
@@ -119,12 +123,16 @@ def _guess(state: State, since: Floats, fold: npt.NDArray[np.int64]) -> Floats:
     return _at(state, guessed)
 
 
-def formula(state: State, last: Floats) -> Floats:
-    """Log of all declared hazards per year, with the markers' times as given, and of all that is met at each kind of visit, [n, hazards + 3]."""
+def formula(state: State, last: Floats, window: tuple[float, float]) -> Floats:
+    """Log of all declared hazards per year, on average over the window while nothing happens, with the markers' times as given, and of all that
+    is met at each kind of visit, [n, hazards + 3]."""
     hazards = Hazards(state.population)
     asked = state.take(np.arange(len(state)))
     asked.last = last
-    rates = hazards.rates(asked).astype(np.float64).T * YEAR
+    rates = np.zeros((len(state), len(state.population.hazards)))
+    for share in _MOMENTS:
+        asked.clock = state.clock + (window[0] + share * (window[1] - window[0])) * DAY
+        rates += hazards.rates(asked).astype(np.float64).T * YEAR / len(_MOMENTS)
     visits = rates @ np.array([hazard.visit for hazard in state.population.hazards])
     return np.log(np.column_stack([rates, visits]) + 1e-9)
 
@@ -138,6 +146,6 @@ def regress(features: Floats, risk: Floats, fold: npt.NDArray[np.int64], threads
     settings |= {"num_threads": threads, "deterministic": True, "force_row_wise": True, "seed": 0}
     for one in range(FOLDS):
         fit, test = fold != one, fold == one
-        model = lightgbm.train(settings, lightgbm.Dataset(features[fit], risk[fit]), num_boost_round=300)
+        model = lightgbm.train(settings, lightgbm.Dataset(features[fit], risk[fit]), num_boost_round=250)
         score[test] = model.predict(features[test], raw_score=True)
     return score
