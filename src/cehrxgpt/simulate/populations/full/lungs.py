@@ -21,9 +21,9 @@ LUNGS: tuple[Entry, ...] = (
     ),
     acute(
         "exacerbation", "COPD, worse", {257004: "Chronic obstructive lung disease, worse", 255573: "Chronic obstructive lung disease"},
-        {"all": {30: 0.20, 60: 0.26, 90: 0.32}}, requires=("lung_disease",), visit=(0.35, 0.25, 0.40), stay_days=4.0, intensive=0.12, by_month=WINTER,
+        {"all": {30: 0.16, 60: 0.21, 90: 0.26}}, requires=("lung_disease",), visit=(0.35, 0.25, 0.40), stay_days=4.0, intensive=0.12, by_month=WINTER,
         terms={"frailty": 0.3, "tiotropium": -0.25, "salmeterol": -0.15}, noted=0.97,
-        since={"exacerbation": (1.3, 60.0), "admission": (5.0, 13.0), "earlier_discharge": (2.6, 110.0), "pneumonia": (1.0, 60.0),
+        since={"exacerbation": (1.3, 60.0), "admission": (5.6, 12.0), "earlier_discharge": (2.6, 110.0), "pneumonia": (1.0, 60.0),
                "bronchitis": (1.2, 25.0)}, tests={"blood": 0.7, "metabolic": 0.6, "gases": 0.4},
         workup=(XRAY, Done(concept=4206920, name="Nebuliser", chance=0.6)),
         remedies=(Done(concept=1551099, name="Prednisone", chance=0.8, days=5.0), Done(concept=1734104, name="Azithromycin", chance=0.5, days=5.0)),
