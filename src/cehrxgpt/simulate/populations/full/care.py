@@ -17,9 +17,9 @@ CARE: tuple[Entry, ...] = (
                "clinic": (1.2, 150.0)}, tests={"metabolic": 0.3, "blood": 0.35},
     ),
     acute(
-        "illness", "A stay for some illness", {}, {"all": {18: 0.0045, 45: 0.007, 65: 0.012, 80: 0.024, 90: 0.034}}, visit=HOSPITAL, stay_days=3.5,
-        intensive=0.06, terms={"frailty": 0.45, "kidney_disease": 0.25, "diabetes": 0.1},
-        since={"admission": (5.0, 12.0), "emergency": (1.4, 60.0), "earlier_discharge": (2.6, 110.0), "illness": (0.8, 240.0)},
+        "illness", "A stay for some illness", {}, {"all": {18: 0.004, 45: 0.006, 65: 0.010, 80: 0.019, 90: 0.026}}, visit=HOSPITAL, stay_days=3.5,
+        intensive=0.06, terms={"frailty": 0.35, "kidney_disease": 0.25, "diabetes": 0.1},
+        since={"admission": (6.4, 11.0), "emergency": (1.4, 60.0), "earlier_discharge": (2.2, 70.0), "illness": (0.8, 240.0)},
         tests={"metabolic": 0.9, "blood": 0.9},
     ),
     acute(

@@ -95,7 +95,7 @@ HEART: tuple[Entry, ...] = (
         {"women": {40: 0.0006, 60: 0.0015, 75: 0.0013, 90: 0.0002}, "men": {40: 0.0012, 60: 0.0030, 75: 0.0023, 90: 0.0005}},
         requires=("coronary_disease",), forbids=("bypass",), visit=HOSPITAL, stay_days=5.0, intensive=1.0, in_stay=True, by_day=True,
         terms={"diabetes": 0.5, "ldl": 0.3, "kidney_disease": -0.3, "coronary_intervention": -0.7, "in_hospital": 0.8, "frailty": -0.3},
-        since={"coronary_disease": (3.2, 250.0), "chest_pain": (5.2, 70.0), "infarction": (3.4, 20.0), "hyperlipidemia": (4.4, 500.0),
+        since={"coronary_disease": (3.2, 250.0), "chest_pain": (5.4, 60.0), "clinic": (2.2, 45.0), "infarction": (3.4, 20.0), "hyperlipidemia": (4.4, 500.0),
                "diabetes": (3.6, 500.0)}, brought={45: 0.002, 60: 0.015, 75: 0.045, 90: 0.05}, brought_men=3.0,
         workup=(Done(concept=4336464, name="Coronary bypass graft"), Done(concept=4230167, name="Breathing by machine", chance=0.9)),
         tests={"blood": 1.0, "metabolic": 1.0, "coagulation": 0.9}, chronic=True, raises={"chest_pain": -0.6},

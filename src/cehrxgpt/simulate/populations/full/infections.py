@@ -22,7 +22,7 @@ INFECTIONS: tuple[Entry, ...] = (
         "sepsis", "Sepsis", {132797: "Sepsis", 40489907: "Sepsis by staphylococci"},
         {"all": {18: 0.0003, 45: 0.0009, 65: 0.003, 80: 0.008, 90: 0.014}}, visit=HOSPITAL, stay_days=6.5, intensive=0.5, in_stay=True,
         terms={"frailty": 0.4, "in_hospital": 0.5},
-        since={"discharge": (1.3, 40.0), "pneumonia": (1.6, 15.0), "kidney_infection": (1.8, 10.0), "cellulitis": (1.3, 15.0),
+        since={"admission": (3.6, 12.0), "pneumonia": (1.6, 15.0), "kidney_infection": (1.8, 10.0), "cellulitis": (1.3, 15.0),
                "chemotherapy": (1.6, 30.0)}, tests={"blood": 1.0, "metabolic": 1.0, "lactate": 0.8, "crp": 0.6},
         remedies=(Done(concept=1777806, name="Ceftriaxone", chance=0.6), Done(concept=40221355, name="Vancomycin", chance=0.5)),
         workup=(Done(concept=4085731, name="Antibiotics into a vein", chance=0.95), Done(concept=4327582, name="Fluid to revive", chance=0.5)),
