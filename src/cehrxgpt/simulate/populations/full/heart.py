@@ -28,8 +28,8 @@ HEART: tuple[Entry, ...] = (
     chronic(
         "coronary_disease", "Coronary artery disease",
         {317576: "Coronary artery disease", 764123: "Coronary disease without angina", 36712983: "Coronary disease with angina"},
-        {"women": {30: 0.0001, 45: 0.0008, 60: 0.0035, 75: 0.009, 90: 0.015}, "men": {30: 0.0002, 45: 0.0022, 60: 0.0085, 75: 0.016, 90: 0.022}},
-        terms={"ldl": 0.25, "systolic": 0.15, "statin": -0.35, "bmi": 0.1}, since={"chest_pain": (3.2, 110.0), "diabetes": (0.8, 700.0)},
+        {"women": {30: 0.00005, 45: 0.0004, 60: 0.0015, 75: 0.004, 90: 0.0065}, "men": {30: 0.0001, 45: 0.001, 60: 0.0036, 75: 0.007, 90: 0.0095}},
+        terms={"ldl": 0.25, "systolic": 0.15, "statin": -0.35, "bmi": 0.1}, since={"chest_pain": (5.8, 160.0), "diabetes": (0.8, 700.0)},
         visit=(0.7, 0.1, 0.2), stay_days=2.0, noted=0.85, again=(0.45, 0.25, 0.75), ruled_out={"chest_pain": 0.07},
         brought={30: 0.001, 45: 0.018, 60: 0.075, 75: 0.17, 90: 0.24}, brought_men=1.9, seen_every_days=140.0,
         follows={"lipids": 0.12, "blood": 0.08}, workup=(Done(concept=4296597, name="Exercise stress test", chance=0.5), ECG, ECHO),
@@ -92,10 +92,10 @@ HEART: tuple[Entry, ...] = (
     ),
     acute(
         "bypass", "Coronary bypass graft", {},
-        {"women": {40: 0.0006, 60: 0.0015, 75: 0.0013, 90: 0.0002}, "men": {40: 0.0012, 60: 0.0030, 75: 0.0023, 90: 0.0005}},
+        {"women": {40: 0.0005, 60: 0.0012, 75: 0.0010, 90: 0.0002}, "men": {40: 0.0010, 60: 0.0024, 75: 0.0019, 90: 0.0004}},
         requires=("coronary_disease",), forbids=("bypass",), visit=HOSPITAL, stay_days=5.0, intensive=1.0, in_stay=True, by_day=True,
         terms={"diabetes": 0.5, "ldl": 0.3, "kidney_disease": -0.3, "coronary_intervention": -0.7, "in_hospital": 0.8, "frailty": -0.3},
-        since={"coronary_disease": (3.2, 250.0), "chest_pain": (5.4, 60.0), "clinic": (2.2, 45.0), "infarction": (3.4, 20.0), "hyperlipidemia": (4.4, 500.0),
+        since={"coronary_disease": (3.2, 250.0), "chest_pain": (6.3, 35.0), "infarction": (3.4, 20.0), "hyperlipidemia": (4.4, 500.0),
                "diabetes": (3.6, 500.0)}, brought={45: 0.002, 60: 0.015, 75: 0.045, 90: 0.05}, brought_men=3.0,
         workup=(Done(concept=4336464, name="Coronary bypass graft"), Done(concept=4230167, name="Breathing by machine", chance=0.9)),
         tests={"blood": 1.0, "metabolic": 1.0, "coagulation": 0.9}, chronic=True, raises={"chest_pain": -0.6},
