@@ -1,11 +1,15 @@
-"""What elapsed time is worth: the true risk as seen by an oracle that knows times, and by one that knows only order.
+"""What elapsed time is worth: the true risk as seen by an oracle that knows times, and by ones that know only order, or order and counts.
 
-Both are shown all that drives the hazards and is no elapsed time: age, sex, race, the unseen frailty, levels and offsets, treatments,
-hospice, which markers are set, the month and year of the question; the order of the latest events and the number of events of any kind since
-each of them; and the population's own formula of all hazards, evaluated twice without knowledge of a time: with every effect of elapsed time left out,
-and with each elapsed time guessed from the number of events since (the mean of its logarithm among other people with as many). The oracle that knows times
-is shown the days since each marker too, and the formula with the real ones. Each is a boosted regression of the true risk on what it is shown, cross-validated
-over subjects, one row each. The AUROC is that expected under the true risks, so outcomes add no noise.
+All are shown whatever drives the hazards and is no elapsed time: age, sex, race, the unseen frailty, levels and offsets, treatments, hospice,
+which markers are set, month and year of the question, and the population's own formula of all hazards with every effect of elapsed time left out.
+
+- `order` is shown the order of the latest events of each kind;
+- `counts` also how many events of any kind have come since each of them, and the formula with each elapsed time guessed from that number (the
+  mean of its logarithm among other people with as many);
+- `times` also the days since each of them, and the formula with the real ones.
+
+Each is a boosted regression of the true risk on what it is shown, cross-validated over subjects, one row each. The AUROC is that
+expected under the true risks, so outcomes add no noise.
 """
 
 from __future__ import annotations
@@ -30,23 +34,22 @@ _MOMENTS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)  # of the window
 
 @dataclass(frozen=True)
 class Oracles:
-    """One task's true risks [n] and the cross-validated scores of the oracles that know order, and times as well."""
+    """One task's true risks [n], and the cross-validated scores of the oracles [n] each."""
 
     risk: Floats
     order: Floats
+    counts: Floats
     times: Floats
 
-    def gain(self) -> float:
-        """AUROC of times over order."""
-        return expected_auroc(self.times, self.risk) - expected_auroc(self.order, self.risk)
+    def gain(self, over: str = "order") -> float:
+        """AUROC of the oracle of times over another."""
+        return expected_auroc(self.times, self.risk) - expected_auroc(getattr(self, over), self.risk)
 
-    def interval(self, *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    def interval(self, over: str = "order", *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
         """Percentile bootstrap of the gain over subjects."""
         rng = np.random.default_rng(seed)
-        gains = []
-        for _ in range(draws):
-            rows = rng.integers(0, len(self.risk), len(self.risk))
-            gains.append(Oracles(self.risk[rows], self.order[rows], self.times[rows]).gain())
+        lots = (rng.integers(0, len(self.risk), len(self.risk)) for _ in range(draws))
+        gains = [Oracles(self.risk[rows], self.order[rows], self.counts[rows], self.times[rows]).gain(over) for rows in lots]
         low, high = np.quantile(gains, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
@@ -54,9 +57,8 @@ class Oracles:
 def expected_auroc(score: Floats, risk: Floats) -> float:
     """AUROC of `score` in expectation over independent outcomes that follow `risk`; ties as they come."""
     risk = risk[np.argsort(score, kind="stable")]
-    below = np.cumsum(1 - risk) - (1 - risk) / 2
-    pairs = risk.sum() * (1 - risk).sum() - (risk * (1 - risk)).sum() / 2
-    return float(((risk * below).sum()) / pairs)
+    lower = np.cumsum(1 - risk) - (1 - risk)  # nobody is compared with himself
+    return float((risk * lower).sum() / (risk.sum() * (1 - risk).sum() - (risk * (1 - risk)).sum()))
 
 
 def measure(cdm: Path, task: str, *, subjects: int | None = 5000, samples: int = 200, threads: int = 2, seed: int = 0) -> Oracles:
@@ -73,10 +75,10 @@ def measure(cdm: Path, task: str, *, subjects: int | None = 5000, samples: int =
     fold = np.random.default_rng(seed).permutation(len(rows)) % FOLDS
     asked = people.tasks[task]
     window = (asked.gap_days, asked.gap_days + asked.days)
-    without = known_without_times(state, since, fold, window)
+    ordered, counted = known_without_times(state, since, fold, window)
     days = np.where(state.last > NEVER, (state.clock - state.last) / DAY, np.nan)
-    with_times = np.column_stack([without, days.T, formula(state, state.last, window)])
-    return Oracles(risk, regress(without, risk, fold, threads), regress(with_times, risk, fold, threads))
+    shown = (ordered, counted, np.column_stack([counted, days.T, formula(state, state.last, window)]))
+    return Oracles(risk, *(regress(features, risk, fold) for features in shown))
 
 
 def events_since(cdm: Path, rows: pl.DataFrame, state: State) -> Floats:
@@ -91,14 +93,15 @@ def events_since(cdm: Path, rows: pl.DataFrame, state: State) -> Floats:
     return np.where(state.last > NEVER, found, np.nan)
 
 
-def known_without_times(state: State, since: Floats, fold: npt.NDArray[np.int64], window: tuple[float, float]) -> Floats:
-    """All that the oracle of order is shown, [n, features]; guesses about a fold are made from the others."""
+def known_without_times(state: State, since: Floats, fold: npt.NDArray[np.int64], window: tuple[float, float]) -> tuple[Floats, Floats]:
+    """What the oracles of order and of counts are shown, [n, features]; guesses about a fold are made from the others."""
     age, calendar = state.age, state.clock / YEAR + 1970
     has = state.last > NEVER
     order = np.where(has, np.argsort(np.argsort(-state.last, axis=0), axis=0), np.nan)
     plain = [age, state.male, state.race, state.frailty, state.hospice, calendar, calendar % 1, *state.lab, *state.offset, *state.treated, *has]
     timeless = formula(state, _at(state, np.full(since.shape, _LONG_AGO)), window)
-    return np.column_stack([*plain, *order, *since, timeless, formula(state, _guess(state, since, fold), window)])
+    ordered = np.column_stack([*plain, *order, timeless])
+    return ordered, np.column_stack([ordered, *since, formula(state, _guess(state, since, fold), window)])
 
 
 def _at(state: State, elapsed: Floats) -> Floats:
@@ -137,13 +140,13 @@ def formula(state: State, last: Floats, window: tuple[float, float]) -> Floats:
     return np.log(np.column_stack([rates, visits]) + 1e-9)
 
 
-def regress(features: Floats, risk: Floats, fold: npt.NDArray[np.int64], threads: int = 1) -> Floats:
+def regress(features: Floats, risk: Floats, fold: npt.NDArray[np.int64]) -> Floats:
     """Cross-validated boosted regression of the risk on what is shown, by cross-entropy."""
     import lightgbm
 
     score = np.zeros(len(risk))
     settings = {"objective": "cross_entropy", "learning_rate": 0.03, "num_leaves": 15, "min_data_in_leaf": 20, "feature_fraction": 0.3, "verbose": -1}
-    settings |= {"num_threads": threads, "deterministic": True, "force_row_wise": True, "seed": 0}
+    settings |= {"num_threads": 1, "deterministic": True, "force_row_wise": True, "seed": 0}
     for one in range(FOLDS):
         fit, test = fold != one, fold == one
         model = lightgbm.train(settings, lightgbm.Dataset(features[fit], risk[fit]), num_boost_round=250)

@@ -67,8 +67,9 @@ HEART: tuple[Entry, ...] = (
         {"all": {40: 0.045, 65: 0.06, 90: 0.075}}, requires=("heart_failure",), visit=(0.0, 0.2, 0.8), stay_days=4.5, intensive=0.12,
         terms={"creatinine": 0.25, "kidney_disease": 0.3, "lisinopril": -0.2, "losartan": -0.2, "metoprolol": -0.15, "furosemide": -0.15,
                "empagliflozin": -0.3, "spironolactone": -0.15, "frailty": 0.25, "potassium": 0.1},
-        since={"admission": (6.2, 12.0), "earlier_discharge": (2.6, 110.0), "clinic": (1.3, 20.0), "heart_failure": (1.2, 150.0), "pneumonia": (0.8, 30.0)}, noted=0.98, tests={"heart": 0.9, "metabolic": 0.95, "blood": 0.7},
-        workup=(CHEST_XRAY, ECG), remedies=(Done(concept=35603224, name="Furosemide into a vein", chance=0.8, days=3.0),),
+        since={"admission": (6.2, 12.0), "earlier_discharge": (2.6, 110.0), "clinic": (1.3, 20.0), "heart_failure": (1.2, 150.0),
+               "pneumonia": (0.8, 30.0)}, noted=0.98, tests={"heart": 0.9, "metabolic": 0.95, "blood": 0.7}, workup=(CHEST_XRAY, ECG),
+        remedies=(Done(concept=35603224, name="Furosemide into a vein", chance=0.8, days=3.0),),
     ),
     chronic(
         "fibrillation", "Atrial fibrillation",
