@@ -174,6 +174,7 @@ class Care:
         home: the concept of home.
         intake_minutes: from an admission in which nothing else can happen; what is written on admission is written in them.
         intensive_days: (median, log standard deviation) of a stay in intensive care; the plan of discharge counts from its end.
+        intensive_terms: log ratio of the median, over "age", "frailty" and markers that were set before it.
     """
 
     checkup_days: float
@@ -184,6 +185,7 @@ class Care:
     home: int
     intake_minutes: float = 120.0
     intensive_days: tuple[float, float] = (2.0, 0.9)
+    intensive_terms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,11 +90,24 @@ def _replan_intensive_care(state: State) -> None:
     if not len(rows):
         return
     part = state.take(rows)
-    median, sd = part.population.care.intensive_days
+    sd = part.population.care.intensive_days[1]
     begun = part.since("intensive_care")
+    median = _intensive_median(part, begun)
     passed = ndtr(np.log(np.maximum(part.clock - begun, 1.0) / (median * DAY)) / sd)
     days = median * np.exp(sd * ndtri(passed + (1 - passed) * uniform(part.key, 0, REPLAN + 2)))
     state.icu_until[rows] = np.maximum(begun + np.floor(np.minimum(days, LONGEST_STAY) * DAY), part.clock + 1)
+
+
+def _intensive_median(part: State, begun: Floats) -> Floats:
+    """Median days of the stay in intensive care that began then: a function of what does not change while it lasts, [n]."""
+    care = part.population.care
+    log = np.full(len(part), np.log(care.intensive_days[0]))
+    for name, weight in care.intensive_terms.items():
+        if name == "age":
+            log += weight * ((begun - part.birth) / YEAR - AGE_CENTRE) / AGE_SCALE
+        else:
+            log += weight * (part.frailty if name == "frailty" else ((part.since(name) > NEVER) & (part.since(name) < begun)))
+    return np.exp(log)
 
 
 class Transitions:
@@ -243,7 +256,7 @@ class Transitions:
         severe = uniform(part.key, part.step, INTENSIVE) < self.intensive[index]
         severe &= ((part.visit == AT_INPATIENT) | ((part.visit == IN_STAY) & part.in_stay)) & (part.icu_until <= part.time)
         part.last[m] = np.where(severe, part.time, part.last[m])
-        median, sd = self.population.care.intensive_days
+        median, sd = _intensive_median(part, part.time), self.population.care.intensive_days[1]
         days = np.minimum(median * np.exp(sd * normal(part.key, part.step, INTENSIVE_DAYS)), LONGEST_STAY)
         part.icu_until = np.where(severe, part.time + np.floor(np.maximum(days, 0.3) * DAY), part.icu_until)
         return severe

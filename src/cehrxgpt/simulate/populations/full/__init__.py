@@ -57,6 +57,7 @@ def build(entries: tuple[Entry, ...] = ENTRIES, medicines: tuple[Medicine, ...] 
         first_markers=first, latest_markers=latest, flags=assemble.flags(hazards, (*first, *latest)),
         care=Care(
             checkup_days=520.0, tiers=assemble.tiers(entries), no_follow_up=NO_FOLLOW_UP, home=HOME, intake_minutes=420.0,
+            intensive_days=(1.8, 0.85), intensive_terms={"frailty": 0.35, "lung_disease": 0.5, "kidney_disease": 0.3, "obesity": 0.3},
             hospice=Place(concept=HOSPICE, intercept=5.6, terms={"age": 0.55, "frailty": 0.4, "heart_failure": 0.5, "metastasis": 2.6,
               "dementia": 0.8}),
             nursing=Place(concept=NURSING, intercept=2.6, terms={"age": 0.75, "frailty": 0.3, "stroke": 0.7, "dementia": 0.9, "hip_fracture": 0.9}),
