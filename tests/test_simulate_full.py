@@ -161,15 +161,15 @@ def test_states_come_back_from_their_columns(lives: Lives) -> None:
 
 
 def test_a_life_does_not_depend_on_company_or_on_the_lot(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cehrxgpt.simulate.lives.CHUNK", 40)
-    lots = list(live(FULL, 70, 3))
-    assert [len(lot.subject_id) for lot in lots] == [40, 30]
+    monkeypatch.setattr("cehrxgpt.simulate.lives.CHUNK", 20)
+    lots = list(live(FULL, 32, 3))
+    assert [len(lot.subject_id) for lot in lots] == [20, 12]
     few = State.concatenate([lot.states for lot in lots])
-    many = lives.states.take(np.flatnonzero(lives.states.row < 70))
+    many = lives.states.take(np.flatnonzero(lives.states.row < 32))
     for name in ("time", "event", "visit", "last", "lab", "treated"):
         assert np.array_equal(getattr(few, name), getattr(many, name)), name
     late = write(lots[1], "a")
-    assert set(late.visits["subject_id"]) == set(range(41, 71))
+    assert set(late.visits["subject_id"]) == set(range(21, 33))
 
 
 def test_births_follow_pregnancies_and_men_have_none(lives: Lives) -> None:
@@ -214,7 +214,7 @@ def test_times_lie_in_their_visit(folders: dict[str, Path], hospital: str) -> No
     assert set(detail["visit_detail_concept_id"]) == {32037, 8717}
 
 
-@pytest.mark.parametrize("hospital", ["a", "b"])
+@pytest.mark.parametrize("hospital", [pytest.param("a", marks=pytest.mark.slow), "b"])
 def test_ingest_keeps_the_rows_and_says_why_not(folders: dict[str, Path], hospital: str, tmp_path: Path) -> None:
     cx.read_omop(folders[hospital], out=tmp_path / "events")
     report = json.loads((tmp_path / "events" / "ingest.json").read_text())
@@ -264,6 +264,7 @@ def test_the_same_lives_written_by_two_hospitals(lives: Lives) -> None:
     assert per_visit["b"] < 0.9 * per_visit["a"]
 
 
+@pytest.mark.slow
 def test_the_biology_of_the_hospitals_is_the_same() -> None:
     """People differ, their hazards do not: infarctions, strokes and pneumonias per person-year of a like age agree."""
     events, years, ages = {}, {}, {}
