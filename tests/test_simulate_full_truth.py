@@ -21,7 +21,7 @@ from cehrxgpt.simulate.state import DAY, NEVER, State
 from cehrxgpt.simulate.transitions import replan
 from cehrxgpt.simulate.truth import described, restore
 
-PATIENTS = 1000
+PATIENTS = 800
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def agrees(rows: pl.DataFrame, cdm: Path, task: str, *, samples: int, groups: in
 
 @pytest.mark.parametrize("task", ["emergency_visit_1y", pytest.param("hospitalization_1y", marks=pytest.mark.slow), "long_stay_7d"])
 def test_true_risks_agree_with_the_labels(made: tuple[Path, cx.EventDataset], task: str) -> None:
-    assert agrees(judged(*made, task), made[0], task, samples=10, groups=3) >= 45
+    assert agrees(judged(*made, task), made[0], task, samples=8, groups=3) >= 35
 
 
 def test_the_rows_are_the_labelers(made: tuple[Path, cx.EventDataset]) -> None:
@@ -167,4 +167,4 @@ def test_all_tasks_on_a_hundred_events(tmp_path: Path) -> None:
     simulate(cdm, SimulateConfig(population="full", patients=100_000, seed=5, truth_samples=0))
     events = cx.read_omop(cdm, out=tmp_path / "events")
     for task in true_tasks(cdm):
-        assert agrees(judged(cdm, events, task), cdm, task, samples=30, groups=10) >= 100, task
+        assert agrees(judged(cdm, events, task).head(20_000), cdm, task, samples=20, groups=10) >= 100, task
