@@ -150,14 +150,13 @@ def test_the_oracle_of_order_is_shown_no_time(made: tuple[Path, cx.EventDataset]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["hf_readmission_30d", "copd_readmission_30d", "cad_cabg_1y"])
-def test_times_beat_order(forty_thousand: Path, task: str) -> None:
-    """At least 0.03 AUROC over the oracle of order; the lower end of the interval lies well above nought."""
+@pytest.mark.parametrize(("task", "least"), [("hf_readmission_30d", 0.03), ("copd_readmission_30d", 0.03), ("cad_cabg_1y", 0.02)])
+def test_times_beat_order(forty_thousand: Path, task: str, least: float) -> None:
+    """The lower end of the interval too; and they beat the guess from the number of events between."""
     found = measure(forty_thousand, task, subjects=5000, samples=100)
     assert found.risk.sum() > 100
-    assert found.gain() >= 0.03
-    assert found.interval()[0] > 0.02
-    assert found.interval("counts")[0] > 0
+    assert found.interval()[0] >= least
+    assert found.interval("counts")[0] > 0.01
 
 
 @pytest.mark.slow
