@@ -145,7 +145,12 @@ def _columns(header: str, delimiter: str) -> str:
     return "{" + ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names) + "}"
 
 
-def _open_file(connection: Backend, table: str, path: Path) -> SourceTable:
+def read_file(connection: Backend, table: str, path: Path, *, where: str = "", file: str = "") -> SourceTable:
+    """The file, or folder of Parquet parts, of one table; `where` and `file` say what it is a copy of.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     parquet = path.is_dir() or path.name.lower().endswith(".parquet")
     if parquet:
         scan = f"read_parquet({quoted(path / '*.parquet' if path.is_dir() else path)})"
@@ -153,10 +158,10 @@ def _open_file(connection: Backend, table: str, path: Path) -> SourceTable:
     else:
         scan, expected = _text_scan(path), f"delimited text with the OMOP table {table}"
     view = f"source_{table}"
-    with reading(path, expected):
+    with reading(where or path, expected):
         connection.raw_sql(f'CREATE VIEW "{view}" AS SELECT * FROM {scan}')
-        relation = _lower_case(connection.table(view), path)
-    return SourceTable(table, relation, str(path), path.name)
+        relation = _lower_case(connection.table(view), where or path)
+    return SourceTable(table, relation, where or str(path), file or path.name)
 
 
 def _lower_case(relation: ir.Table, where: object) -> ir.Table:
@@ -177,7 +182,7 @@ def open_folder(connection: Backend, folder: Path) -> tuple[dict[str, SourceTabl
         raise SourceError(
             f"{folder}: no OMOP tables found; expected files like person.csv, visit_occurrence.csv.gz, drug_exposure.parquet (any letter case)"
         )
-    return {table: _open_file(connection, table, path) for table, path in found.items()}, others
+    return {table: read_file(connection, table, path) for table, path in found.items()}, others
 
 
 def open_duckdb(connection: Backend, path: Path) -> tuple[dict[str, SourceTable], list[str]]:

@@ -41,8 +41,9 @@ class MedsSource:
 
     format = "meds"
 
-    def __init__(self, connection: Backend, folder: Path, dialect: str):
-        self.connection, self.folder = connection, folder
+    def __init__(self, connection: Backend, folder: Path, dialect: str, *, time_zone: str = ""):
+        self.connection, self.folder, self.time_zone = connection, folder, time_zone
+        self.zones: dict[str, int] = {}
         if not looks_like_meds(folder):
             raise SourceError(f"{folder}: not a MEDS data set; expected data/<split>/*.parquet")
         self.shards = sorted((folder / "data").glob("**/*.parquet"))
@@ -92,7 +93,7 @@ class MedsSource:
         return first.isin(known).fill_null(False).ifelse(first, ibis.literal(OTHER))
 
     def _columns(self) -> tuple[Columns, dict[str, ir.Value]]:
-        columns = Columns(SourceTable("meds", self.table, str(self.folder / "data"), "data"))
+        columns = Columns(SourceTable("meds", self.table, str(self.folder / "data"), "data"), self.time_zone)
         rules = self.rules
         found: dict[str, ir.Value] = {
             "subject_id": columns.integer("subject_id"),
@@ -121,6 +122,7 @@ class MedsSource:
         """Rows per first segment, and unreadable values; see `Columns.check`."""
         columns, _ = self._columns()
         _, unreadable = columns.check()
+        self.zones = columns.zones
         with reading(self.folder / "data", "MEDS Parquet shards"):
             counted = self.table.select(table=self._counted_under()).group_by("table").aggregate(rows=ibis._.count()).to_pyarrow().to_pylist()
         return {row["table"]: int(row["rows"]) for row in counted}, unreadable
@@ -207,7 +209,7 @@ class MedsSource:
 
     def facts(self) -> dict[str, object]:
         """How many shards there were."""
-        return {"files": {"data": f"{len(self.shards)} shards"}}
+        return {"files": {"data": f"{len(self.shards)} shards"}, "times_with_a_zone": {"data": self.zones} if self.zones else {}}
 
 
 def _known_segments(rules: Dialect) -> set[str]:

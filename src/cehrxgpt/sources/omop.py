@@ -166,17 +166,21 @@ def _expression(columns: Columns) -> dict[str, ir.Value]:
 class OmopStage:
     """The clinical tables of one source, checked, and written bucket by bucket."""
 
-    def __init__(self, tables: dict[str, SourceTable]):
+    def __init__(self, tables: dict[str, SourceTable], time_zone: str = ""):
         self.tables = {name: tables[name] for name in STAGED if name in tables}
         self._staged: dict[str, tuple[Columns, dict[str, ir.Value]]] = {}
         for name, source in self.tables.items():
-            columns = Columns(source)
+            columns = Columns(source, time_zone)
             found = {"subject_id": columns.integer("person_id"), **_expression(columns), "fingerprint": _fingerprint(source)}
             self._staged[name] = (columns, found)
 
     def check(self, name: str) -> tuple[int, dict[str, int]]:
         """Rows and unreadable values of one table; see `Columns.check`."""
         return self._staged[name][0].check()
+
+    def zones(self) -> dict[str, dict[str, int]]:
+        """Times with a time zone, by table and column; after `check`."""
+        return {name: columns.zones for name, (columns, _) in self._staged.items() if columns.zones}
 
     def expression(self, name: str, buckets: int) -> ir.Table:
         """Everything to stage of one table, with the `bucket` of each row's subject."""
@@ -236,9 +240,9 @@ class OmopSource:
     dialect: str | None = None
     native = False
 
-    def __init__(self, connection: Backend, tables: dict[str, SourceTable], others: list[str]):
+    def __init__(self, connection: Backend, tables: dict[str, SourceTable], others: list[str], *, time_zone: str = ""):
         self.connection, self.all_tables, self.others = connection, tables, others
-        self._stage = OmopStage(tables)
+        self._stage = OmopStage(tables, time_zone)
 
     def tables(self) -> list[str]:
         """The clinical tables that are there."""
@@ -297,4 +301,5 @@ class OmopSource:
     def facts(self) -> dict[str, object]:
         """Which tables there were."""
         absent = [name for name in (*STAGED, "concept", "concept_ancestor") if name not in self.all_tables]
-        return {"files": {name: source.file for name, source in self.all_tables.items()}, "tables_absent": absent, "tables_not_read": self.others}
+        files = {name: source.file for name, source in self.all_tables.items()}
+        return {"files": files, "tables_absent": absent, "tables_not_read": self.others, "times_with_a_zone": self._stage.zones()}

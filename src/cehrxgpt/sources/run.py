@@ -33,6 +33,7 @@ from cehrxgpt.sources.config import MAX_BUCKETS, IngestConfig
 from cehrxgpt.sources.database import connect, without_ibis_warnings
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.splits import assign_splits
+from cehrxgpt.sources.url import PostgresUrl, is_url, parse_url
 
 Progress = Callable[[int, int, str], None]
 SHIFTED_FROM_YEAR = 2100
@@ -82,7 +83,7 @@ def ingest(
     """Read OMOP tables or a MEDS data set into an event data set at `out`.
 
     Args:
-        source: a folder of OMOP tables, a DuckDB file with them, or a MEDS folder.
+        source: a folder of OMOP tables, a DuckDB file with them, a database URL (see `url.parse_url`), or a MEDS folder.
         out: the folder to write; whole or not at all.
         config: see `IngestConfig`.
         force: replace `out` if it is there.
@@ -93,26 +94,44 @@ def ingest(
         OutputExistsError, StorageError: see `atomic.atomic_path`.
     """
     config = config or IngestConfig()
-    source, out = Path(source), Path(out)
-    refuse_existing(out, force=force, inputs=[source])
-    if not source.exists():
-        raise SourceError(f"{source}: no such file or folder; expected OMOP tables, a DuckDB file or a MEDS folder")
-    try:
-        there = any(source.iterdir()) if source.is_dir() else source.stat().st_size > 0
-    except OSError as error:
-        raise SourceError(f"{source}: cannot be read ({error.strerror}); expected OMOP tables, a DuckDB file or a MEDS folder") from error
-    if not there:
-        raise SourceError(f"{source}: empty; expected OMOP tables, a DuckDB file or a MEDS folder")
+    place = parse_url(str(source)) if is_url(source) else Path(source)
+    out = Path(out)
+    refuse_existing(out, force=force, inputs=[place] if isinstance(place, Path) else [])
+    if isinstance(place, Path):
+        _refuse_absent(place)
     with without_ibis_warnings(), atomic_path(out, force=force, folder=True) as partial:
         work = partial / ".work"
         work.mkdir()
         connection = connect(config, work / "spill")
         try:
-            _Ingest(connection, source, config, work, partial, progress).run()
+            _Ingest(connection, place, config, work, partial, progress).run()
         finally:
             connection.disconnect()
         shutil.rmtree(work)
     return EventDataset(out)
+
+
+def _refuse_absent(source: Path) -> None:
+    """Raise `SourceError` where nothing is."""
+    expected = "expected OMOP tables, a DuckDB file, a MEDS folder or a database URL"
+    if not source.exists():
+        raise SourceError(f"{source}: no such file or folder; {expected}")
+    try:
+        there = any(source.iterdir()) if source.is_dir() else source.stat().st_size > 0
+    except OSError as error:
+        raise SourceError(f"{source}: cannot be read ({error.strerror}); {expected}") from error
+    if not there:
+        raise SourceError(f"{source}: empty; {expected}")
+
+
+def open_database(connection: Backend, url: PostgresUrl, config: IngestConfig, folder: Path, tell: Callable[[str], None]) -> Source:
+    """The reader for the OMOP tables of a PostgreSQL database, copied to `folder`; see `postgres.open_postgres`."""
+    from cehrxgpt.sources import omop, postgres
+
+    if config.format == "meds":
+        raise SourceError(f"{url.shown}: a database is read as OMOP tables; MEDS is a folder of Parquet files")
+    asked = tuple(name.strip() for name in config.schema.split(",") if name.strip())
+    return omop.OmopSource(connection, *postgres.open_postgres(connection, url, asked or url.schemas, folder, tell), time_zone=config.time_zone)
 
 
 def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source:
@@ -126,26 +145,31 @@ def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source
     if path.is_file():
         if config.format == "meds" or path.suffix.lower() not in locate.DATABASE_SUFFIXES:
             raise SourceError(f"{path}: a single file; expected a folder, or a DuckDB file ({', '.join(locate.DATABASE_SUFFIXES)}) with OMOP tables")
-        return omop.OmopSource(connection, *locate.open_duckdb(connection, path))
+        return omop.OmopSource(connection, *locate.open_duckdb(connection, path), time_zone=config.time_zone)
     is_meds = meds.looks_like_meds(path)
     if config.format == "meds" or (config.format == "auto" and is_meds):
-        return meds.MedsSource(connection, path, config.dialect)
+        return meds.MedsSource(connection, path, config.dialect, time_zone=config.time_zone)
     if config.format == "auto" and not locate.looks_like_omop(path):
         there = sorted(entry.name for entry in path.iterdir())
         what = f"it holds {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else "the folder is empty"
         raise SourceError(
             f"{path}: neither OMOP nor MEDS ({what}); expected person.csv, visit_occurrence.parquet, ... or a MEDS folder with data/<split>/*.parquet"
         )
-    return omop.OmopSource(connection, *locate.open_folder(connection, path))
+    return omop.OmopSource(connection, *locate.open_folder(connection, path), time_zone=config.time_zone)
 
 
 class _Ingest:
     """One run; the steps of the module's docstring."""
 
-    def __init__(self, connection: Backend, source: Path, config: IngestConfig, work: Path, out: Path, progress: Progress | None):
+    def __init__(self, connection: Backend, source: Path | PostgresUrl, config: IngestConfig, work: Path, out: Path, progress: Progress | None):
         self.config, self.work, self.out, self.progress = config, work, out, progress
-        self.name = source.resolve().name
-        self.source = open_source(connection, source, config)
+        self.source: Source
+        if isinstance(source, Path):
+            self.name = source.resolve().name
+            self.source = open_source(connection, source, config)
+        else:
+            self.name = source.name
+            self.source = open_database(connection, source, config, work / "copied", lambda what: self._tell(0, 0, what))
         self.ledger = Ledger()
         self.events_by_origin: Counter[str] = Counter()
         self.visit_classes: Counter[str] = Counter()
@@ -293,7 +317,7 @@ class _Ingest:
 def read_omop(
     path: str | Path, *, out: str | Path, config: IngestConfig | None = None, force: bool = False, progress: Progress | None = None
 ) -> EventDataset:
-    """`ingest` of OMOP tables (a folder or a DuckDB file)."""
+    """`ingest` of OMOP tables (a folder, a DuckDB file or a database URL)."""
     return ingest(path, out, replace(config or IngestConfig(), format="omop"), force=force, progress=progress)
 
 
