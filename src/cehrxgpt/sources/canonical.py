@@ -61,8 +61,12 @@ def _first_checks(frame: pl.DataFrame, bucket: Bucket, ledger: Ledger, *, time: 
 def drop_duplicates(frame: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
     """Drop all but one of the rows that are equal in everything but their id."""
     key = [name for name in ("table", "subject_id", "time", "code", "fingerprint") if name in frame.columns]
-    again = ~pl.struct(key).is_first_distinct() & pl.col("fingerprint").is_not_null()
-    return ledger.drop(frame, again, "duplicate")
+    candidates = frame.select(*key, pl.int_range(pl.len(), dtype=pl.UInt32).alias("_row"))
+    candidates = candidates.filter(pl.col("fingerprint").is_duplicated() & pl.col("fingerprint").is_not_null())
+    again = candidates.filter(~pl.struct(key).is_first_distinct())["_row"]
+    if not again.len():
+        return frame
+    return ledger.drop(frame, pl.int_range(pl.len(), dtype=pl.UInt32).is_in(again.implode()), "duplicate")
 
 
 def _drop_future(frame: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:

@@ -21,7 +21,7 @@ class IngestConfig:
         dialect: of a MEDS source: the name of a shipped one, a path to a YAML file, or `auto`.
         splits: share of the subjects in `train`, `tuning` and `held_out`; the data's own split wins.
         seed: of the split.
-        memory_limit_gib: for the database process; beyond it, it spills to disk beside the output.
+        memory_limit_gib: for the database; beyond it, it spills to disk beside the output. 0 = 0.2 for each thread.
         threads: of the database.
         buckets: number of groups of subjects that are handled one after the other; 0 = as many as `rows_per_bucket` asks for.
         rows_per_bucket: source rows of one group, about; bounds the memory of the part outside the database.
@@ -37,7 +37,7 @@ class IngestConfig:
     dialect: str = "auto"
     splits: dict[str, float] = field(default_factory=lambda: {TRAIN: 0.8, TUNING: 0.1, HELD_OUT: 0.1})
     seed: int = 0
-    memory_limit_gib: float = 2.0
+    memory_limit_gib: float = 0.0
     threads: int = 2
     buckets: int = 0
     rows_per_bucket: int = 250_000
@@ -52,8 +52,8 @@ class IngestConfig:
             raise ValueError(f"splits: unknown split '{unknown[0]}'; valid: {', '.join(SPLITS)}")
         if any(share < 0 for share in self.splits.values()) or abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(f"splits: shares must not be negative and must add up to 1, found {self.splits}")
-        if self.memory_limit_gib < 0.1:
-            raise ValueError(f"memory_limit_gib must be at least 0.1, found {self.memory_limit_gib}")
+        if self.memory_limit_gib != 0 and self.memory_limit_gib < 0.1:
+            raise ValueError(f"memory_limit_gib must be 0 (automatic) or at least 0.1, found {self.memory_limit_gib}")
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, found {self.threads}")
         if not 0 <= self.buckets <= MAX_BUCKETS:

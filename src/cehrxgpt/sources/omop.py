@@ -18,7 +18,7 @@ from ibis.backends.duckdb import Backend
 from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, RACE_PREFIX, VISIT_PREFIX
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.columns import Columns, hashed
-from cehrxgpt.sources.database import midnight_counts, reading
+from cehrxgpt.sources.database import fetch, midnight_counts, reading
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.locate import SourceTable
 from cehrxgpt.sources.names import describe_codes
@@ -279,8 +279,7 @@ class OmopSource:
         """Those of the person table; where there is none, of all tables."""
         names = ["person"] if "person" in self._stage.tables else self.tables()
         found = [staged.select("subject_id").distinct() for staged in (self._staged(folder, name) for name in names) if staged is not None]
-        ids = [pl.Series("subject_id", table.to_pyarrow()["subject_id"], dtype=pl.Int64) for table in found]
-        return pl.concat(ids).drop_nulls().unique()
+        return pl.concat([fetch(table)["subject_id"].cast(pl.Int64) for table in found]).drop_nulls().unique()
 
     def own_splits(self, folder: Path) -> pl.DataFrame | None:
         """OMOP has none."""

@@ -12,8 +12,9 @@ Memory is bounded by the database's limit and by one bucket. Everything is writt
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -37,6 +38,7 @@ from cehrxgpt.sources.url import PostgresUrl, is_url, parse_url
 
 Progress = Callable[[int, int, str], None]
 SHIFTED_FROM_YEAR = 2100
+MAX_BUCKETS_AT_ONCE = 2
 
 
 class Source(Protocol):
@@ -202,9 +204,10 @@ class _Ingest:
         splits, split_policy = assign_splits(
             self.source.subjects(staged), self.config.splits, self.config.seed, own=self.source.own_splits(staged)
         )  # fmt: skip
-        for bucket in range(buckets):
+        for bucket, (events, ledger) in enumerate(self._canonical(staged, buckets, rules)):
             self._tell(2 * len(tables) + bucket, steps, f"subjects, part {bucket + 1} of {buckets}")
-            self._one_bucket(self.source.read(staged, bucket, self.ledger), rules, splits, bucket)
+            self.ledger.update(ledger)
+            self._write(events, splits, bucket)
         self._tell(steps - 2, steps, "codes and counts")
         shutil.rmtree(staged, ignore_errors=True)
         self._close(calendar, rules, splits, split_policy, unreadable)
@@ -233,8 +236,31 @@ class _Ingest:
             latest = datetime.combine(day, time.max)
         return Rules(date_only_groups=frozenset(groups.to_list()), latest=latest)
 
-    def _one_bucket(self, bucket: Bucket, rules: Rules, splits: pl.DataFrame, number: int) -> None:
-        events = canonicalise(bucket, rules, self.ledger)
+    def _canonical(self, staged: Path, buckets: int, rules: Rules) -> Iterator[tuple[pl.DataFrame, Ledger]]:
+        """The buckets' events in order, each with what was counted in making it; the next is made while one is written.
+
+        A bucket's rules are many short steps, which leave threads idle within one frame: two frames at once fill them. More would only cost memory.
+        """
+
+        def one(number: int) -> tuple[pl.DataFrame, Ledger]:
+            ledger = Ledger()
+            return canonicalise(self.source.read(staged, number, ledger), rules, ledger), ledger
+
+        ahead = min(self.config.threads, MAX_BUCKETS_AT_ONCE) - 1
+        if not ahead:
+            yield from map(one, range(buckets))
+            return
+        with ThreadPoolExecutor(ahead) as pool:
+            waiting: deque[Future[tuple[pl.DataFrame, Ledger]]] = deque()
+            for number in range(buckets):
+                waiting.append(pool.submit(one, number))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _write(self, events: pl.DataFrame, splits: pl.DataFrame, number: int) -> None:
+        """One shard per split."""
         if not events.height:
             return
         self._count(events)
