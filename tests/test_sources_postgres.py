@@ -163,7 +163,7 @@ def test_types_that_only_databases_have(server: Server, tmp_path: Path) -> None:
     events, report = run(url, tmp_path / "local", time_zone="America/New_York")
     assert rows_of(events, 1, "Visit/9201")[0]["end_time"] is None
     assert report["mended"]["visit_occurrence"]["visit_end_in_the_future_unknown"] == 1
-    assert report["tables"]["condition_occurrence"]["dropped"] == {"before_birth": 1}
+    assert report["tables"]["condition_occurrence"]["dropped"] == {"placeholder_date": 1}
     assert report["times_with_a_zone"] == {"condition_occurrence": {"condition_start_datetime": 36}}
     coded = ["subject_id", "time", "code", "time_precision"]
     assert events.filter(pl.col("code").str.starts_with("condition/")).select(coded).equals(

@@ -7,6 +7,7 @@ file and column instead of confusing a sniffer.
 
 from __future__ import annotations
 
+import csv
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ _KNOWN_OTHERS = (  # OMOP tables that are not read: their names end like those t
     "episode",
     "survey_conduct",
 )
+_LOOKED_AT = 1 << 18  # bytes
 _NULLS = ["", "NULL", "\\N", "NA"]
 
 
@@ -128,11 +130,30 @@ def _header(path: Path) -> str:
     return text
 
 
+def _quoted_fields(path: Path) -> bool:
+    """Whether quotes enclose fields of a tab-separated file, by its first lines.
+
+    Vocabulary downloads have bare quotes inside names and no quoting; databases quote the fields that need it, and no header does. Quotes enclose
+    where there are any and every row read with them has as many fields as the header.
+    """
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        content = file.read(_LOOKED_AT)
+    lines = content.decode("utf-8-sig", errors="replace").splitlines(keepends=True)
+    if '"' not in "".join(lines):
+        return False
+    reader, widths = csv.reader(lines, delimiter="\t", strict=True), []
+    try:
+        widths = [len(row) for row in reader if row]
+    except csv.Error:
+        if len(content) < _LOOKED_AT or reader.line_num < len(lines):
+            return False  # not because the last field was cut short
+    return len(set(widths[:-1])) <= 1
+
+
 def _text_scan(path: Path) -> str:
     header = _header(path)
     delimiter = max(("\t", ",", ";", "|"), key=header.count)
-    # Tab-separated vocabulary downloads have bare quotes inside names; quoting is in use only where the header itself is quoted.
-    quote = "" if delimiter == "\t" and not header.startswith('"') else '"'
+    quote = "" if delimiter == "\t" and not header.startswith('"') and not _quoted_fields(path) else '"'
     nulls = ", ".join(quoted(value) for value in _NULLS)
     return (
         f"read_csv({quoted(path)}, header=true, all_varchar=true, auto_detect=false, columns={_columns(header, delimiter)}, "

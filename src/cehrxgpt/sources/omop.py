@@ -136,9 +136,11 @@ def _visit_expression(columns: Columns) -> dict[str, ir.Value]:
 def _person_expression(columns: Columns) -> dict[str, ir.Value]:
     year, month, day = (columns.integer(f"{part}_of_birth") for part in ("year", "month", "day"))
     parts = year.cast("string").lpad(4, "0") + "-" + month.fill_null(1).cast("string").lpad(2, "0") + "-"
+    given = columns.instant("birth_datetime")
+    disagrees = (given.year() != year).fill_null(False)  # the year is the column that every CDM fills: the other holds a placeholder then
     exact = (parts + day.fill_null(1).cast("string").lpad(2, "0")).try_cast("timestamp(6)")
-    birth = ibis.coalesce(columns.instant("birth_datetime"), exact, (parts + "01").try_cast("timestamp(6)"))
-    found = {"time": birth}
+    birth = ibis.coalesce(disagrees.ifelse(ibis.null("timestamp(6)"), given), exact, (parts + "01").try_cast("timestamp(6)"))
+    found = {"time": birth, "birth_disagrees": disagrees}
     for name in ("gender", "race", "ethnicity"):
         found[name] = columns.integer(f"{name}_concept_id").fill_null(0)
     return found
@@ -206,8 +208,8 @@ def _statics(persons: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(rows)
 
 
-def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable]) -> Bucket:
-    """The staged rows of one bucket as frames."""
+def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable], ledger: Ledger) -> Bucket:
+    """The staged rows of one bucket as frames; nothing is dropped here."""
     found = Bucket()
     events = []
     for name in tables:
@@ -219,6 +221,7 @@ def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable]) -> Buc
             continue
         frame = _booked(frame, name).with_columns(pl.lit(name).alias("group"))
         if name == "person":
+            ledger.mend(frame, pl.col("birth_disagrees"), "birth_datetime_of_another_year")
             found.statics = _statics(frame)
         elif name == "observation_period":
             found.periods = shaped(frame, PERIODS)
@@ -286,8 +289,8 @@ class OmopSource:
         return None
 
     def read(self, folder: Path, bucket: int, ledger: Ledger) -> Bucket:
-        """See `read_bucket`; nothing is dropped here."""
-        return read_bucket(folder, bucket, self._stage.tables)
+        """See `read_bucket`."""
+        return read_bucket(folder, bucket, self._stage.tables, ledger)
 
     def describe(self, codes: pl.DataFrame) -> pl.DataFrame:
         """Names from `concept`, all ancestors from `concept_ancestor` (as codes of the same prefix)."""

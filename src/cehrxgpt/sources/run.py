@@ -29,7 +29,7 @@ from cehrxgpt.atomic import atomic_path, refuse_existing, write_json
 from cehrxgpt.errors import ConfigError, InputError, SourceError, StorageError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.sources.bucket import Bucket
-from cehrxgpt.sources.canonical import FIRST_TO_LAST, OWN_PERIODS, Rules, canonicalise
+from cehrxgpt.sources.canonical import FIRST_TO_LAST, LATEST_SHIFTED, OWN_PERIODS, Rules, canonicalise
 from cehrxgpt.sources.config import MAX_BUCKETS, IngestConfig
 from cehrxgpt.sources.database import connect, without_ibis_warnings
 from cehrxgpt.sources.ledger import Ledger
@@ -37,7 +37,6 @@ from cehrxgpt.sources.splits import assign_splits
 from cehrxgpt.sources.url import PostgresUrl, is_url, parse_url
 
 Progress = Callable[[int, int, str], None]
-SHIFTED_FROM_YEAR = 2100
 MAX_BUCKETS_AT_ONCE = 2
 
 
@@ -227,14 +226,14 @@ class _Ingest:
 
     def _rules(self, survey: pl.DataFrame, calendar: str) -> Rules:
         groups = survey.filter((pl.col("midnights") > 0) & (pl.col("midnights") >= self.config.date_only_share * pl.col("rows")))["group"]
-        latest = None
+        latest: datetime = LATEST_SHIFTED
         if calendar == "true":
             try:
                 day = date.fromisoformat(self.config.latest) if self.config.latest else datetime.now(UTC).date()
             except ValueError as error:
                 raise ConfigError(f"latest: '{self.config.latest}' is not a date; write it as 2024-12-31") from error
             latest = datetime.combine(day, time.max)
-        return Rules(date_only_groups=frozenset(groups.to_list()), latest=latest)
+        return Rules(date_only_groups=frozenset(groups.to_list()), latest=latest, shifted=calendar == "shifted")
 
     def _canonical(self, staged: Path, buckets: int, rules: Rules) -> Iterator[tuple[pl.DataFrame, Ledger]]:
         """The buckets' events in order, each with what was counted in making it; the next is made while one is written.
