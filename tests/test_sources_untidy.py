@@ -43,7 +43,11 @@ def test_time_zones(tmp_path: Path) -> None:
     events, report = run(folder, tmp_path / "one")
     assert times(events, 1, 2, 3) == ["2010-05-03 23:30:00", "2010-05-04 10:00:00", "2010-05-04 10:00:00"]
     assert report["times_with_a_zone"] == {"condition_occurrence": {"condition_start_datetime": 3}}
-    events, _ = run(folder, tmp_path / "two", time_zone="America/New_York")
+    assert report["notes"] == [
+        "condition_occurrence: 3 times have a zone; offsets were dropped, instants read in UTC; --time-zone names the hospital's clock"
+    ]
+    events, report = run(folder, tmp_path / "two", time_zone="America/New_York")
+    assert (report["time_zone"], report["notes"]) == ("America/New_York", [])
     assert times(events, 1, 2, 3, 316139) == ["2010-05-04 00:30:00", "2010-05-04 06:00:00", "2010-05-04 00:30:00", "2010-01-01 10:30:00"]
     folder = UNTIDY["instants"].write(tmp_path / "instants")
     events, report = run(folder, tmp_path / "three")

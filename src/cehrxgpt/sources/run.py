@@ -300,6 +300,7 @@ class _Ingest:
         ours = {"format": self.source.format, "dialect": self.source.dialect, "calendar": calendar, "observation_policy": observation}
         about = {"dataset_name": self.name, "etl_name": "cehrxgpt", "etl_version": __version__, "meds_version": "0.4.1", "cehrxgpt": ours}
         write_json(metadata / "dataset.json", about)
+        facts = self.source.facts()
         counts = dict(splits.group_by("split").len().sort("split").iter_rows())
         report = {
             "source": self.name,
@@ -316,10 +317,20 @@ class _Ingest:
             "derived": Ledger.nested(self.ledger.derived),
             "unreadable_values": {name: found for name, found in unreadable.items() if found},
             "midnight_is_a_date_only_in": sorted(rules.date_only_groups),
-            "notes": [f"{name}: all {row['read']} rows were dropped" for name, row in tables.items() if row["read"] and not row["kept"]],
-            **self.source.facts(),
+            "time_zone": self.config.time_zone or None,
+            "notes": self._notes(tables, facts),
+            **facts,
         }
         write_json(self.out / "ingest.json", report)
+
+    def _notes(self, tables: dict[str, dict[str, Any]], facts: dict[str, Any]) -> list[str]:
+        """What a reader should hear of without opening ingest.json."""
+        notes = [f"{name}: all {row['read']} rows were dropped" for name, row in tables.items() if row["read"] and not row["kept"]]
+        if not self.config.time_zone:
+            for name, columns in facts["times_with_a_zone"].items():
+                zoned = sum(columns.values())
+                notes.append(f"{name}: {zoned} times have a zone; offsets were dropped, instants read in UTC; --time-zone names the hospital's clock")
+        return notes
 
     def _observation_policy(self) -> str:
         """Whose observation periods the data has, in one word or two."""
