@@ -106,10 +106,12 @@ def simulate(
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder of OMOP tables, a DuckDB file, or a MEDS folder.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of OMOP tables, a DuckDB file, a database URL, or a MEDS folder.")],
     out: Out,
     format: Annotated[str, typer.Option("--format", help="auto, omop or meds.")] = "auto",
     dialect: Annotated[Optional[str], typer.Option("--dialect", help="MEDS dialect: plain, mimic, or a YAML file.")] = None,  # noqa: UP045
+    schema: Annotated[str, typer.Option("--schema", help="Of a database: where the OMOP tables are; several with commas.")] = "",
+    time_zone: Annotated[str, typer.Option("--time-zone", help="Of the hospital (America/New_York): for times written with a zone.")] = "",
     seed: Seed = 0,
     force: Force = False,
     threads: Threads = None,
@@ -123,7 +125,7 @@ def ingest(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    settings: dict[str, Any] = {"format": format, "seed": seed}
+    settings: dict[str, Any] = {"format": format, "schema": schema, "time_zone": time_zone, "seed": seed}
     if dialect is not None:
         settings["dialect"] = dialect
     if threads is not None:

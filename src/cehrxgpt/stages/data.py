@@ -25,7 +25,7 @@ def simulate(out: Path, settings: Settings, *, force: bool = False, progress: Pr
     return to_dict(run(out, from_dict(SimulateConfig, dict(settings), where="simulate"), force=force, progress=progress))
 
 
-def ingest(source: Path, out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
+def ingest(source: str | Path, out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
     """Raw tables to an event data set."""
     from cehrxgpt.sources import IngestConfig
     from cehrxgpt.sources import ingest as run
