@@ -1,6 +1,6 @@
 """How fast events become tokens and tokens events again, and what the tokens cannot say.
 
-    python benchmarks/timeline.py [--patients 2000] [--source FOLDER ...]
+    python benchmarks/timeline.py [--patients 2000] [--drug-lengths] [--source FOLDER ...]
 
 A simulated population, and every OMOP or MEDS folder given, is ingested into a temporary folder; then, in one process: fit (training
 split), encode (every event; the better of two runs), decode, and `quantise`, which is plain Python and meant for checks. Prints the
@@ -24,10 +24,10 @@ import polars as pl
 from cehrxgpt.events import EventDataset
 from cehrxgpt.simulate import SimulateConfig, simulate
 from cehrxgpt.sources import IngestConfig, ingest
-from cehrxgpt.timeline import Timeline, decode_histories
+from cehrxgpt.timeline import Timeline, TimelineConfig, decode_histories
 from cehrxgpt.timeline.quantise import quantise, table_head, table_row
 
-COMPARED = ("subject_id", "time", "code", "numeric_value", "text_value", "unit", "origin", "end_time")
+COMPARED = ("subject_id", "time", "code", "numeric_value", "text_value", "unit", "operator", "origin", "end_time")
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -40,9 +40,9 @@ def comparable(events: pl.DataFrame) -> pl.DataFrame:
     return events.select(COMPARED).sort(pl.all(), nulls_last=True)
 
 
-def measure(name: str, dataset: EventDataset) -> tuple[dict[str, Any], str]:
+def measure(name: str, dataset: EventDataset, config: TimelineConfig) -> tuple[dict[str, Any], str]:
     """Figures of one data set and its line of the table."""
-    timeline, fitting = timed(lambda: Timeline.fit(dataset))
+    timeline, fitting = timed(lambda: Timeline.fit(dataset, config=config))
     events = dataset.read()
     encoded, first = timed(lambda: timeline.encode_frame(events))
     encoding = min(first, timed(lambda: timeline.encode_frame(events))[1])
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", type=int, default=2000, help="simulated; 0 = none")
     parser.add_argument("--source", type=Path, action="append", default=[], help="an OMOP or MEDS folder; may be given several times")
+    parser.add_argument("--drug-lengths", action="store_true", help="write how long drugs are taken")
     arguments = parser.parse_args()
     lines, results = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +80,7 @@ def main() -> None:
             sources.append(Path(folder) / "simulated")
         for number, source in enumerate(sources):
             dataset = ingest(source, Path(folder) / f"events-{number}", IngestConfig())
-            figures, line = measure(source.name, dataset)
+            figures, line = measure(source.name, dataset, TimelineConfig(drug_lengths=arguments.drug_lengths))
             results.append(figures)
             lines.append(line)
     print(table_head(), *lines, sep="\n")

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar, Phase, State
+from cehrxgpt.timeline.grammar import ADMITTED_PHASES, IN_VISIT_PHASES, Grammar, State
 from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.visits import SPAN_CLASSES, class_of
@@ -37,6 +37,9 @@ def toy_vocabulary(codes: int = 4) -> Vocabulary:
     rows += [{"token": f"i-H{h}", "kind": Kind.IN_VISIT_HOURS, "amount": h, "minutes": h * 60} for h in (0, 1, 3, 9, 23)]
     rows += [{"token": f"condition/{c}", "kind": Kind.CODE, "code": f"condition/{c}"} for c in range(codes)]
     rows += [{"token": "MEDS_DEATH", "kind": Kind.DEATH, "code": "MEDS_DEATH"}, {"token": "[END]", "kind": Kind.END}]
+    rows += [{"token": "[ICU]", "kind": Kind.ICU_START, "code": "VisitDetail/32037"}, {"token": "[/ICU]", "kind": Kind.ICU_END}]
+    rows += [{"token": "drug/1", "kind": Kind.CODE, "code": "drug/1", "origin": "drug_exposure"}]
+    rows += [{"token": f"days:{d}", "kind": Kind.DRUG_LENGTH, "amount": d} for d in (1, 8)]
     return Vocabulary.from_rows([row | {"kind": int(row["kind"])} for row in rows], {})
 
 
@@ -119,7 +122,7 @@ class Oracle:
             return 0.0
         if kind == Kind.LONG_GAP:
             return 1.0
-        if int(before.phase[0]) == Phase.ADMITTED and kind == Kind.IN_VISIT_HOURS:
+        if int(before.phase[0]) in ADMITTED_PHASES and kind == Kind.IN_VISIT_HOURS:
             return None if amount == 0 and today == goal_day else 0.0
         if arrived:
             return 1.0
@@ -158,7 +161,7 @@ class Oracle:
             kind = int(self.vocabulary.kind[token])
             before = self.state(tokens)
             if int(self.state([*tokens, token]).clock_minutes[0]) > horizon:
-                if int(before.phase[0]) == Phase.ADMITTED and kind == Kind.IN_VISIT_HOURS:
+                if int(before.phase[0]) in ADMITTED_PHASES and kind == Kind.IN_VISIT_HOURS:
                     return tokens[len(start) : max(len(tokens) - 2, len(start))], "horizon", log_probability
                 return tokens[len(start) :], "outcome" if unconfirmed else "horizon", log_probability
             tokens.append(token)

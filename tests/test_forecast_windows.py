@@ -35,6 +35,13 @@ STAYS = {
     "D30": {"[VS]": 1.0},
 }
 
+INTENSIVE = STAYS | {
+    "i-H9": {"[ICU]": 1.0},
+    "[ICU]": {BENIGN: 1.0},
+    BENIGN: {"i-D1": 0.9, "[/ICU]": 0.1},
+    "[/ICU]": {"discharge/8536": 1.0},
+}
+
 
 def prompt(words, *tail: str, horizon_days: int) -> Prompt:
     said = ("[BOS]", "year:2010", "month:3", "age:40", "age_months:2", "gender:8532", "race:0", *tail)
@@ -65,11 +72,20 @@ def test_no_window_is_needed_where_the_context_suffices() -> None:
     assert np.array_equal(plain.end_clock_minutes, windowed.end_clock_minutes)
 
 
-@pytest.mark.parametrize("tail", [("[VS]", "Visit/9201", "i-H9", BENIGN), ("[VR]", "Visit/9201", "stay:0", BENIGN)])
+TAILS = [
+    ("[VS]", "Visit/9201", "i-H9", BENIGN),
+    ("[VR]", "Visit/9201", "stay:0", BENIGN),
+    ("[VS]", "Visit/9201", "i-H9", "[ICU]", BENIGN),
+    ("[VR]", "Visit/9201", "[ICU]", "stay:3", "i-H5", BENIGN),
+]
+
+
+@pytest.mark.parametrize("tail", TAILS)
 def test_the_joined_future_is_one_sentence(tail: tuple[str, ...]) -> None:
-    """Its tokens obey the grammar from end to end, inside stays too, and its clocks are those of the whole."""
-    words = vocabulary()
-    model = markov(STAYS, context=48)
+    """Its tokens obey the grammar from end to end, inside stays and intensive care too, and its clocks are those of the whole."""
+    icu = "[ICU]" in tail
+    words = vocabulary(icu=icu)
+    model = markov(INTENSIVE if icu else STAYS, context=48, icu=icu)
     asked = [prompt(words, *tail, horizon_days=200)]
     drawn = rollout_through_windows(model.decoder, words, asked, birth_date=[3650], samples=6, seed=1, max_new_tokens=2000)
     assert (drawn.stop_reason == "horizon").all()

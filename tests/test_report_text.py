@@ -140,3 +140,16 @@ def test_terminal_control_characters_are_taken_out(tmp_path: Path) -> None:
     (tmp_path / "data/train").mkdir(parents=True)
     _events([{"code": "A\x1b[2J", "time": datetime(2020, 1, 1)}]).write_parquet(tmp_path / "data/train/0.parquet")
     assert not any("\x1b" in line for line in inspect_path(tmp_path, subject=1))
+
+
+def test_intensive_care_and_signs_are_shown() -> None:
+    rows = [
+        (1, datetime(2020, 1, 1, 9), "Visit/9201", None, None, datetime(2020, 1, 5, 9), 7),
+        (1, datetime(2020, 1, 1, 10), "VisitDetail/32037", None, None, datetime(2020, 1, 3, 9), 7),
+        (1, datetime(2020, 1, 1, 11), "measurement/7", 5.0, "<", None, 7),
+    ]
+    columns = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String, "numeric_value": pl.Float32, "operator": pl.String}
+    events = pl.DataFrame(rows, schema=columns | {"end_time": pl.Datetime("us"), "visit_id": pl.Int64}, orient="row")
+    lines = subject_lines(events, 1, {})
+    assert lines[2].strip() == "10:00  Intensive care (VisitDetail/32037) until 2020-01-03"
+    assert lines[3].strip() == "11:00  measurement/7 < 5"

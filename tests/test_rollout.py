@@ -20,6 +20,7 @@ from oracle_rollout import Oracle, hashed_uniform, toy_vocabulary
 VOCABULARY = toy_vocabulary()
 DEMOGRAPHICS = "[BOS] year:2011 month:7 age:71 age_months:5 gender:8532 race:8527"
 DAY = 1440
+INSIDE = (Phase.IN_VISIT, Phase.IN_VISIT_DRUG, Phase.IN_ICU, Phase.IN_ICU_DRUG)
 
 
 def make_decoder(seed: int = 0, context: int = 48, dtype: torch.dtype = torch.float64, sharpness: float = 12.0) -> Decoder:
@@ -70,6 +71,13 @@ ENDINGS = [
     ("[VS] Visit/inpatient i-H9 condition/0", 40 * DAY + 60),  # beyond the longest step
     ("[VS] Visit/inpatient i-H9 condition/0 discharge/8536 [VE]", 12 * DAY),
     ("[VR] Visit/inpatient stay:3 i-H3 condition/2", DAY + 10 * 60),
+    ("[VS] Visit/inpatient i-H9 [ICU]", 9 * 60 + 30),  # intensive care begins in the hour of the prediction
+    ("[VS] Visit/inpatient i-H9 [ICU] condition/0 drug/1", DAY + 10 * 60),
+    ("[VS] Visit/inpatient i-H9 [ICU] condition/0 [/ICU]", 2 * DAY + 10 * 60),
+    ("[VR] Visit/inpatient [ICU] stay:3 i-H3 drug/1 days:8", DAY + 10 * 60),
+    ("[VR] Visit/inpatient [ICU] stay:0", 3 * 60 + 1),
+    ("drug/1", 5 * 60),
+    ("drug/1 days:1", 31 * DAY + 600),
 ]
 PROMPTS = [
     make_prompt(history, subject, prediction_clock_minutes=clock, horizon_minutes=700 * DAY) for subject, (history, clock) in enumerate(ENDINGS)
@@ -160,7 +168,7 @@ def test_nothing_generated_lies_before_the_prediction_time():
         seen = np.flatnonzero(np.isin(kinds[tokens], events))
         if len(seen):
             state, _ = grammar.follow(np.concatenate([prompt.token_id, tokens[: seen[0] + 1]])[None])
-            slot = 60 if state.phase[0] == Phase.IN_VISIT and kinds[tokens[0]] not in (Kind.VISIT_END, Kind.DAY_GAP, Kind.YEAR_GAP) else DAY
+            slot = 60 if state.phase[0] in INSIDE and kinds[tokens[0]] not in (Kind.VISIT_END, Kind.DAY_GAP, Kind.YEAR_GAP) else DAY
             assert state.clock_minutes[0] // slot >= (clock + 1) // slot, words(tokens)
             assert (result.clock_minutes[result.offsets[row] : result.offsets[row + 1]] > clock).all()
 

@@ -363,7 +363,7 @@ def test_the_barest_tables(tmp_path: Path) -> None:
     clinical = events.filter(pl.col("time").is_not_null() & ~pl.col("code").str.starts_with("OBSERVATION"))
     codes = ["Visit/9202", "condition/0/I10", "drug/5", "procedure/5", "measurement/5", "observation/5", "MEDS_DEATH"]
     assert clinical["code"].to_list() == codes
-    assert report["tables_absent"] == ["observation_period", "concept", "concept_ancestor"]
+    assert report["tables_absent"] == ["observation_period", "device_exposure", "visit_detail", "concept", "concept_ancestor"]
 
 
 def test_forms_that_other_programs_write(tmp_path: Path) -> None:

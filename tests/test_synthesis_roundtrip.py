@@ -89,3 +89,19 @@ def test_round_trip_of_real_tables(shared_data: Path, tmp_path: Path) -> None:
         moved = both.filter(pl.col("day") != pl.col("day_after"))
         assert moved.filter(wider).height == moved.height < 6
         assert moved.join(dated, left_on=["subject_id", "day_after"], right_on=["subject_id", "day"], how="anti").is_empty()
+
+
+@pytest.mark.slow
+def test_round_trip_of_hospital_tables(shared_data: Path, tmp_path: Path) -> None:
+    """Intensive care, wards and devices of real admissions. What was recorded after a death stands at it and comes back as known then."""
+    first = ingest(shared_data / "mimic_iv_demo_omop53", tmp_path / "first", IngestConfig())
+    (tmp_path / "again").mkdir()
+    frames = [comparable(frame) for frame in (first.read(), back(first, tmp_path / "again"))]
+    before, after = (frame.filter(~pl.col("code").is_in([s.OBSERVATION_START, s.OBSERVATION_END])) for frame in frames)
+    lost = before.join(after, on=before.columns, how="anti", nulls_equal=True)
+    deaths = first.read().filter(code=s.DEATH).select("subject_id", pl.col("time").alias("death"))
+    late = lost.join(deaths, on="subject_id").filter(pl.col("available_time") > pl.col("death"))
+    assert late.height == lost.height < 100
+    facts = [name for name in before.columns if name != "available_time"]
+    assert before.select(facts).unique().sort(facts).equals(after.select(facts).unique().sort(facts))
+    assert before.filter(pl.col("code").str.starts_with(s.ICU_PREFIX)).height == 172

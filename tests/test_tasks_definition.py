@@ -12,7 +12,7 @@ from test_tasks_labeler import START, row, table
 
 METHOD_TASKS = {
     "hf_readmission_30d", "copd_readmission_30d", "hospitalization_1y", "afib_stroke_1y", "cad_cabg_1y", "t2dm_hf_1y",
-    "discharge_home_death_1y", "in_hospital_mortality_48h", "long_stay_7d", "readmission_30d",
+    "discharge_home_death_1y", "in_hospital_mortality_48h", "long_icu_stay_7d", "long_stay_7d", "readmission_30d",
 }  # fmt: skip
 
 GOOD = """\

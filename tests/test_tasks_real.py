@@ -16,11 +16,17 @@ EXPECTED = {
         "hf_readmission_30d": (12, 15, 4),
         "in_hospital_mortality_48h": (13, 210, 0),
         "long_stay_7d": (96, 151, 0),
+        "long_icu_stay_7d": (20, 96, 0),
         "nsaid_gi_bleed_1y": (0, 0, 0),
     },
     "synthea27nj_omop54": {"emergency_visit_1y": (2, 25, 0), "readmission_30d": (1, 12, 0), "afib_stroke_1y": (0, 0, 0)},
     "gibleed_omop53": {"nsaid_gi_bleed_1y": (479, 2099, 116), "cad_cabg_1y": (2, 182, 7), "discharge_home_death_1y": (0, 0, 0)},
-    "mimic_iv_demo_meds": {"readmission_30d": (53, 176, 31), "in_hospital_mortality_48h": (13, 210, 0), "long_stay_7d": (96, 153, 0)},
+    "mimic_iv_demo_meds": {
+        "readmission_30d": (53, 176, 31),
+        "in_hospital_mortality_48h": (13, 210, 0),
+        "long_stay_7d": (96, 153, 0),
+        "long_icu_stay_7d": (21, 95, 0),
+    },
 }
 SLOW = ("gibleed_omop53", "mimic_iv_demo_meds")
 

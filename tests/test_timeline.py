@@ -390,9 +390,9 @@ def test_the_clock_is_the_grammars(timeline: Timeline, seed: int) -> None:
     keys = {"subject_id": np.arange(rows), "prediction_time": at, "sample_id": np.zeros(rows, np.int64), "start_date": np.full(rows, 14610)}
     frame = decode_futures(vocabulary, flat, offsets, phase=began.phase, clock_minutes=began.clock_minutes, **keys)
     validate_events(frame)
-    assert frame.height == int(np.isin(vocabulary.kind[flat], [Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH]).sum()) + int(
-        ((vocabulary.kind[flat][1:] == Kind.VISIT_TYPE) & (vocabulary.kind[flat][:-1] == Kind.VISIT_START)).sum()
-    )
+    kind = vocabulary.kind[flat]
+    happening = [Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH, Kind.ICU_START]
+    assert frame.height == int(np.isin(kind, happening).sum()) + int(((kind[1:] == Kind.VISIT_TYPE) & (kind[:-1] == Kind.VISIT_START)).sum())
 
 
 def futures(timeline: Timeline, *sentences: str, phase: Phase, hours: int, visit: int = -1) -> pl.DataFrame:
@@ -471,7 +471,7 @@ def test_quantise_counts(timeline: Timeline) -> None:
     ]
     made = quantise(table(rows), timeline)
     expected = {"events": 8, "unmapped": 1, "time_moved": 3, "value_binned": 1, "value_set_aside": 1, "visit_type_mapped": 1}
-    assert made.counts == expected | {"visits_merged": 1, "links_changed": 1}
+    assert {name: count for name, count in made.counts.items() if count} == expected | {"visits_merged": 1, "links_changed": 1}
     assert made.events.filter(pl.col("code").str.starts_with("Visit/"))["code"].to_list() == ["Visit/9201", "Visit/other"]
     assert table_row("x", made).count("|") == table_head().split("\n")[0].count("|")
 

@@ -16,7 +16,7 @@ from cehrxgpt.timeline import Timeline, TimelineConfig, decode_histories
 from cehrxgpt.timeline.quantise import quantise
 from timeline_samples import START, histories, training_table
 
-COMPARED = ["subject_id", "time", "code", "numeric_value", "text_value", "unit", "origin", "end_time", "_visit"]
+COMPARED = ["subject_id", "time", "code", "numeric_value", "text_value", "unit", "operator", "origin", "end_time", "_visit"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,13 @@ def timeline() -> Timeline:
 
 @pytest.fixture(scope="module")
 def timeline_lt() -> Timeline:
-    return Timeline.fit(training_table(), config=TimelineConfig(long_gap="lt"))
+    return Timeline.fit(training_table(), config=TimelineConfig(long_gap="lt", drug_lengths=True))
+
+
+@pytest.fixture(scope="module")
+def timeline_plain() -> Timeline:
+    """Without intensive care."""
+    return Timeline.fit(training_table(icu=False))
 
 
 def canonical(events: pl.DataFrame, *key: str) -> pl.DataFrame:
@@ -71,8 +77,8 @@ def test_round_trip(timeline: Timeline, events: pl.DataFrame) -> None:
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(histories())
-def test_round_trip_at_length(timeline: Timeline, timeline_lt: Timeline, events: pl.DataFrame) -> None:
-    for fitted in (timeline, timeline_lt):
+def test_round_trip_at_length(timeline: Timeline, timeline_lt: Timeline, timeline_plain: Timeline, events: pl.DataFrame) -> None:
+    for fitted in (timeline, timeline_lt, timeline_plain):
         assert_round_trip(fitted, events)
         assert_sentences(fitted, events)
     cut = cut_history(events, cuts(events))
@@ -82,9 +88,20 @@ def test_round_trip_at_length(timeline: Timeline, timeline_lt: Timeline, events:
 
 @settings(max_examples=20, deadline=None)
 @given(histories())
-def test_round_trip_with_lt(timeline_lt: Timeline, events: pl.DataFrame) -> None:
+def test_round_trip_with_lt_and_lengths(timeline_lt: Timeline, events: pl.DataFrame) -> None:
     assert_round_trip(timeline_lt, events)
     assert_sentences(timeline_lt, events)
+
+
+@settings(max_examples=10, deadline=None)
+@given(histories())
+def test_round_trip_without_intensive_care(timeline_plain: Timeline, events: pl.DataFrame) -> None:
+    """A vocabulary that has none sets stays aside and changes nothing else."""
+    assert_round_trip(timeline_plain, events)
+    without = events.filter(~pl.col("code").str.starts_with("VisitDetail/"))
+    ours, theirs = timeline_plain.encode_frame(events), timeline_plain.encode_frame(without)
+    assert np.array_equal(ours.token_id, theirs.token_id)
+    assert int((ours.unknown - theirs.unknown).sum()) == events.height - without.height
 
 
 # -- cut histories ------------------------------------------------------------------------------------------------------------------
@@ -152,7 +169,8 @@ def test_round_trip_of_a_real_set(shared_data: Path, tmp_path: Path, name: str) 
     encoded = fitted.encode_frame(events)
     expected = quantise(events, fitted)
     assert canonical(decode_histories(fitted.vocabulary, encoded)).equals(canonical(expected.events))
-    assert int(encoded.unknown.sum()) <= expected.counts["unmapped"] < 0.25 * expected.counts["events"]
+    assert int(encoded.unknown.sum()) <= expected.counts["unmapped"] + expected.counts["icu_set_aside"]
+    assert expected.counts["unmapped"] < 0.25 * expected.counts["events"]
     assert expected.shares["visits_merged"] < 0.001
     assert expected.shares["links_changed"] < 0.001
     shifted = name.startswith("mimic")

@@ -74,3 +74,13 @@ def test_classes_are_spans_or_days() -> None:
 def test_import_needs_no_polars() -> None:
     code = "import sys, cehrxgpt.visits as v; v.class_of('Visit/9201'); assert 'polars' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_intensive_care_and_visits_with_hours() -> None:
+    """Intensive care lies inside visits that have hours at least when they last."""
+    assert {32037, 581379} <= set(visits.intensive_care())
+    assert [code for code in ("Visit/9201", "Visit/8870", "Visit/8883", "Visit/9202", "Visit/other", "Visit/7") if visits.has_hours(code)] == [
+        "Visit/9201",
+        "Visit/8870",
+        "Visit/8883",
+    ]

@@ -12,7 +12,9 @@ from cehrxgpt.events import conform, sort_events
 
 START = datetime(2010, 1, 1)
 VISIT_CODES = ("Visit/9201", "Visit/9203", "Visit/9202", "Visit/581385", "Visit/8883", "Visit/424242")
-CODES = ("condition/1", "condition/2", "drug/3", "measurement/4", "measurement/5", "procedure/6")
+CODES = ("condition/1", "condition/2", "drug/3", "measurement/4", "measurement/5", "procedure/6", "device/7")
+ICU_CODES = ("VisitDetail/32037", "VisitDetail/581379")  # the first one is the more common
+ORIGINS = {"drug": "drug_exposure"}  # of the prefixes whose origin matters
 END_OF_DAY = timedelta(days=1) - timedelta(microseconds=1)
 
 
@@ -57,9 +59,10 @@ _lengths = st.one_of(st.none(), st.just(0), st.integers(0, 50), st.integers(0, 4
 
 
 @st.composite
-def histories(draw: st.DrawFn, *, subjects: int = 3, ends: bool = True) -> pl.DataFrame:
+def histories(draw: st.DrawFn, *, subjects: int = 3, ends: bool = True, icu: bool = True) -> pl.DataFrame:
     """Whatever an EventTable may hold: overlapping and nested visits, several units on a date, long gaps, deaths inside visits, rows
-    known by their date only, values, categories, visits without an end, bare events, empty visits, codes nobody knows."""
+    known by their date only, values with and without signs, categories, visits without an end, bare events, empty visits, codes nobody
+    knows, drugs and devices with ends, intensive care inside, across and outside of visits, overlapping, without an end."""
     rows: list[dict[str, Any]] = []
     for subject in range(draw(st.integers(1, subjects))):
         mine: list[dict[str, Any]] = []
@@ -73,6 +76,12 @@ def histories(draw: st.DrawFn, *, subjects: int = 3, ends: bool = True) -> pl.Da
             mine.append(row(subject, start, code, end_time=end, visit_id=number - 2, origin="visit_occurrence"))
             if end is not None and draw(st.booleans()):
                 mine.append(row(subject, end, draw(st.sampled_from(("discharge/8536", "discharge/77"))), visit_id=number - 2))
+        for _ in range(draw(st.integers(0, 3)) if icu else 0):
+            link, around, _ = draw(st.sampled_from([*visits, (None, START, None)]))
+            begin = around + timedelta(minutes=draw(st.one_of(st.just(0), st.integers(-2000, 6000))))
+            stay = draw(st.one_of(st.none(), st.integers(-60, 5000)))
+            end = None if stay is None else begin + timedelta(minutes=stay)
+            mine.append(row(subject, begin, draw(st.sampled_from(ICU_CODES)), end_time=end, visit_id=link, origin="visit_detail"))
         for _ in range(draw(st.integers(0, 8))):
             visit, link = None, None
             if visits and draw(st.booleans()):
@@ -84,10 +93,14 @@ def histories(draw: st.DrawFn, *, subjects: int = 3, ends: bool = True) -> pl.Da
                 "numeric_value": value,
                 "unit": draw(st.sampled_from((None, "8840", "mg"))),
                 "text_value": draw(st.sampled_from((None, "high", "low", "___", "rare"))),
+                "operator": draw(st.sampled_from((None, None, "<", ">="))),
                 "visit_id": link,
                 "day": draw(st.booleans()),
                 "origin": "x",
             }
+            length = draw(st.one_of(st.none(), st.integers(-100, 200 * 1440)))
+            if length is not None:
+                more["end_time"] = time + timedelta(minutes=length)
             mine.append(row(subject, time, draw(st.sampled_from((*CODES, "unheard/9"))), **more))
         if mine and draw(st.booleans()):
             last = max(one["time"] for one in mine)
@@ -101,8 +114,8 @@ def histories(draw: st.DrawFn, *, subjects: int = 3, ends: bool = True) -> pl.Da
     return table(rows)
 
 
-def training_table() -> pl.DataFrame:
-    """A table in which every code, unit, category and value of `histories` is frequent enough for a vocabulary."""
+def training_table(*, icu: bool = True) -> pl.DataFrame:
+    """A table in which every code, unit, category, sign and value of `histories` is frequent enough for a vocabulary."""
     rows: list[dict[str, Any]] = []
     for subject in range(40):
         rows += static(subject)
@@ -113,9 +126,17 @@ def training_table() -> pl.DataFrame:
             rows.append(row(subject, start + timedelta(hours=3), "discharge/8536", visit_id=number, origin="visit_occurrence"))
         for number, code in enumerate(CODES):
             time = begin + timedelta(days=11 * number, minutes=77 * number)
-            rows.append(row(subject, time, code, text_value=("high", "low")[subject % 2], origin=code.split("/")[0]))
+            origin = ORIGINS.get(code.split("/")[0], code.split("/")[0])
+            rows.append(row(subject, time, code, text_value=("high", "low")[subject % 2], origin=origin))
             if code.startswith("measurement"):
                 for unit in (None, "8840"):
                     values = {"numeric_value": 1.0 + subject % 13 if subject % 3 else 5.0, "unit": unit}
                     rows.append(row(subject, time + timedelta(hours=1), code, origin="measurement", **values))
+                    signed = {"numeric_value": 0.5 + subject % 4, "unit": "8840", "operator": "<"}
+                    rows.append(row(subject, time + timedelta(hours=2), code, origin="measurement", **signed))
+        if icu:
+            unit = ICU_CODES[subject % 3 == 0]
+            rows.append(row(subject, begin, unit, end_time=begin + timedelta(hours=1), visit_id=0, origin="visit_detail"))
+        drug = {"origin": "drug_exposure", "end_time": begin + timedelta(days=14, minutes=subject)}
+        rows.append(row(subject, begin + timedelta(days=5), "drug/3", **drug))
     return table(rows)

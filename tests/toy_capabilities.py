@@ -17,15 +17,16 @@ from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import Loaded
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.structure import structural_rows
+from cehrxgpt.timeline.structure import icu_rows, structural_rows
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 OUTCOME, BENIGN = "condition/2", "condition/1"
 LABS = (("measurement/10", "8554", (4.0, 5.0, 6.0)), ("measurement/11", "8840", (0.0, 0.0, 10.0)))
 
 
-def vocabulary() -> Vocabulary:
-    """Structural tokens (few gaps, to be quick), two conditions, two labs with their units, an inpatient visit and a place of discharge."""
+def vocabulary(*, icu: bool = False) -> Vocabulary:
+    """Structural tokens (few gaps, to be quick), two conditions, two labs with their units, an inpatient visit and a place of discharge;
+    `icu`: intensive care as well."""
     rows = [row for row in structural_rows(range(2000, 2031), "exact") if row["kind"] != Kind.DAY_GAP or row["amount"] in (*range(61), 300)]
     for kind, prefix, values in ((Kind.GENDER, "gender", (0, 8507, 8532)), (Kind.RACE, "race", (0, 8527))):
         rows += [{"token": f"{prefix}:{one}", "kind": int(kind), "code": f"{prefix}/{one}", "origin": "person"} for one in values]
@@ -36,6 +37,7 @@ def vocabulary() -> Vocabulary:
         rows += [{"token": code, "kind": int(Kind.CODE), "code": code, "unit": unit, "origin": "measurement"}]
         binned = {"bin_low": points[0], "bin_high": points[-1], "quantiles": list(points)}
         rows += [{"token": f"{code}|0", "kind": int(Kind.VALUE), "amount": 0, "code": code, "unit": unit, "origin": "measurement"} | binned]
+    rows += icu_rows("VisitDetail/32037", 11) if icu else []
     return Vocabulary.from_rows(rows, {"calendar": "true", "long_gap": "exact"})
 
 
@@ -64,9 +66,9 @@ class MarkovDecoder(nn.Module):
         return self.logits[hidden[..., 0].long()]
 
 
-def markov(table: Mapping[str, Mapping[str, float]], *, context: int = 512, population: dict[str, Any] | None = None) -> Loaded:
+def markov(table: Mapping[str, Mapping[str, float]], *, context: int = 512, population: dict[str, Any] | None = None, icu: bool = False) -> Loaded:
     """The chain as a loaded model."""
-    words = vocabulary()
+    words = vocabulary(icu=icu)
     decoder = MarkovDecoder(table, words, context)
     return Loaded(decoder, words, decoder.config, Path("toy"), population)  # type: ignore[arg-type]
 

@@ -141,6 +141,7 @@ def tokenize(
     vocabulary: Annotated[Optional[Path], typer.Option("--vocabulary", help="Use this vocabulary (a timeline or model folder).")] = None,  # noqa: UP045
     min_subjects: Annotated[int, typer.Option("--min-subjects", min=1, help="Codes and bins of fewer patients are left out.")] = 11,
     value_bins: Annotated[int, typer.Option("--value-bins", min=1, help="Quantile bins per code and unit.")] = 10,
+    drug_lengths: Annotated[bool, typer.Option("--drug-lengths", help="Write how long each drug is taken, in bins of days.")] = False,
     force: Force = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -153,7 +154,7 @@ def tokenize(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    settings = {"min_subjects": min_subjects, "value_bins": value_bins}
+    settings = {"min_subjects": min_subjects, "value_bins": value_bins, "drug_lengths": drug_lengths}
     with console.progress("tokenize") as progress:
         console.result(stages.tokenize(events, out, settings, vocabulary=vocabulary, force=force, progress=progress))
 

@@ -10,6 +10,11 @@ EventTable, invariants
     3. `available_time >= time` where both are there, and null exactly where `time` is null;
     4. every `visit_id` in use has one `Visit/...` row of that subject, unless the table is marked as lacking visits;
     5. nothing stands after `MEDS_DEATH` but `OBSERVATION//END`.
+
+What an event's further columns mean: a stay in intensive care is one row `VisitDetail/...` from `time` to `end_time`, linked to the visit it
+lies in by `visit_id`; a move to a ward is an event `visit_detail/<concept>` whose `end_time` says when it was left. A drug and a device
+may have an `end_time`, a number an `operator`, any event a category in `text_value`. Nothing of free text is carried but a short
+result in words.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ DEATH = "MEDS_DEATH"
 OBSERVATION_START = "OBSERVATION//START"
 OBSERVATION_END = "OBSERVATION//END"
 VISIT_PREFIX = "Visit/"  # Visit/<concept_id or class>: time, end_time, visit_id
+ICU_PREFIX = "VisitDetail/"  # VisitDetail/<concept_id or unit>: a stay in intensive care, inside a visit; time, end_time, visit_id
 DISCHARGE_PREFIX = "discharge/"  # discharge/<concept_id or place>: at the visit's end
 GENDER_PREFIX = "gender/"  # static
 RACE_PREFIX = "race/"  # static
@@ -75,7 +81,7 @@ EVENT_SCHEMA = pa.schema(
         _field("text_value", pa.large_string()),  # a category: OMOP value_as_concept_id in digits, MEDS verbatim
         _field("unit", pa.large_string()),  # OMOP unit_concept_id in digits (else the source unit), MEDS verbatim
         _field("operator", pa.large_string()),  # "<", "<=", ">=", ">"; null means "="
-        _field("end_time", _TIME),  # of a visit; of a drug
+        _field("end_time", _TIME),  # of a visit, of a stay in intensive care or on a ward; of a drug, of a device
         _field("available_time", _TIME),  # when the record could know it (null = static)
         _field("time_precision", pa.large_string()),  # one of PRECISIONS
         _field("visit_id", pa.int64()),

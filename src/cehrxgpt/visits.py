@@ -59,6 +59,18 @@ def class_of(code: str, duration_minutes: float | None = None) -> str:
     return classes.get(code, "other")
 
 
+@cache
+def intensive_care() -> tuple[int, ...]:
+    """Concepts of visit details that are a stay in intensive care."""
+    return tuple(int(identifier) for identifier in read_yaml(_FILE)["intensive_care"])
+
+
+@cache
+def has_hours(code: str) -> bool:
+    """Whether visits of this `Visit/...` code have hours inside, at least where they last long enough."""
+    return class_of(code) in SPAN_CLASSES or code in _table()[1]
+
+
 def is_listed(code: str) -> bool:
     """Whether the file names the code (others are `other` for want of anything better)."""
     return code in _table()[0]

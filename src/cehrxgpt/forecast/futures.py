@@ -19,7 +19,7 @@ from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.timeline.decode import decode_futures
-from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar
+from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import Moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant
@@ -55,6 +55,11 @@ class Case:
         """Does the prompt end inside a visit?"""
         return self.phase in IN_VISIT_PHASES
 
+    @property
+    def in_icu(self) -> bool:
+        """Does the prompt end in intensive care?"""
+        return self.phase in IN_ICU_PHASES
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -65,6 +70,7 @@ class Pool:
         trajectories: frame of TRAJECTORY_SCHEMA.
         end_minutes: int64[N]; how far each was simulated, minutes since 1970-01-01.
         stay_end_minutes: int64[N]; when the visit in which the prompt ended was closed, same unit; -1 = it was not, or there was none.
+        icu_end_minutes: int64[N]; the same of the stay in intensive care in which the prompt ended.
         rollouts: as drawn.
     """
 
@@ -73,6 +79,7 @@ class Pool:
     trajectories: pl.DataFrame
     end_minutes: npt.NDArray[np.int64]
     stay_end_minutes: npt.NDArray[np.int64]
+    icu_end_minutes: npt.NDArray[np.int64]
     rollouts: Rollouts
 
 
@@ -121,12 +128,11 @@ def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, 
     return cases
 
 
-def _stay_ends(vocabulary: Vocabulary, rollouts: Rollouts, cases: Sequence[Case]) -> npt.NDArray[np.int64]:
-    """Clock of the first [VE] of each future whose prompt ended inside a visit; -1 where there is none."""
+def _stay_ends(vocabulary: Vocabulary, rollouts: Rollouts, inside: Sequence[bool], kind: Kind) -> npt.NDArray[np.int64]:
+    """Clock of the first token of that kind in each future whose prompt ended inside (by case); -1 where there is none."""
     ends = np.full(len(rollouts), -1, dtype=np.int64)
-    inside = np.array([case.in_visit for case in cases], dtype=bool)[rollouts.prompt_index]
     row = np.repeat(np.arange(len(rollouts)), rollouts.tokens)
-    closing = np.flatnonzero((vocabulary.kind[rollouts.token_id] == Kind.VISIT_END) & inside[row])[::-1]
+    closing = np.flatnonzero((vocabulary.kind[rollouts.token_id] == kind) & np.array(inside, dtype=bool)[rollouts.prompt_index[row]])[::-1]
     ends[row[closing]] = rollouts.clock_minutes[closing]  # in reverse, so that the first one stays
     return ends
 
@@ -188,7 +194,8 @@ def draw_pool(
     )
     midnight = start_date * MINUTES_PER_DAY
     end_minutes = midnight + rollouts.end_clock_minutes
-    stays = _stay_ends(vocabulary, rollouts, cases)
+    stays = _stay_ends(vocabulary, rollouts, [case.in_visit for case in cases], Kind.VISIT_END)
+    icu = _stay_ends(vocabulary, rollouts, [case.in_icu for case in cases], Kind.ICU_END)
     end_time = np.maximum(datetime64_from_instant(end_minutes), prediction_time)
     table = pl.DataFrame(
         {
@@ -203,4 +210,5 @@ def draw_pool(
         },
         schema_overrides={"stop_reason": pl.String},
     )
-    return Pool(cases, table, trajectories, end_minutes, np.where(stays >= 0, midnight + stays, -1), rollouts)
+    stay_end, icu_end = (np.where(clock >= 0, midnight + clock, -1) for clock in (stays, icu))
+    return Pool(cases, table, trajectories, end_minutes, stay_end, icu_end, rollouts)

@@ -239,7 +239,7 @@ class _Worker:
                 for moment in mine.join(had, on=["subject_id", "prediction_time"], how="semi")["_moment"].to_list():
                     self._refuse(moment, [name], "the outcome is in the history and the task asks for its first onset")
             elif task.in_stay and mine.height:
-                inside = {case.moment for case in cases if case.in_visit}
+                inside = {case.moment for case in cases if (case.in_icu if task.about_intensive_care else case.in_visit)}
                 stays = attach_stay(task, moments.events, mine, by=("subject_id", "prediction_time"))
                 for moment, start in stays.select("_moment", "stay_start").iter_rows():
                     if start is None or moment not in inside:
@@ -339,7 +339,7 @@ def judge(task: Task, pool: Pool) -> Verdict:
     prediction = instant_from_datetime64(at["prediction_time"].to_numpy())
     if task.in_stay:
         start = np.array([case.stay_start[task.name] for case in pool.cases], dtype="datetime64[us]")[pool.rollouts.prompt_index]
-        stay_end = pool.stay_end_minutes.copy()
+        stay_end = (pool.icu_end_minutes if task.about_intensive_care else pool.stay_end_minutes).copy()
         if task.outcome.stay_over_days is not None:
             # A stay that is still going on after the limit has lasted longer, whenever it may end.
             limit = instant_from_datetime64(start) + round(task.outcome.stay_over_days * MINUTES_PER_DAY)

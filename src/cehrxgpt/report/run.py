@@ -26,6 +26,7 @@ EVENT_COLUMNS: dict[str, pl.DataType] = {
     "numeric_value": pl.Float32(),
     "text_value": pl.String(),
     "unit": pl.String(),
+    "operator": pl.String(),
     "end_time": pl.Datetime("us"),
     "visit_id": pl.Int64(),
     "origin": pl.String(),

@@ -59,7 +59,7 @@ def subject_lines(events: pl.DataFrame, subject: int, names: Mapping[str, str]) 
 
 def _named(code: str, names: Mapping[str, str]) -> str:
     known = {s.BIRTH: "birth", s.DEATH: "DEATH", s.OBSERVATION_START: "observation begins", s.OBSERVATION_END: "observation ends"}
-    name = names.get(code)
+    name = names.get(code) or ("Intensive care" if code.startswith(s.ICU_PREFIX) else None)
     return f"{name} ({code})" if name and name != code else known.get(code, code)
 
 
@@ -77,7 +77,7 @@ def _event_line(row: dict[str, Any], names: Mapping[str, str], *, indent: str, f
     stamp = f"{row['time']:%H:%M}".rjust(16) if same else f"{row['time']:%Y-%m-%d %H:%M}"
     value = ""
     if is_number(row["numeric_value"]):
-        value = f" = {row['numeric_value']:.5g} {unit_name(names, row['unit'])}".rstrip()
+        value = f" {row['operator'] or '='} {row['numeric_value']:.5g} {unit_name(names, row['unit'])}".rstrip()
     elif row["text_value"]:
         value = f" = {names.get(row['text_value'], row['text_value'])}"
     until = f" until {row['end_time']:%Y-%m-%d}" if row["end_time"] is not None and row["end_time"].date() != row["time"].date() else ""

@@ -49,7 +49,7 @@ import numpy.typing as npt
 import torch
 
 from cehrxgpt.rollout.prompt import NOT_GIVEN, inside_visit
-from cehrxgpt.timeline.grammar import Grammar, Phase, State
+from cehrxgpt.timeline.grammar import ADMITTED_PHASES, Grammar, State
 from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, MINUTES_PER_DAY, MINUTES_PER_HOUR
 from cehrxgpt.timeline.vocabulary import Vocabulary
@@ -144,7 +144,7 @@ class GapTable:
         code = np.where(hour >= goal.hour[:, None], KEPT, REMOVED).astype(np.int8)
         code[(self.kind == Kind.IN_VISIT_DAYS) & (code == REMOVED) & (date == goal.date[:, None])] = BOUNDARY
         hours, today = self.kind == Kind.IN_VISIT_HOURS, state.clock_minutes // MINUTES_PER_DAY == goal.date
-        admitted = (state.phase == Phase.ADMITTED)[:, None]
+        admitted = np.isin(state.phase, ADMITTED_PHASES)[:, None]
         code[admitted & hours] = REMOVED
         code[admitted & hours & today[:, None] & (self.amount == 0)] = BOUNDARY
         too_far = state.clock_minutes // MINUTES_PER_DAY + self.longest_step < goal.date

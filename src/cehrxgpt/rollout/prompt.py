@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cehrxgpt.errors import InputError
-from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Grammar, State
+from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar, State
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.visits import SPAN_CLASSES, class_of
@@ -106,7 +106,7 @@ def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Gra
         age_months=np.concatenate([state.age_months for state in states]),
         prediction_clock=np.array([NOT_GIVEN if p.prediction_clock_minutes is None else p.prediction_clock_minutes for p in prompts], dtype=np.int64),
         horizon_clock=np.array([_horizon_clock(p) for p in prompts], dtype=np.int64),
-        hourly=_hourly(prompts, vocabulary),
+        hourly=_hourly(prompts, vocabulary) | np.isin(np.concatenate([state.phase for state in states]), IN_ICU_PHASES),
         age_minutes=ages,
     )
     _check_sentences(table)

@@ -22,7 +22,7 @@ from cehrxgpt.rollout.constraints import Goal, waiting
 from cehrxgpt.rollout.prompt import NOT_GIVEN
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.schema import STOP_REASONS
-from cehrxgpt.timeline.grammar import Grammar, Phase, State
+from cehrxgpt.timeline.grammar import ADMITTED_PHASES, Grammar, Phase, State
 from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -124,7 +124,7 @@ class Writer:
         rows.when[place, rows.count[place]] = np.maximum(after.clock_minutes, rows.prediction_clock + (rows.prediction_clock != NOT_GIVEN))[place]
         rows.count += kept
         stop = self.stops[token] & kept
-        hour_crossed = crossed & (rows.phase == Phase.ADMITTED) & (kind == Kind.IN_VISIT_HOURS)
+        hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & (kind == Kind.IN_VISIT_HOURS)
         is_type = kind == Kind.VISIT_TYPE
         out_of_room = rows.count >= rows.room
         outcome = (stop & ~is_type) | (rows.unconfirmed & ~hour_crossed) | (stop & out_of_room)

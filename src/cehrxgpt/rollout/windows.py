@@ -30,7 +30,7 @@ from cehrxgpt.timeline.window import SHORTEST, last_window
 
 Int = npt.NDArray[np.int64]
 
-_PLACE_OF_VISIT = PROMPT_LENGTH  # a window that starts inside a visit: prompt, [VR], type, day of stay
+_PLACE_OF_VISIT = PROMPT_LENGTH  # a window that starts inside a visit: prompt, [VR], type, perhaps [ICU], day of stay
 
 
 def rollout_through_windows(
@@ -117,15 +117,27 @@ def _next_prompts(
 
 
 def _opened(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """A window that re-opens a visit as one that opens it: [VR] type day-of-stay becomes [VS] type."""
+    """A window that re-opens a visit as one that opens it: [VR] type [ICU]? day-of-stay (hour)? becomes [VS] type (hour)? [ICU]?."""
     if not _resumes(vocabulary, token_id):
         return token_id
-    place = _PLACE_OF_VISIT
-    return np.concatenate([token_id[:place], vocabulary.ids_of_kind(Kind.VISIT_START)[:1], token_id[place + 1 : place + 2], token_id[place + 3 :]])
+    place, stay, body = _PLACE_OF_VISIT, _place_of_stay(vocabulary, token_id), _place_of_body(vocabulary, token_id)
+    opened = (vocabulary.ids_of_kind(Kind.VISIT_START)[:1], token_id[place + 1 : place + 2], token_id[stay + 1 : body], token_id[place + 2 : stay])
+    return np.concatenate([token_id[:place], *opened, token_id[body:]])
 
 
 def _resumes(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer]) -> bool:
     return len(token_id) > _PLACE_OF_VISIT + 2 and vocabulary.kind[token_id[_PLACE_OF_VISIT]] == Kind.VISIT_RESUME
+
+
+def _place_of_stay(vocabulary: Vocabulary, window: npt.NDArray[np.integer]) -> int:
+    """Place of the day of stay in a window that re-opens a visit."""
+    return _PLACE_OF_VISIT + 2 + int(vocabulary.kind[window[_PLACE_OF_VISIT + 2]] == Kind.ICU_START)
+
+
+def _place_of_body(vocabulary: Vocabulary, window: npt.NDArray[np.integer]) -> int:
+    """Place behind everything with which a window re-opens a visit."""
+    hour = _place_of_stay(vocabulary, window) + 1
+    return hour + int(len(window) > hour and vocabulary.kind[window[hour]] == Kind.IN_VISIT_HOURS)
 
 
 def _later_stay(
@@ -134,12 +146,11 @@ def _later_stay(
     """The window's day of stay, where the visit was re-opened by the prompt already: the days before that count as well."""
     if not (_resumes(vocabulary, window) and _resumes(vocabulary, prompt)):
         return window
-    hour = int(len(window) > _PLACE_OF_VISIT + 3 and vocabulary.kind[window[_PLACE_OF_VISIT + 3]] == Kind.IN_VISIT_HOURS)
-    dropped = len(written) - (len(window) - _PLACE_OF_VISIT - 3 - hour)
+    dropped = len(written) - (len(window) - _place_of_body(vocabulary, window))
     if (vocabulary.kind[written[:dropped]] == Kind.VISIT_END).any():
         return window  # another visit
-    place = _PLACE_OF_VISIT + 2
-    days = int(vocabulary.amount[window[place]]) + int(vocabulary.amount[prompt[place]])
+    place = _place_of_stay(vocabulary, window)
+    days = int(vocabulary.amount[window[place]]) + int(vocabulary.amount[prompt[_place_of_stay(vocabulary, prompt)]])
     edges = vocabulary.amount_to_id[Kind.STAY_DAY]
     later = window.copy()
     later[place] = edges[max(edge for edge in edges if edge <= days)]

@@ -16,6 +16,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.events import EVENT_DTYPES, conform, rank_expression
 from cehrxgpt.sources import visit_rules
 from cehrxgpt.sources.bucket import EVENTS, Bucket, shaped
+from cehrxgpt.sources.detail_rules import mend_details
 from cehrxgpt.sources.ledger import Ledger
 
 DAY = pl.duration(days=1)
@@ -236,6 +237,7 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     events = _events(bucket, births, deaths, rules, ledger)
     events = pl.concat([events, shaped(visit_rules.discharges(visits), EVENTS)])
     events = visit_rules.link(events, visits, merged, ledger)
+    events = mend_details(events, visits, ledger)
     events = _until_death(_available(events, visits), deaths, ledger)
     # A visit is known when it starts; where only its date is known, by the end of that day.
     known = pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")

@@ -47,6 +47,15 @@ class VisitCodes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IcuCodes:
+    """Stays in intensive care that codes open and close, as first segments: each opening is paired with the next closing. The opening row
+    stays as an event too, as it names the unit."""
+
+    opens: str
+    closes: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demographic:
     """Where gender or race stands: a code with the value in its second segment, or a column; `values` maps it to OMOP concepts, others 0."""
 
@@ -79,6 +88,7 @@ class Dialect:
     recognise: Recognise | None = None
     visit_id: str = ""
     visits: list[VisitCodes] = field(default_factory=list)
+    intensive_care: list[IcuCodes] = field(default_factory=list)
     gender: Demographic | None = None
     race: Demographic | None = None
     not_exposures: str = ""  # regular expression on the whole code

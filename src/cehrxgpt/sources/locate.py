@@ -29,13 +29,13 @@ TABLES = (
     "procedure_occurrence",
     "measurement",
     "observation",
+    "device_exposure",
+    "visit_detail",
     "death",
     "concept",
     "concept_ancestor",
 )
 _KNOWN_OTHERS = (  # OMOP tables that are not read: their names end like those that are
-    "visit_detail",
-    "device_exposure",
     "note",
     "specimen",
     "condition_era",

@@ -216,5 +216,6 @@ def _known_segments(rules: Dialect) -> set[str]:
     """First segments with a row of their own in the ledger."""
     known = {s.BIRTH, s.DEATH, *rules.origin}
     known |= {code for kind in rules.visits for code in (kind.opens, kind.closes)}
+    known |= {code for kind in rules.intensive_care for code in (kind.opens, kind.closes)}
     known |= {part.code for part in (rules.gender, rules.race) if part is not None and part.code}
     return known

@@ -6,11 +6,13 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, STATICS, VISITS, Bucket, shaped
-from cehrxgpt.sources.dialect import SEPARATOR, Demographic, Dialect, VisitCodes
+from cehrxgpt.sources.detail_rules import DETAIL
+from cehrxgpt.sources.dialect import SEPARATOR, Demographic, Dialect, IcuCodes, VisitCodes
 from cehrxgpt.sources.ledger import Ledger
 
 _NUMBER = r"^[-+]?[0-9]*\.?[0-9]+$"
 _COMPARED = r"^(?<sign><=|>=|<|>)\s*(?<number>[-+]?[0-9]*\.?[0-9]+)$"
+_NO_RESULT = tuple(pl.lit(None).alias(name) for name in ("numeric_value", "text_value", "unit", "fingerprint"))
 _PAIR = r"^(?<first>[0-9]*\.?[0-9]+)\s*/\s*(?<second>[0-9]*\.?[0-9]+)$"
 
 
@@ -41,7 +43,9 @@ def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> Bucket:
         found.visits = pl.concat([found.visits, visits])
         if kind.place_segment and not kind.has_id:
             rows = _identify_closings(rows, kind, visits)
+    stays = [_intensive_care(rows, kind) for kind in rules.intensive_care]
     found.events = shaped(_events(_other_rows(rows.filter(~birth & ~death), rules, ledger), rules, ledger), EVENTS)
+    found.events = pl.concat([found.events, *stays])
     unplaced = found.events.filter(pl.col("time").is_null() & pl.col("code").is_not_null())
     found.statics = pl.concat([found.statics, shaped(unplaced, STATICS)])
     found.events = found.events.filter(pl.col("time").is_not_null() | pl.col("code").is_null())
@@ -93,6 +97,19 @@ def _visits(rows: pl.DataFrame, kind: VisitCodes, number: int, ledger: Ledger) -
     )
 
 
+def _intensive_care(rows: pl.DataFrame, kind: IcuCodes) -> pl.DataFrame:
+    """Stays in intensive care: derived rows, as the openings stay as events. A stay that is moved on to the next ends as that begins."""
+    opening = rows.filter((pl.col("group") == kind.opens) & pl.col("time").is_not_null())
+    opening = opening.unique(["subject_id", "time"], maintain_order=True).sort("subject_id", "time")
+    opening = opening.with_columns(pl.col("time").shift(-1).over("subject_id").alias("_next"))
+    closing = rows.filter((pl.col("group") == kind.closes) & pl.col("time").is_not_null())
+    stays = _first_closing(opening, closing, at_once=False)
+    return shaped(
+        stays.with_columns(pl.lit(f"{s.ICU_PREFIX}icu").alias("code"), pl.lit(DETAIL).alias("origin"), pl.lit(True).alias("derived"), *_NO_RESULT),
+        EVENTS,
+    )
+
+
 def _paired(opening: pl.DataFrame, closing: pl.DataFrame, number: int) -> pl.DataFrame:
     """Each opening with the first closing from then on, if no other opening comes between; ids are negative and count per subject."""
     opening = opening.sort("subject_id", "time")
@@ -100,9 +117,15 @@ def _paired(opening: pl.DataFrame, closing: pl.DataFrame, number: int) -> pl.Dat
     opening = opening.with_columns(
         following.alias("_next"), (number - 16 * pl.int_range(pl.len(), dtype=pl.Int64).over("subject_id")).alias("visit_id")
     )  # fmt: skip
+    return _first_closing(opening, closing, at_once=True)
+
+
+def _first_closing(opening: pl.DataFrame, closing: pl.DataFrame, *, at_once: bool) -> pl.DataFrame:
+    """`end_time` of each opening: the first closing, unless the next opening (`_next`) comes before it; `at_once`: it may be the same instant."""
     ends = closing.select("subject_id", pl.col("time").alias("end_time")).unique().sort("end_time")
     paired = opening.sort("time").join_asof(
-        ends, left_on="time", right_on="end_time", by="subject_id", strategy="forward", coalesce=False, check_sortedness=False
+        ends, left_on="time", right_on="end_time", by="subject_id", strategy="forward", coalesce=False, check_sortedness=False,
+        allow_exact_matches=at_once,
     )  # fmt: skip
     own = pl.col("_next").is_null() | (pl.col("end_time") <= pl.col("_next"))
     return paired.with_columns(pl.when(own).then("end_time").alias("end_time")).drop("_next")
@@ -130,7 +153,8 @@ def _other_rows(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFr
             rows = rows.with_columns(pl.when(closes).then(place).otherwise("code").alias("code"), (pl.col("discharge") | closes).alias("discharge"))
         else:
             rows = ledger.drop(rows, closes, "only_ends_a_visit")
-    return rows
+    closings = [kind.closes for kind in rules.intensive_care]
+    return ledger.drop(rows, pl.col("group").is_in(closings), "only_ends_intensive_care") if closings else rows
 
 
 def _events(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:

@@ -19,7 +19,7 @@ def describe_codes(connection: Backend, codes: pl.DataFrame, concept: SourceTabl
     `parent_codes` lists *all* ancestors, not only the direct ones, so that a concept with its descendants is one look-up; an ancestor has
     the prefix of its descendant. Concept 0 and what is not `<prefix>/<number>` have neither.
     """
-    parts = codes.with_columns(pl.col("code").str.extract_groups(r"^(?<prefix>[A-Za-z]+/)(?<id>[0-9]+)$").alias("_parts")).unnest("_parts")
+    parts = codes.with_columns(pl.col("code").str.extract_groups(r"^(?<prefix>[A-Za-z_]+/)(?<id>[0-9]+)$").alias("_parts")).unnest("_parts")
     parts = parts.with_columns(pl.col("id").cast(pl.Int64, strict=False))
     connection.con.register("used_concepts", parts.select("id").drop_nulls().unique().filter(pl.col("id") != 0).to_arrow())
     used = connection.table("used_concepts")

@@ -15,13 +15,14 @@ import ibis.expr.types as ir
 import polars as pl
 from ibis.backends.duckdb import Backend
 
-from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, RACE_PREFIX, VISIT_PREFIX
+from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, ICU_PREFIX, RACE_PREFIX, VISIT_PREFIX
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.columns import Columns, hashed
 from cehrxgpt.sources.database import fetch, midnight_counts, reading
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.locate import SourceTable
 from cehrxgpt.sources.names import describe_codes
+from cehrxgpt.visits import intensive_care
 
 OPERATORS = {4171756: "<", 4171754: "<=", 4171755: ">=", 4172704: ">"}  # 4172703 is "=", which is null here
 BILLING_TYPES = (  # condition types whose rows are written for the bill, when the visit is over
@@ -52,6 +53,8 @@ EVENT_TABLES = {
     "procedure_occurrence": EventTable("procedure", "procedure", "procedure"),
     "measurement": EventTable("measurement", "measurement", "measurement", text="value_source_value"),
     "observation": EventTable("observation", "observation", "observation", text="value_as_string"),
+    "device_exposure": EventTable("device", "device", "device_exposure_start", end="device_exposure_end"),
+    "visit_detail": EventTable("visit_detail", "visit_detail", "visit_detail_start", end="visit_detail_end"),
 }
 STAGED = ("person", "observation_period", "visit_occurrence", *EVENT_TABLES, "death")
 
@@ -75,10 +78,24 @@ def _time(columns: Columns, stem: str) -> tuple[ir.TimestampValue, ir.BooleanVal
 
 
 def _fingerprint(source: SourceTable) -> ir.IntegerValue:
-    """Hash of the whole row but its own id."""
+    """Hash of the whole row but its own id.
+
+    Of a visit detail also without the ids of other details and its source value, which is a key of the source system: some sites write
+    one detail per measurement, all alike.
+    """
     table = source.relation
-    names = [name for name in table.columns if name != f"{source.name}_id"] or table.columns
+    aside = {f"{source.name}_id"}
+    if source.name == "visit_detail":
+        aside |= {"preceding_visit_detail_id", "parent_visit_detail_id", "visit_detail_parent_id", "visit_detail_source_value"}
+    names = [name for name in table.columns if name not in aside] or table.columns
     return hashed(ibis.struct({name: table[name] for name in names}))
+
+
+def _detail_code(columns: Columns) -> ir.StringValue:
+    """`VisitDetail/<concept>` of intensive care, `visit_detail/<concept>` of others; as of a visit, only the concept counts."""
+    concept = columns.integer("visit_detail_concept_id").fill_null(0)
+    prefix = concept.isin(intensive_care()).ifelse(ibis.literal(ICU_PREFIX), ibis.literal("visit_detail/"))
+    return prefix + concept.cast("string")
 
 
 def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]:
@@ -91,6 +108,8 @@ def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]
         "code": _code(columns, spec.prefix, spec.stem),
         "visit_id": columns.integer("visit_occurrence_id"),
     }
+    if columns.source.name == "visit_detail":
+        found["code"] = _detail_code(columns)
     if spec.end:
         end, end_is_date = _time(columns, spec.end)
         supply = columns.number("days_supply").cast("int64")

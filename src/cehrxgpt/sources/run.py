@@ -174,6 +174,7 @@ class _Ingest:
         self.ledger = Ledger()
         self.events_by_origin: Counter[str] = Counter()
         self.visit_classes: Counter[str] = Counter()
+        self.icu_stays = 0
         self.unlisted_visits: Counter[str] = Counter()
         self.codes: pl.DataFrame = pl.DataFrame(schema={"code": pl.String, "origin": pl.String})
         self.first: datetime | None = None
@@ -279,6 +280,7 @@ class _Ingest:
             visits.classify(pl.col("code"), (pl.col("end_time") - pl.col("time")).dt.total_minutes()).alias("class")
         )
         self.visit_classes.update(stays["class"].to_list())
+        self.icu_stays += events.filter(pl.col("code").str.starts_with(s.ICU_PREFIX)).height
         self.unlisted_visits.update(stays.filter(~pl.col("code").is_in(sorted(visits.listed_codes())))["code"].to_list())
         self.codes = pl.concat([self.codes, events.group_by("code").agg(pl.col("origin").first())]).unique("code", keep="first", maintain_order=True)
         self.written.append(events["subject_id"].unique())
@@ -309,6 +311,7 @@ class _Ingest:
             "split_policy": split_policy,
             "events": {"total": sum(self.events_by_origin.values()), "by_origin": dict(sorted(self.events_by_origin.items()))},
             "visits_recovered": {"total": sum(self.visit_classes.values()), **{name: self.visit_classes[name] for name in visits.CLASSES}},
+            "stays_in_intensive_care": self.icu_stays,
             "visits_of_unlisted_concepts": dict(self.unlisted_visits.most_common(20)),
             "codes": self.codes.height,
             "dates": {"first": self.first and self.first.date().isoformat(), "last": self.last and self.last.date().isoformat()},

@@ -42,8 +42,10 @@ def _unit_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
 
 
 def _event_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-    """Places just behind an event or a visit's end: no time token is parted from what it dates."""
-    return np.flatnonzero(_EVENT[kind] | (kind == Kind.VISIT_END)) + 1
+    """Places just behind an event or a visit's end: no time token is parted from what it dates, no length from its drug."""
+    length = kind == Kind.DRUG_LENGTH
+    whole = (_EVENT[kind] | np.isin(kind, (Kind.VISIT_END, Kind.ICU_END)) | length) & ~np.append(length[1:], False)
+    return np.flatnonzero(whole) + 1
 
 
 def _last_at_most(places: npt.NDArray[np.int64], limit: int) -> int:
@@ -71,7 +73,8 @@ def choose_crop(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
     """
     if random.random() < 0.5:
         return Crop(0, _stop(kind, 0, context))
-    room = context - PROMPT_LENGTH - REOPENING - 1  # one spare: the hour may have to be said again
+    # To spare: the hour may have to be said again, and intensive care.
+    room = context - PROMPT_LENGTH - REOPENING - 1 - int((kind == Kind.ICU_START).any())
     # The window may hang over either end, so that first and last tokens are seen as often as those between: deaths and censored gaps
     # stand at the end, and windows that seldom reach it would teach that they are rare.
     target = int(random.integers(PROMPT_LENGTH - room + 1, len(kind)))

@@ -153,10 +153,11 @@ class Loader:
     def _given(self, token_id: npt.NDArray[np.int32]) -> int:
         """Leading tokens of a window from the middle of a history that say where it starts: they are recomputed, not predicted.
 
-        The prompt, and the visit that is re-opened with its day and hour; where no visit is, the first token too, as it stands there
+        The prompt, and the visit that is re-opened with its ward, day and hour; where no visit is, the first token too, as it stands there
         by the choice of the window and not by what a prompt implies.
         """
-        kind = self._kind[token_id[PROMPT_LENGTH : PROMPT_LENGTH + REOPENING + 1]]
+        kind = self._kind[token_id[PROMPT_LENGTH : PROMPT_LENGTH + REOPENING + 2]]
         if len(kind) <= REOPENING or kind[0] != Kind.VISIT_RESUME:
             return PROMPT_LENGTH + 1
-        return PROMPT_LENGTH + REOPENING + int(kind[REOPENING] == Kind.IN_VISIT_HOURS)
+        said = REOPENING + int(kind[2] == Kind.ICU_START)
+        return PROMPT_LENGTH + said + int(len(kind) > said and kind[said] == Kind.IN_VISIT_HOURS)

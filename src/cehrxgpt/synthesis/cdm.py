@@ -16,6 +16,7 @@ CDM_VERSION_CONCEPT = 756265
 EHR_TYPE, BILLING_TYPE, OBSERVATION_PERIOD_TYPE = 32817, 32821, 32880  # EHR; EHR billing record; standard algorithm
 OPERATOR_CONCEPT = {"<": 4171756, "<=": 4171754, "=": 4172703, ">=": 4171755, ">": 4172704}
 GENDER_CONCEPT = {"f": 8532, "female": 8532, "m": 8507, "male": 8507}
+VISIT_DETAIL_CONCEPT = {"icu": 32037}
 VISIT_CONCEPT = {"inpatient": 9201, "outpatient": 9202, "emergency": 9203, "observation": 581385}
 
 _TYPES: dict[str, pl.DataType] = {"i": pl.Int64(), "f": pl.Float64(), "s": pl.String(), "d": pl.Date(), "t": pl.Datetime("us")}
@@ -40,6 +41,12 @@ TABLES: dict[str, dict[str, pl.DataType]] = {
         "visit_occurrence_id person_id visit_concept_id visit_start_date:d visit_start_datetime:t visit_end_date:d visit_end_datetime:t "
         "visit_type_concept_id provider_id care_site_id visit_source_value:s visit_source_concept_id admitted_from_concept_id "
         "admitted_from_source_value:s discharged_to_concept_id discharged_to_source_value:s preceding_visit_occurrence_id"
+    ),
+    "visit_detail": _columns(
+        "visit_detail_id person_id visit_detail_concept_id visit_detail_start_date:d visit_detail_start_datetime:t visit_detail_end_date:d "
+        "visit_detail_end_datetime:t visit_detail_type_concept_id provider_id care_site_id visit_detail_source_value:s "
+        "visit_detail_source_concept_id admitted_from_concept_id admitted_from_source_value:s discharged_to_source_value:s "
+        "discharged_to_concept_id preceding_visit_detail_id parent_visit_detail_id visit_occurrence_id"
     ),
     "condition_occurrence": _columns(
         "condition_occurrence_id person_id condition_concept_id condition_start_date:d condition_start_datetime:t condition_end_date:d "

@@ -12,6 +12,7 @@ _KEYS = {
     "person": "person_id",
     "observation_period": "observation_period_id",
     "visit_occurrence": "visit_occurrence_id",
+    "visit_detail": "visit_detail_id",
     "condition_occurrence": "condition_occurrence_id",
     "drug_exposure": "drug_exposure_id",
     "procedure_occurrence": "procedure_occurrence_id",
@@ -24,6 +25,7 @@ _KEYS = {
 # table -> (start date, end date or None)
 _DATES: dict[str, tuple[str, str | None]] = {
     "visit_occurrence": ("visit_start_date", "visit_end_date"),
+    "visit_detail": ("visit_detail_start_date", "visit_detail_end_date"),
     "condition_occurrence": ("condition_start_date", "condition_end_date"),
     "drug_exposure": ("drug_exposure_start_date", "drug_exposure_end_date"),
     "procedure_occurrence": ("procedure_date", "procedure_end_date"),
@@ -67,6 +69,8 @@ def _queries(tables: set[str]) -> dict[str, str]:
             f"select count(*) from {table} t join person p using (person_id) where p.year_of_birth is not null "
             f"and t.{start} < make_date(p.year_of_birth, coalesce(p.month_of_birth, 1), coalesce(p.day_of_birth, 1))"
         )
+    if "visit_detail" in tables:
+        queries["visit_detail: without a visit"] = "select count(*) from visit_detail where visit_occurrence_id is null"
     if "observation_period" in tables:
         queries["observation_period: ends before it starts"] = (
             "select count(*) from observation_period where observation_period_end_date < observation_period_start_date "

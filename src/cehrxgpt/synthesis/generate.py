@@ -271,8 +271,9 @@ def write_synthetic(
     description = f"Synthetic patients drawn from a generative model (seed {source.config.seed}); no row describes a real person."
     if format == "omop":
         written = write_omop(
-            source.chunks(progress), out, names=names_of(model.vocabulary), source_name="cehrxgpt synthetic", description=description, force=force
-        )
+            source.chunks(progress), out, names=names_of(model.vocabulary), drug_days=model.vocabulary.drug_days,
+            source_name="cehrxgpt synthetic", description=description, force=force,
+        )  # fmt: skip
     elif format == "meds":
         calendar = str(model.vocabulary.settings.get("calendar", "true"))
         written = write_meds(source.chunks(progress), out, names=names_of(model.vocabulary), description=description, calendar=calendar, force=force)

@@ -9,7 +9,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
-from cehrxgpt.tasks.definition import ConceptSet, Task
+from cehrxgpt.tasks.definition import INTENSIVE_CARE, ConceptSet, Task
 
 
 def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:
@@ -68,8 +68,9 @@ class DataFacts:
             lazy = frame.lazy()
             found = lazy.select(pl.col("code").unique()).collect()["code"].to_list()
             codes.update(found)
-            if any(code.startswith(s.VISIT_PREFIX) for code in found):
-                stays = lazy.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX)).select(visit_class().unique().alias("class")).collect()
+            if any(code.startswith((s.VISIT_PREFIX, s.ICU_PREFIX)) for code in found):
+                visits_or_icu = pl.col("code").str.starts_with(s.VISIT_PREFIX) | pl.col("code").str.starts_with(s.ICU_PREFIX)
+                stays = lazy.filter(visits_or_icu).select(visit_class().unique().alias("class")).collect()
                 classes.update(stays["class"].to_list())
         return cls(frozenset(codes), frozenset(classes))
 
@@ -97,7 +98,8 @@ def discharge_codes(task: Task) -> tuple[str, ...]:
 
 
 def visit_class(until: pl.Expr | None = None) -> pl.Expr:
-    """Class of Visit rows (columns `code`, `time`, `end_time`), by what is known at `until` (an instant; default: everything).
+    """Class of Visit rows and rows of intensive care (columns `code`, `time`, `end_time`), by what is known at `until` (an instant;
+    default: everything).
 
     A stay that is still open then has lasted *longer* than the time elapsed, hence the minute on top.
     """
@@ -105,4 +107,5 @@ def visit_class(until: pl.Expr | None = None) -> pl.Expr:
     if until is not None:
         open_still = pl.col("end_time").is_null() | (pl.col("end_time") > until)
         minutes = pl.when(open_still).then((until - pl.col("time")).dt.total_minutes() + 1).otherwise(minutes)
-    return visits.classify(pl.col("code"), minutes)
+    icu = pl.col("code").str.starts_with(s.ICU_PREFIX)
+    return pl.when(icu).then(pl.lit(INTENSIVE_CARE)).otherwise(visits.classify(pl.col("code"), minutes))

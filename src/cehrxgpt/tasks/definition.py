@@ -30,6 +30,9 @@ from cehrxgpt.errors import ConfigError, TaskError
 TABLES = ("condition", "drug", "procedure", "measurement", "observation", "device")
 """Tables whose concepts a concept set may list; a concept becomes the code `<table>/<concept_id>`."""
 
+INTENSIVE_CARE = "intensive_care"
+"""Stays in intensive care, which lie inside visits, as a class of their own beside the classes of visits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSet:
@@ -96,6 +99,8 @@ class Index:
         if sum((self.concepts is not None, bool(self.visit), self.days_after_first_event is not None)) != 1:
             raise ValueError("index needs exactly one of: concepts, visit, days_after_first_event")
         _check_classes(self.visit)
+        if INTENSIVE_CARE in self.visit and len(self.visit) > 1:
+            raise ValueError(f"index: {INTENSIVE_CARE} lies inside other visits; ask about it alone")
         if not self.visit and (self.contains or self.discharge or self.hours_after):
             raise ValueError("index: contains, discharge and hours_after belong to an index visit; give visit: [inpatient]")
         if self.hours_after < 0 or (self.hours_after and self.at != "start"):
@@ -177,8 +182,8 @@ class Outcome:
 
 def _check_classes(classes: tuple[str, ...]) -> None:
     for name in classes:
-        if name not in visits.CLASSES:
-            raise ValueError(f"unknown class of visit '{name}'; valid classes: {', '.join(visits.CLASSES)}")
+        if name not in (*visits.CLASSES, INTENSIVE_CARE):
+            raise ValueError(f"unknown class of visit '{name}'; valid classes: {', '.join((*visits.CLASSES, INTENSIVE_CARE))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +249,11 @@ class Task:
     def in_stay(self) -> bool:
         """Does the window end with the index visit?"""
         return self.horizon_days == "stay" or self.outcome.stay_over_days is not None
+
+    @property
+    def about_intensive_care(self) -> bool:
+        """Is the index a stay in intensive care?"""
+        return self.index.visit == (INTENSIVE_CARE,)
 
     @property
     def follow_days(self) -> float | None:

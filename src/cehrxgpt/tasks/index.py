@@ -30,6 +30,8 @@ def _visits_at_end(task: Task, events: pl.DataFrame) -> pl.DataFrame:
     if task.index.discharge:
         stays = stays.join(with_codes(places, discharge_codes(task)), on=["subject_id", "visit_id"], how="semi")
     said = places.group_by("subject_id", "visit_id").agg(known_at().max().alias("_said"))
+    if task.about_intensive_care:
+        said = said.clear()  # the visit's place of discharge is not what ends a stay inside it
     stays = stays.join(said, on=["subject_id", "visit_id"], how="left")
     return stays.with_columns(pl.max_horizontal("_end", "_said").alias("prediction_time"))
 

@@ -9,6 +9,7 @@ midnight with which that day begins. A window (open, close] is judged by the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import polars as pl
 
@@ -22,6 +23,7 @@ SAMPLE_KEY = ("subject_id", "prediction_time", "sample_id")
 
 _INSTANT = pl.Datetime("us")
 _ROW = "_row"
+_FAR = datetime(9999, 12, 31)
 
 
 def days(count: float) -> pl.Expr:
@@ -50,8 +52,24 @@ def concept_events(task: Task, name: str, events: pl.DataFrame) -> pl.DataFrame:
 
 
 def visit_rows(events: pl.DataFrame) -> pl.DataFrame:
-    """The Visit rows."""
-    return events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX) & pl.col("time").is_not_null())
+    """The Visit rows, and stays in intensive care."""
+    dated = events.filter(pl.col("time").is_not_null())
+    stays = dated.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
+    icu = dated.filter(pl.col("code").str.starts_with(s.ICU_PREFIX))
+    return stays if icu.is_empty() else pl.concat([stays, _intensive_care(icu)])
+
+
+def _intensive_care(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per stay: those that overlap, or of which one ends in the hour in which the next begins, are one, as in the tokens."""
+    key = [name for name in SAMPLE_KEY if name in rows.columns]
+    never = pl.lit(_FAR).cast(_INSTANT)
+    rows = rows.sort(*key, "time", "end_time", nulls_last=True).with_columns(pl.col("end_time").fill_null(never).alias("_until"))
+    reach = pl.col("_until").cum_max().shift(1).over(key)
+    fresh = reach.is_null() | (pl.col("time").dt.truncate("1h") > reach.dt.truncate("1h"))
+    stays = rows.with_columns(fresh.cast(pl.Int64).cum_sum().over(key).alias("_stay")).group_by(*key, "_stay", maintain_order=True)
+    merged = stays.agg(pl.all().exclude("_until").first(), pl.col("_until").max())
+    until = pl.when(pl.col("_until") < never).then("_until").alias("end_time")
+    return merged.with_columns(until).select(rows.columns).drop("_until")
 
 
 def _outcome_events(task: Task, events: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cehrxgpt import schema as s
 from cehrxgpt import visits
 from cehrxgpt.tasks.codes import matching_codes
-from cehrxgpt.tasks.definition import Task
+from cehrxgpt.tasks.definition import INTENSIVE_CARE, Task
 
 _LONGEST_MINUTES = 10.0 * 365 * 1440
 
@@ -47,4 +47,6 @@ def outcome_tokens(task: Task, vocabulary: HasCodes) -> npt.NDArray[np.bool_] | 
         if short != long:
             return None
         wanted = short
+        if INTENSIVE_CARE in task.outcome.visit:
+            wanted = wanted | {code for code in codes if code.startswith(s.ICU_PREFIX)}
     return np.fromiter((code in wanted for code in codes), dtype=np.bool_, count=len(codes))

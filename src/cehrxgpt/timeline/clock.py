@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cehrxgpt.timeline.grammar import Phase
+from cehrxgpt.timeline.grammar import HOUR_OF_DAY_PHASES
 from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS, MINUTES_PER_DAY, MINUTES_PER_HOUR
 
@@ -41,7 +41,7 @@ def run_clock(
     before = np.concatenate([[-1], kind[:-1]])[timed] if len(kind) else timed
     of_day = np.isin(before, [int(k) for k in _HOURS_OF_DAY_AFTER])
     first = timed == offsets[row[timed]] if len(timed) else np.zeros(0, np.bool_)
-    of_day = np.where(first, np.isin(start_phase[row[timed]], (int(Phase.ADMITTED), int(Phase.IN_VISIT_DAY))), of_day)
+    of_day = np.where(first, np.isin(start_phase[row[timed]], [int(phase) for phase in HOUR_OF_DAY_PHASES]), of_day)
     days = _days(kind[timed], amount[timed].astype(np.int64))
     minutes = np.where(kind[timed] == Kind.IN_VISIT_HOURS, amount[timed].astype(np.int64) * MINUTES_PER_HOUR, 0)
 

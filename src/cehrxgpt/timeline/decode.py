@@ -20,6 +20,7 @@ from cehrxgpt.timeline.clock import run_clock
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Phase
 from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.lengths import days_drawn
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -28,7 +29,7 @@ Bool = npt.NDArray[np.bool_]
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 FUTURE_VISIT_IDS = 1 << 62  # visits begun in a simulated future are numbered from here, far from real ids
-_HAPPENING = (Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH)
+_HAPPENING = (Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH, Kind.ICU_START)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class _Read:
     row: Int  # [E] sentence
     token: Int  # [E] id
     minute: Int  # [E] on the clock
-    end: Int  # [E] of a visit that has ended; -1 elsewhere
+    end: Int  # [E] of a visit, or a stay in intensive care, that has ended; -1 elsewhere
+    length: Int  # [E] lower edge of a drug's length in days; -1 elsewhere
     visit: Int  # [E] number of the visit begun in the tokens, -1 = none
     resumed: Bool  # [E] inside the visit in which the sentence began
     stepped: Bool  # [E] inside a visit that has day or hour tokens
@@ -53,6 +55,8 @@ def _read_tokens(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer], offs
     before = np.concatenate([[-1], kind[:-1]]).astype(np.int64) if size else np.zeros(0, np.int64)
     begins = np.zeros(size, np.bool_)
     begins[offsets[:-1][np.diff(offsets) > 0]] = True
+    after = np.concatenate([kind[1:], [-1]]).astype(np.int64) if size else before
+    after[:-1][begins[1:]] = -1
     before[begins] = -1
     before[begins & (phase[row] == Phase.VISIT_TYPE)] = Kind.VISIT_START  # the prompt ended between [VS] and its type
 
@@ -79,13 +83,30 @@ def _read_tokens(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer], offs
     steps[visit[(kind == Kind.IN_VISIT_DAYS) | (kind == Kind.IN_VISIT_HOURS)]] = True
     steps[-1] = False
 
-    event = np.flatnonzero(np.isin(kind, [int(k) for k in _HAPPENING]) | opens)
+    # [ICU] between a resumed visit's type and its day of stay is no event: it began before the window.
+    happens = np.isin(kind, [int(k) for k in _HAPPENING]) & ~((kind == Kind.ICU_START) & (before == Kind.VISIT_TYPE) & (after == Kind.STAY_DAY))
+    event = np.flatnonzero(happens | opens)
     is_visit, of_visit = opens[event], visit[event]
     minute = at[event].copy()
     minute[is_visit] = start[of_visit[is_visit]]
     ends = np.full(len(event), -1, np.int64)
     ends[is_visit] = end[of_visit[is_visit]]
-    return _Read(row[event], token_id[event].astype(np.int64), minute, ends, of_visit, in_resumed[event], steps[of_visit])
+    in_icu = np.flatnonzero(kind[event] == Kind.ICU_START)
+    ends[in_icu] = _icu_ends(kind, row, at, event[in_icu])
+    has_length = after[event] == Kind.DRUG_LENGTH
+    length = np.where(has_length, amount[np.minimum(event + 1, max(size - 1, 0))], -1) if size else ends
+    return _Read(row[event], token_id[event].astype(np.int64), minute, ends, length, of_visit, in_resumed[event], steps[of_visit])
+
+
+def _icu_ends(kind: npt.NDArray[np.int8], row: Int, at: Int, starts: Int) -> Int:
+    """Clock of the [/ICU] that closes each [ICU] (at place `starts`); -1 where the sentence, or its visit, ends first."""
+    closing = np.flatnonzero(np.isin(kind, (Kind.ICU_START, Kind.ICU_END, Kind.VISIT_END)))
+    if not len(starts):
+        return starts
+    following = np.minimum(np.searchsorted(closing, starts, side="right"), len(closing) - 1)
+    place = closing[following]
+    closed = (place > starts) & (kind[place] == Kind.ICU_END) & (row[place] == row[starts])
+    return np.where(closed, at[place], -1)
 
 
 def _values(vocabulary: Vocabulary, token: Int, rng: np.random.Generator | None) -> npt.NDArray[np.float32]:
@@ -125,7 +146,7 @@ def _precise(vocabulary: Vocabulary, read: _Read) -> Bool:
 
 def _to_frame(vocabulary: Vocabulary, read: _Read, start_date: Int, visit_id: Int, rng: np.random.Generator | None) -> pl.DataFrame:
     """EventTable rows without subjects, in the order of the tokens."""
-    table = pl.DataFrame({name: getattr(vocabulary, name) for name in ("code", "unit", "text_value", "origin")}, schema_overrides=_TEXT)
+    table = pl.DataFrame({name: getattr(vocabulary, name) for name in _TEXT}, schema_overrides=_TEXT)
     rows = table[read.token] if len(read.token) else table.clear()
     midnight = start_date[read.row] * MINUTES_PER_DAY
     time = (midnight + read.minute) * 60_000_000
@@ -133,18 +154,23 @@ def _to_frame(vocabulary: Vocabulary, read: _Read, start_date: Int, visit_id: In
     time = np.where(vocabulary.kind[read.token] == Kind.DEATH, end_of_day, time)
     precise = _precise(vocabulary, read)
     value = pl.Series("numeric_value", _values(vocabulary, read.token, rng), nan_to_null=True)
+    end = (midnight + read.end) * 60_000_000
+    taken = np.flatnonzero(read.length > 0)
+    days = days_drawn(read.length[taken], rng)
+    end[taken] = (time[taken] // MICROSECONDS_PER_DAY + days) * MICROSECONDS_PER_DAY - 1  # to the last instant of the last day
+    open_ended = read.end < 0
+    open_ended[taken] = False
     return rows.with_columns(
         pl.Series("time", time).cast(pl.Datetime("us")),
         value,
-        pl.Series("end_time", (midnight + read.end) * 60_000_000).set(pl.Series(read.end < 0), None).cast(pl.Datetime("us")),
+        pl.Series("end_time", end).set(pl.Series(open_ended), None).cast(pl.Datetime("us")),
         pl.Series("available_time", np.where(precise, time, end_of_day)).cast(pl.Datetime("us")),
         pl.Series("time_precision", np.where(precise, "hour", "day"), dtype=pl.String),
         pl.Series("visit_id", visit_id).set(pl.Series(visit_id < 0), None),
-        pl.lit(None, pl.String).alias("operator"),
     )
 
 
-_TEXT = {"code": pl.String, "unit": pl.String, "text_value": pl.String, "origin": pl.String}
+_TEXT = {"code": pl.String, "unit": pl.String, "text_value": pl.String, "operator": pl.String, "origin": pl.String}
 
 
 def decode(
@@ -166,7 +192,7 @@ def decode(
         rng: draws numbers inside their bins; without it they are the bins' medians.
 
     Returns:
-        EventTable rows of visits, clinical events, discharges and deaths; visits are numbered from 1 through the whole table. The
+        EventTable rows of visits, intensive care, clinical events, discharges and deaths; visits are numbered from 1 through the whole table. The
         prompt's facts are read by `people.read_prompts`.
     """
     rows = len(offsets) - 1

@@ -15,6 +15,8 @@ _SAID = {
     Kind.VISIT_START: "visit begins",
     Kind.VISIT_RESUME: "visit goes on",
     Kind.VISIT_END: "visit ends",
+    Kind.ICU_START: "intensive care begins",
+    Kind.ICU_END: "intensive care ends",
     Kind.DEATH: "death",
     Kind.END: "end of the history",
     Kind.BOS: "beginning",
@@ -45,6 +47,8 @@ def _name(vocabulary: Vocabulary, index: int, kind: Kind) -> str:
     if kind in TIME_KINDS:
         unit = "year" if kind == Kind.YEAR_GAP else "hour" if kind == Kind.IN_VISIT_HOURS else "day"
         return f"{amount} {unit}{'' if amount == 1 else 's'}" + (" or more" if kind == Kind.LONG_GAP else "")
+    if kind == Kind.DRUG_LENGTH:
+        return f"taken for {vocabulary.token[index].removeprefix('days:').replace('>', 'over ')} days"
     if kind == Kind.STAY_DAY:
         return f"day {amount} of the stay"
     known = vocabulary.name[index]

@@ -8,7 +8,7 @@ every token its place, and each optional token is then written for all elements 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from cehrxgpt import schema as s
 from cehrxgpt import visits as visit_classes
 from cehrxgpt.errors import SchemaError
 from cehrxgpt.timeline.encoded import BIRTH_UNKNOWN, EncodedHistories
+from cehrxgpt.timeline.icu import IcuRows, IcuStays, members
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.layout import Alphabet, Written, lay_out
+from cehrxgpt.timeline.lengths import LOWER_DAYS, bin_of, days_of
 from cehrxgpt.timeline.lookup import Lookup
 from cehrxgpt.timeline.prompt import prompt_ages, prompt_tokens
 from cehrxgpt.timeline.time import (
@@ -45,6 +47,8 @@ class _Rows:
     order: Int  # [n] rank of the code among all codes, alphabetical
     visits: Visits
     loose: Loose
+    icu: IcuRows
+    length: Ids  # [n] token of a drug's length; -1 = none
     discharge: Int  # rows of discharge places in the vocabulary, in order of time
     discharge_visit: Int  # index into visits
     death_history: Int
@@ -63,6 +67,10 @@ class Encoder:
         self.lookup = Lookup(vocabulary)
         self.exact_gaps = vocabulary.settings.get("long_gap", "exact") == "exact"
         numbers = vocabulary.amount_to_id
+        icu = [vocabulary.ids_of_kind(kind) for kind in (Kind.ICU_START, Kind.ICU_END)]
+        self.icu_start, self.icu_end = (int(ids[0]) if len(ids) else -1 for ids in icu)
+        self.drug = np.isin(np.arange(len(vocabulary)), vocabulary.drugs)
+        self.length_ids = _table(numbers.get(Kind.DRUG_LENGTH, {}), LOWER_DAYS[-1] + 1)  # by lower edge
         one = {kind: int(vocabulary.ids_of_kind(kind)[0]) for kind in (Kind.VISIT_START, Kind.VISIT_END, Kind.DEATH, Kind.END)}
         self.alphabet = Alphabet(
             gap=_table(numbers[Kind.DAY_GAP], LONG_GAP_DAYS),
@@ -102,7 +110,9 @@ class Encoder:
         if events[first].select(key).is_duplicated().any():
             raise SchemaError(f"encode: the rows of one ({', '.join(key)}) do not stand together; use events.sort_events or cut_history")
         rows = self._read(events, history, len(first))
-        units = build_units(rows.visits, rows.loose, rows.death_history, rows.death_hour, rows.death_row)
+        units = build_units(rows.visits, rows.loose, rows.icu.begun, rows.death_history, rows.death_hour, rows.death_row)
+        outside = rows.icu.begun.history[units.icu_unit < 0]  # intensive care that no span visit holds
+        rows = replace(rows, unknown=rows.unknown + np.bincount(outside, minlength=len(first)))
         cut = events["prediction_time"].gather(first).to_numpy().astype("datetime64[us]") if len(key) == 2 else None
         return self._write(events, history, first, rows, units, cut)
 
@@ -115,8 +125,10 @@ class Encoder:
         is_discharge = dated & code.str.starts_with(s.DISCHARGE_PREFIX).to_numpy()
         is_death = dated & (code == s.DEATH).to_numpy()
         skipped = code.is_in([s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]).to_numpy()
-        clinical = dated & ~(is_visit | is_discharge | is_death | skipped)
+        is_icu = dated & code.str.starts_with(s.ICU_PREFIX).to_numpy()
+        clinical = dated & ~(is_visit | is_icu | is_discharge | is_death | skipped)
         token, value = self.lookup.events(events)
+        token[is_icu] = self.icu_start
 
         death_row = np.flatnonzero(is_death)
         death_row = death_row[np.concatenate([[True], np.diff(history[death_row]) > 0])[: len(death_row)]]  # the first of each history
@@ -125,8 +137,8 @@ class Encoder:
         discharges = np.flatnonzero(is_discharge)
         visits, links = self._read_visits(events, history, hour, np.flatnonzero(is_visit), discharges, death_hour, token)
 
-        seen = clinical | is_visit | is_discharge | is_death
-        unknown = (clinical | is_discharge) & (token < 0)
+        seen = clinical | is_visit | is_icu | is_discharge | is_death
+        unknown = (clinical | is_icu | is_discharge) & (token < 0)
         member = np.flatnonzero(clinical & (token >= 0))
         placed = discharges[(token[discharges] >= 0) & (links[discharges] >= 0)]
         return _Rows(
@@ -135,6 +147,8 @@ class Encoder:
             order=_alphabetical(code),
             visits=visits,
             loose=Loose(history[member], hour[member], links[member], member),
+            icu=_icu_rows(events, np.flatnonzero(is_icu & (token >= 0)), history, hour, links),
+            length=self._lengths(events, token),
             discharge=placed,
             discharge_visit=links[placed],
             death_history=history[death_row],
@@ -174,6 +188,15 @@ class Encoder:
         links = linked.join(index, on=["_history", "visit_id"], how="left", maintain_order="left")["_visit"].fill_null(-1).to_numpy()
         return visits, links.astype(np.int64)
 
+    def _lengths(self, events: pl.DataFrame, token: Ids) -> Ids:
+        """Token of each row's length: of drugs with a known end, where the vocabulary has lengths."""
+        found = np.full(len(token), -1, np.int32)
+        if (self.length_ids >= 0).any():
+            days = events.select(days_of(pl.col("time"), pl.col("end_time")).fill_null(0)).to_series().to_numpy()
+            there = np.flatnonzero((token >= 0) & self.drug[np.maximum(token, 0)] & (days > 0))
+            found[there] = self.length_ids[bin_of(days[there])]
+        return found
+
     def _write(
         self, events: pl.DataFrame, history: Int, first: Int, rows: _Rows, units: Units, cut: npt.NDArray[np.datetime64] | None
     ) -> EncodedHistories:
@@ -181,6 +204,7 @@ class Encoder:
         births = np.full(count, BIRTH_UNKNOWN)
         born = np.flatnonzero((events["code"] == s.BIRTH).to_numpy() & events["time"].is_not_null().to_numpy())[::-1]  # the first one wins
         births[history[born]] = events["time"].gather(born).dt.date().to_physical().to_numpy()
+        stays = IcuStays.build(rows.icu, units)
         units, shift = self._shorten(units)
         first_unit = np.ones(len(units.history), np.bool_)
         first_unit[1:] = np.diff(units.history) > 0
@@ -191,7 +215,7 @@ class Encoder:
         race = self._static(events, history, count, s.RACE_PREFIX, Kind.RACE)
         prompt, months = prompt_tokens(self.vocabulary, np.where(there, start_date, 0), births, gender, race, calendar=self.calendar)
         left_open = _left_open(units, rows.visits)
-        written = self._tokens(units, rows, first_unit, left_open, prompt[there])
+        written = self._tokens(units, stays.earlier(shift), rows, first_unit, left_open, prompt[there])
         of_token = units.history[written.unit]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(of_token, minlength=count))]).astype(np.int64)
         age = written.clock * MINUTES_PER_HOUR - start_date[of_token] * MINUTES_PER_DAY + age_minutes_at_start(months)[of_token]
@@ -214,12 +238,18 @@ class Encoder:
             unknown=rows.unknown,
         )
 
-    def _tokens(self, units: Units, rows: _Rows, first_unit: Bool, left_open: Bool, prompt: Ids) -> Written:
+    def _tokens(self, units: Units, stays: IcuStays, rows: _Rows, first_unit: Bool, left_open: Bool, prompt: Ids) -> Written:
         """Members in order of writing, visit types and discharge places by unit, and then the tokens."""
         row = rows.loose.row[units.member]
-        order = np.lexsort((row, rows.order[row], units.hour, units.unit))
-        members = (units.member[order], units.unit[order], units.hour[order])
-        units = Units(units.history, units.kind, units.start, units.end, units.row, *members, units.unit_of_visit)
+        unit, hour, turn, icu_row, icu_token = members(stays, self.icu_start, self.icu_end)
+        unit, hour = np.concatenate([units.unit, unit]), np.concatenate([units.hour, hour])
+        turn = np.concatenate([np.ones(len(row), np.int64), turn])
+        rank = np.concatenate([rows.order[row], np.zeros(len(icu_row), np.int64)])
+        token = np.concatenate([rows.token[row], icu_token])
+        row = np.concatenate([row, icu_row])
+        order = np.lexsort((row, rank, turn, hour, unit))
+        row = row[order]
+        units = replace(units, member=order, unit=unit[order], hour=hour[order])
         visit_token = np.where(units.row >= 0, rows.token[np.maximum(units.row, 0)], -1) if len(rows.token) else np.zeros(0, np.int32)
         discharge = np.full(len(units.history), -1, np.int64)
         discharge[units.unit_of_visit[rows.discharge_visit]] = rows.discharge  # the last one of a unit wins
@@ -232,7 +262,9 @@ class Encoder:
             discharge_row=discharge,
             token=rows.token,
             value=rows.value,
-            member_row=row[order],
+            member_token=token[order],
+            member_length=np.where(row >= 0, rows.length[row], -1).astype(np.int32) if len(row) else token,
+            member_row=row,
             alphabet=self.alphabet,
         )
 
@@ -247,8 +279,7 @@ class Encoder:
         first = np.maximum.accumulate(np.where(np.concatenate([[True], np.diff(units.history) > 0]), np.arange(len(total)), 0))
         shift = (total - total[first]) * HOURS_PER_DAY
         end = np.where(units.end >= OPEN, units.end, units.end - shift)
-        moved = (units.start - shift, end, units.row, units.member, units.unit, units.hour - shift[units.unit], units.unit_of_visit)
-        return Units(units.history, units.kind, *moved), shift
+        return replace(units, start=units.start - shift, end=end, hour=units.hour - shift[units.unit]), shift
 
     def _static(self, events: pl.DataFrame, history: Int, count: int, prefix: str, kind: Kind) -> Ids:
         """Token of each history's first static row with the prefix; the unknown token where there is none in the vocabulary."""
@@ -287,6 +318,13 @@ def _alphabetical(code: pl.Series) -> Int:
     """Rank of each code among the distinct ones; only those are compared as text."""
     distinct = code.unique().sort().to_frame("code").with_row_index("_rank")
     return code.to_frame("code").join(distinct, on="code", how="left", maintain_order="left")["_rank"].to_numpy().astype(np.int64)
+
+
+def _icu_rows(events: pl.DataFrame, rows: Int, history: Int, hour: Int, links: Int) -> IcuRows:
+    """Rows of intensive care with the hour at which they end."""
+    ended = events["end_time"].gather(rows)
+    end = np.where(ended.is_not_null().to_numpy(), _minutes(ended) // MINUTES_PER_HOUR, OPEN)
+    return IcuRows(Loose(history[rows], hour[rows], links[rows], rows), end)
 
 
 def _minutes(time: pl.Series) -> Int:

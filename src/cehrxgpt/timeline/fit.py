@@ -20,11 +20,13 @@ from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.timeline.bins import value_bins
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.structure import Row, structural_rows
+from cehrxgpt.timeline.lengths import UsualLengths
+from cehrxgpt.timeline.structure import Row, icu_rows, length_rows, structural_rows
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 LONG_GAPS = ("exact", "lt")
 SKIPPED = (s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END)  # never tokens of their own
+NUMBER_KEYS = ["code", "unit", "operator"]  # numbers under one key share one run of bins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class TimelineConfig:
         value_bins: quantile bins per (code, unit); heaped values and fixed edges may add a few. 0 writes no values.
         max_categories: most frequent categorical results per code that get a token. 0 writes none.
         long_gap: `exact` writes gaps from 1,080 days as years and days, `lt` as one token that counts 1,080 days.
+        drug_lengths: write how long a drug is taken, in bins of days, after it.
         fixed_edges: code -> values that must be edges of its bins.
         max_values: numbers kept per (code, unit) while fitting.
     """
@@ -44,6 +47,7 @@ class TimelineConfig:
     value_bins: int = 10
     max_categories: int = 24
     long_gap: str = "exact"
+    drug_lengths: bool = False
     fixed_edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     max_values: int = 200_000
 
@@ -75,12 +79,20 @@ class _Counts:
         self.categories = pl.DataFrame(schema={"code": pl.String, "text_value": pl.String, "subjects": pl.UInt32})
         self.years = pl.DataFrame(schema={"year": pl.Int32, "subjects": pl.UInt32})
         self.numbers = _Numbers(config.max_values)
+        self.icu = pl.DataFrame(schema={"code": pl.String, "subjects": pl.UInt32})
+        self.icu_subjects = 0
+        self.lengths = UsualLengths()
 
     def add(self, events: pl.DataFrame) -> None:
         """Count one shard (whole subjects)."""
         events = events.filter(~pl.col("code").is_in(SKIPPED) & ~pl.col("code").str.starts_with(s.ETHNICITY_PREFIX))
         self.subjects += events["subject_id"].n_unique()
+        self.lengths.add(events)
         count = pl.col("subject_id").n_unique().alias("subjects")
+        in_icu = events.filter(pl.col("code").str.starts_with(s.ICU_PREFIX))
+        self.icu_subjects += in_icu["subject_id"].n_unique()
+        self.icu = pl.concat([self.icu, in_icu.group_by("code").agg(count)]).group_by("code").agg(pl.col("subjects").sum())
+        events = events.filter(~pl.col("code").str.starts_with(s.ICU_PREFIX))
         codes = events.group_by("code", "origin").agg(count)
         self.codes = pl.concat([self.codes, codes]).group_by("code", "origin").agg(pl.col("subjects").sum())
         timed = events.filter(pl.col("time").is_not_null())
@@ -90,24 +102,24 @@ class _Counts:
             texts = timed.filter(is_category(pl.col("text_value"))).group_by("code", "text_value").agg(count)
             self.categories = pl.concat([self.categories, texts]).group_by("code", "text_value").agg(pl.col("subjects").sum())
         if self.config.value_bins:
-            self.numbers.add(timed.filter(pl.col("numeric_value").is_finite()).select("code", "unit", "subject_id", "numeric_value"))
+            self.numbers.add(timed.filter(pl.col("numeric_value").is_finite()).select("code", "unit", "operator", "subject_id", "numeric_value"))
 
 
 class _Numbers:
-    """Numbers by (code, unit), at most `most` of each: where there are more, patients whose hash falls in a half, a quarter, ... stand for all.
+    """Numbers by key, at most `most` of each: where there are more, patients whose hash falls in a half, a quarter, ... stand for all.
 
-    Kept as group number, subject and value, 16 bytes each. `groups` has a row per (code, unit): how many numbers it holds, and its level (the
+    Kept as group number, subject and value, 16 bytes each. `groups` has a row per key: how many numbers it holds, and its level (the
     patients kept are one in 2 ** level).
     """
 
     def __init__(self, most: int):
         self.most = most
-        self.groups = pl.DataFrame(schema={"code": pl.String, "unit": pl.String, "_group": pl.UInt32, "_level": pl.UInt8, "_held": pl.Int64})
+        self.groups = pl.DataFrame(schema=dict.fromkeys(NUMBER_KEYS, pl.String) | {"_group": pl.UInt32, "_level": pl.UInt8, "_held": pl.Int64})
         self.parts: list[pl.DataFrame] = []
 
     def add(self, numbers: pl.DataFrame) -> None:
         """Add the numbers of one shard."""
-        keys = ["code", "unit"]
+        keys = NUMBER_KEYS
         fresh = numbers.select(keys).unique(maintain_order=True).join(self.groups, on=keys, how="anti", nulls_equal=True)
         first = self.groups.height
         number = pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias("_group")
@@ -147,16 +159,16 @@ class _Numbers:
             parts.append(pl.concat([part.filter(~chosen), thinned]))
         self.parts = parts
 
-    def by_code(self) -> dict[str, list[tuple[str | None, pl.DataFrame]]]:
-        """code -> (unit, numbers with their subjects), units in order, null first."""
+    def by_code(self) -> dict[str, list[tuple[str | None, str | None, pl.DataFrame]]]:
+        """code -> (unit, comparison sign, numbers with their subjects), in order, null first."""
         if not self.parts:
             return {}
         parts = pl.concat(self.parts).partition_by("_group", as_dict=True, include_key=False)
         self.parts = []
-        found: dict[str, list[tuple[str | None, pl.DataFrame]]] = {}
-        for code, unit, group in self.groups.sort("code", "unit").select("code", "unit", "_group").iter_rows():
+        found: dict[str, list[tuple[str | None, str | None, pl.DataFrame]]] = {}
+        for code, unit, operator, group in self.groups.sort(NUMBER_KEYS).select(*NUMBER_KEYS, "_group").iter_rows():
             if (group,) in parts:
-                found.setdefault(code, []).append((unit, parts[group,]))
+                found.setdefault(code, []).append((unit, operator, parts[group,]))
         return found
 
 
@@ -189,10 +201,10 @@ def _kind_of(code: str) -> Kind:
     return Kind.CODE
 
 
-def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, pl.DataFrame]], config: TimelineConfig) -> list[Row]:
-    """Value tokens of one code: one run of bins per unit."""
+def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, str | None, pl.DataFrame]], config: TimelineConfig) -> list[Row]:
+    """Value tokens of one code: one run of bins per unit and comparison sign."""
     rows: list[Row] = []
-    for unit, part in groups:
+    for unit, operator, part in groups:
         bins = value_bins(
             part["numeric_value"].to_numpy(),
             part["subject_id"].to_numpy(),
@@ -202,8 +214,8 @@ def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, pl
         )
         for place, made in enumerate(bins):
             closing = "]" if place == len(bins) - 1 else ")"
-            shown = f"[{made.low:.6g}, {made.high:.6g}{closing}" + (f" {unit!s}" if unit else "")
-            bounds = {"bin_low": made.low, "bin_high": made.high, "quantiles": made.quantiles.tolist()}
+            shown = f"{operator or ''}[{made.low:.6g}, {made.high:.6g}{closing}" + (f" {unit!s}" if unit else "")
+            bounds = {"operator": operator, "bin_low": made.low, "bin_high": made.high, "quantiles": made.quantiles.tolist()}
             rows.append(
                 {"token": f"{code} {shown}", "kind": int(Kind.VALUE), "code": code, "unit": unit, "origin": origin, "subjects": made.subjects}
                 | bounds
@@ -217,13 +229,14 @@ def _event_rows(counts: _Counts) -> list[Row]:
     values = counts.numbers.by_code()
     kept = counts.categories.filter(pl.col("subjects") >= config.min_subjects).sort("subjects", "text_value", descending=[True, False])
     categories = {key[0]: part.head(config.max_categories) for key, part in kept.group_by("code", maintain_order=True)}
+    lengths = counts.lengths.medians(config.min_subjects)
     rows: list[Row] = []
     for code, origin, subjects in _origins(counts).iter_rows():
         kind = _kind_of(code)
         if code == s.DEATH:
             continue
         token = code.replace("/", ":", 1) if kind in (Kind.GENDER, Kind.RACE) else code
-        rows.append({"token": token, "kind": int(kind), "code": code, "origin": origin, "subjects": subjects})
+        rows.append({"token": token, "kind": int(kind), "code": code, "origin": origin, "subjects": subjects, "length_days": lengths.get(code)})
         if kind != Kind.CODE:
             continue
         if code in values:
@@ -232,6 +245,15 @@ def _event_rows(counts: _Counts) -> list[Row]:
             more = {"text_value": text, "origin": origin, "subjects": having}
             rows.append({"token": f"{code} = {text}", "kind": int(Kind.CATEGORY), "code": code} | more)
     return rows
+
+
+def _optional_rows(counts: _Counts) -> list[Row]:
+    """Intensive care under its most common code, where enough patients have it; lengths of drugs, where they are asked for."""
+    rows: list[Row] = []
+    if counts.icu_subjects >= counts.config.min_subjects:
+        common = counts.icu.filter(pl.col("subjects") >= counts.config.min_subjects).sort("subjects", "code", descending=[True, False])
+        rows += icu_rows(common["code"][0] if common.height else f"{s.ICU_PREFIX}icu", counts.icu_subjects)
+    return rows + (length_rows() if counts.config.drug_lengths else [])
 
 
 def _unknown_rows(rows: list[Row]) -> list[Row]:
@@ -296,7 +318,7 @@ def fit_vocabulary(
             f"no code is left for the vocabulary: {counts.subjects:,} training patients, the most common code has {most or 0!s}, "
             f"min_subjects is {config.min_subjects}; lower min_subjects or add patients"
         )
-    structural = structural_rows(_year_range(counts, calendar), config.long_gap)
+    structural = structural_rows(_year_range(counts, calendar), config.long_gap) + _optional_rows(counts)
     classes = {row["token"] for row in structural}
     seen = {row["token"]: row["subjects"] for row in rows if row["kind"] == Kind.VISIT_TYPE and row["token"] in classes}
     for row in structural:  # a data set whose visit types are the classes themselves

@@ -6,14 +6,21 @@ Every function is vectorised over R rows and free of Python loops over rows.
     prompt   BOS year month age age_months gender race
     history  unit (gap unit)*                      gap = D<n> | Y<n> D<0..364> | LT
     unit     visit | bare events of one day | death [END]
-    visit    [VS] type (hours)? body discharge? [VE]       or, first in a window: [VR] type day-of-stay (hours)? body ...
-    body     (code | i-H<n> code | i-D<n>+ (i-H<n>)? code)*
+    visit    [VS] type (hours)? body discharge? [VE]       or, first in a window: [VR] type [ICU]? day-of-stay (hours)? body ...
+    body     (code | [ICU] | [/ICU] | i-H<n> code | i-D<n>+ (i-H<n>)? code)*
+    code     code, value or category; a drug's length may follow it, where the vocabulary has lengths
 
 The hours right after a visit's type say when it began; i-H0 stands there only where another step of hours follows at once.
+
+`[ICU] ... [/ICU]` stands inside visits that have hours, nests once, and is closed before the discharge place and [VE]. In a window that starts
+in intensive care [ICU] stands *before* the day of stay, so that it cannot be read as a stay that begins there, and so that the hour
+of the day keeps its place right behind the day of stay. What is allowed inside a visit thus depends on one thing more, the *ward*: a
+visit with hours, in intensive care, or a day visit; each has phases of its own, and all else is the same table three times over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -23,6 +30,7 @@ import numpy.typing as npt
 from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS, MINUTES_PER_DAY, MINUTES_PER_HOUR, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
+from cehrxgpt.visits import has_hours
 
 
 class Phase(IntEnum):
@@ -50,12 +58,68 @@ class Phase(IntEnum):
     DISCHARGED = 19  # after the discharge place
     DEAD = 20  # after death
     ENDED = 21  # after [END]
+    # The same again in intensive care, and in day visits, where none can begin.
+    STAY_DAY_IN_ICU = 22  # after a resumed visit's [ICU]
+    ADMITTED_IN_ICU = 23
+    IN_ICU = 24
+    IN_ICU_DAY = 25
+    IN_ICU_HOUR = 26
+    STAY_DAY_OF_DAY_VISIT = 27
+    ADMITTED_FOR_DAY = 28
+    IN_DAY_VISIT = 29
+    IN_DAY_VISIT_DAY = 30
+    IN_DAY_VISIT_HOUR = 31
+    # After a drug: its length may follow.
+    BARE_DRUG = 32
+    IN_VISIT_DRUG = 33
+    IN_ICU_DRUG = 34
+    IN_DAY_VISIT_DRUG = 35
 
+
+@dataclass(frozen=True)
+class _Ward:
+    """The phases inside one kind of place."""
+
+    stay_day: Phase
+    admitted: Phase
+    within: Phase
+    day: Phase
+    hour: Phase
+    drug: Phase
+    may_leave: bool = True  # a visit may end here
+
+
+_VISIT = _Ward(Phase.STAY_DAY, Phase.ADMITTED, Phase.IN_VISIT, Phase.IN_VISIT_DAY, Phase.IN_VISIT_HOUR, Phase.IN_VISIT_DRUG)
+_ICU = _Ward(Phase.STAY_DAY_IN_ICU, Phase.ADMITTED_IN_ICU, Phase.IN_ICU, Phase.IN_ICU_DAY, Phase.IN_ICU_HOUR, Phase.IN_ICU_DRUG, may_leave=False)
+_DAY_VISIT = _Ward(
+    Phase.STAY_DAY_OF_DAY_VISIT,
+    Phase.ADMITTED_FOR_DAY,
+    Phase.IN_DAY_VISIT,
+    Phase.IN_DAY_VISIT_DAY,
+    Phase.IN_DAY_VISIT_HOUR,
+    Phase.IN_DAY_VISIT_DRUG,
+)
+_WARDS = (_VISIT, _ICU, _DAY_VISIT)
 
 _EVENT = (Kind.CODE, Kind.VALUE, Kind.CATEGORY)
 _UNIT = (Kind.VISIT_START, *_EVENT, Kind.DEATH)
 _GAP = (Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP)
 _CLOSE = (Kind.DISCHARGE, Kind.VISIT_END)
+
+
+def _inside(ward: _Ward) -> dict[Phase, tuple[Kind, ...]]:
+    """Kinds that may follow in one ward."""
+    turn = {_VISIT: (Kind.ICU_START,), _ICU: (Kind.ICU_END,), _DAY_VISIT: ()}[ward]
+    body = (*_EVENT, *turn, Kind.IN_VISIT_DAYS, *(_CLOSE if ward.may_leave else ()))
+    return {
+        ward.stay_day: (Kind.STAY_DAY, *((Kind.ICU_START,) if ward is _VISIT else ())),
+        ward.admitted: (*body, Kind.IN_VISIT_HOURS),
+        ward.within: (*body, Kind.IN_VISIT_HOURS),
+        ward.day: (*body, Kind.IN_VISIT_HOURS),
+        ward.hour: body,
+        ward.drug: (*body, Kind.IN_VISIT_HOURS, Kind.DRUG_LENGTH),
+    }
+
 
 ALLOWED: dict[Phase, tuple[Kind, ...]] = {
     Phase.PROMPT_BOS: (Kind.BOS,),
@@ -72,18 +136,21 @@ ALLOWED: dict[Phase, tuple[Kind, ...]] = {
     Phase.GAP: _GAP,
     Phase.VISIT_TYPE: (Kind.VISIT_TYPE,),
     Phase.RESUME_TYPE: (Kind.VISIT_TYPE,),
-    Phase.STAY_DAY: (Kind.STAY_DAY,),
-    Phase.ADMITTED: (*_EVENT, Kind.IN_VISIT_HOURS, Kind.IN_VISIT_DAYS, *_CLOSE),
-    Phase.IN_VISIT: (*_EVENT, Kind.IN_VISIT_HOURS, Kind.IN_VISIT_DAYS, *_CLOSE),
-    Phase.IN_VISIT_DAY: (*_EVENT, Kind.IN_VISIT_HOURS, Kind.IN_VISIT_DAYS, *_CLOSE),
-    Phase.IN_VISIT_HOUR: (*_EVENT, Kind.IN_VISIT_DAYS, *_CLOSE),
+    Phase.BARE_DRUG: (*_EVENT, *_GAP, Kind.DRUG_LENGTH),
+    **_inside(_VISIT),
+    **_inside(_ICU),
+    **_inside(_DAY_VISIT),
     Phase.DISCHARGED: (Kind.VISIT_END,),
     Phase.DEAD: (Kind.END,),
     Phase.ENDED: (),
 }
 """Kinds that may follow in each phase."""
 
-IN_VISIT_PHASES = (Phase.ADMITTED, Phase.IN_VISIT, Phase.IN_VISIT_DAY, Phase.IN_VISIT_HOUR, Phase.DISCHARGED)
+IN_VISIT_PHASES = (*(phase for ward in _WARDS for phase in (ward.admitted, ward.within, ward.day, ward.hour, ward.drug)), Phase.DISCHARGED)
+IN_ICU_PHASES = (_ICU.admitted, _ICU.within, _ICU.day, _ICU.hour, _ICU.drug)
+ADMITTED_PHASES = tuple(ward.admitted for ward in _WARDS)
+HOUR_OF_DAY_PHASES = tuple(phase for ward in _WARDS for phase in (ward.admitted, ward.day))
+"""Where i-H sets the hour of the day; elsewhere it adds hours."""
 
 
 def _transitions() -> npt.NDArray[np.int8]:
@@ -96,30 +163,45 @@ def _transitions() -> npt.NDArray[np.int8]:
         Kind.LONG_GAP: Phase.UNIT,
         Kind.VISIT_START: Phase.VISIT_TYPE,
         Kind.VISIT_RESUME: Phase.RESUME_TYPE,
-        Kind.STAY_DAY: Phase.ADMITTED,
-        Kind.IN_VISIT_DAYS: Phase.IN_VISIT_DAY,
-        Kind.IN_VISIT_HOURS: Phase.IN_VISIT_HOUR,
         Kind.DISCHARGE: Phase.DISCHARGED,
         Kind.VISIT_END: Phase.GAP,
         Kind.DEATH: Phase.DEAD,
         Kind.END: Phase.ENDED,
         **after_prompt,
     }
+    ward_of = {phase: ward for ward in _WARDS for phase in _inside(ward)}
     for phase, kinds in ALLOWED.items():
+        ward = ward_of.get(phase)
         for kind in kinds:
-            if kind in _EVENT:
-                table[phase, kind] = Phase.IN_VISIT if phase in IN_VISIT_PHASES else Phase.BARE
-            elif kind == Kind.VISIT_TYPE:
+            if kind == Kind.VISIT_TYPE:
                 table[phase, kind] = Phase.STAY_DAY if phase == Phase.RESUME_TYPE else Phase.ADMITTED
-            elif kind == Kind.IN_VISIT_HOURS and phase == Phase.ADMITTED:
-                table[phase, kind] = Phase.IN_VISIT  # the hour of admission: a step of hours to the first event may follow
+            elif ward is not None and kind not in _CLOSE:
+                table[phase, kind] = _within(ward, phase, kind)
             else:
-                table[phase, kind] = plain[kind]
+                table[phase, kind] = Phase.BARE if kind in (*_EVENT, Kind.DRUG_LENGTH) else plain[kind]
     return table
 
 
+def _within(ward: _Ward, phase: Phase, kind: Kind) -> Phase:
+    """The phase after a token inside a visit that does not end it."""
+    if kind == Kind.STAY_DAY:
+        return ward.admitted
+    if kind == Kind.ICU_START:
+        return _ICU.stay_day if phase == ward.stay_day else _ICU.within
+    if kind == Kind.ICU_END:
+        return _VISIT.within
+    if kind == Kind.IN_VISIT_DAYS:
+        return ward.day
+    # The hour of admission: a step of hours to the first event may follow.
+    return ward.hour if kind == Kind.IN_VISIT_HOURS and phase != ward.admitted else ward.within
+
+
 NEXT_PHASE = _transitions()
-"""int8[phases, kinds]: the phase after a token of that kind; -1 = not a sentence."""
+"""int8[phases, kinds]: the phase after a token of that kind; -1 = not a sentence. `Grammar` refines it for single tokens: the types of day
+visits lead to a ward of their own where the vocabulary has intensive care, drugs to a phase of their own where it has lengths."""
+
+_OF_DAY_VISIT = {Phase.ADMITTED: Phase.ADMITTED_FOR_DAY, Phase.STAY_DAY: Phase.STAY_DAY_OF_DAY_VISIT}
+_AFTER_DRUG = {Phase.BARE: Phase.BARE_DRUG} | {ward.within: ward.drug for ward in _WARDS}
 
 
 @dataclass(frozen=True)
@@ -141,16 +223,30 @@ class Grammar:
 
     Attributes:
         allowed: bool[phases, V]; `[PAD]` is allowed nowhere.
+        next_phase: int8[phases, V]; -1 where the token may not follow by its kind.
     """
 
     def __init__(self, vocabulary: Vocabulary):
         self.kind = vocabulary.kind
         self.amount = vocabulary.amount
-        by_kind = NEXT_PHASE[:, vocabulary.kind] >= 0  # [phases, V]
+        self.next_phase: npt.NDArray[np.int8] = NEXT_PHASE[:, vocabulary.kind]
+        if (vocabulary.kind == Kind.ICU_START).any():
+            types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)
+            self._redirect(types[[not has_hours(vocabulary.code[index] or vocabulary.token[index]) for index in types]], _OF_DAY_VISIT)
+        if (vocabulary.kind == Kind.DRUG_LENGTH).any():
+            self._redirect(vocabulary.drugs, _AFTER_DRUG)
+        allowed = self.next_phase >= 0
         remainder = (vocabulary.kind == Kind.DAY_GAP) & (vocabulary.amount < DAYS_PER_YEAR)
-        by_kind[Phase.YEAR_REMAINDER] &= remainder
-        by_kind[:, vocabulary.kind == Kind.PAD] = False
-        self.allowed: npt.NDArray[np.bool_] = by_kind
+        allowed[Phase.YEAR_REMAINDER] &= remainder
+        allowed[:, vocabulary.kind == Kind.PAD] = False
+        self.allowed: npt.NDArray[np.bool_] = allowed
+
+    def _redirect(self, tokens: npt.NDArray[np.int64], phases: Mapping[Phase, Phase]) -> None:
+        """After these tokens, other phases than after the rest of their kind."""
+        mapped = np.arange(-1, len(Phase), dtype=np.int8)  # [phase + 1]
+        for phase, other in phases.items():
+            mapped[phase + 1] = other
+        self.next_phase[:, tokens] = mapped[self.next_phase[:, tokens] + 1]
 
     def start(self, rows: int) -> State:
         """`rows` empty sentences."""
@@ -159,7 +255,7 @@ class Grammar:
     def advance(self, state: State, token_id: npt.NDArray[np.integer]) -> State:
         """The state after each row's next token (int[R]). A token that is no sentence leaves the phase at -1."""
         kind, amount = self.kind[token_id], self.amount[token_id].astype(np.int64)
-        phase = np.where(state.phase >= 0, NEXT_PHASE[state.phase, kind], -1).astype(np.int8)
+        phase = np.where(state.phase >= 0, self.next_phase[state.phase, token_id], -1).astype(np.int8)
         midnight = state.clock_minutes // MINUTES_PER_DAY * MINUTES_PER_DAY
         days = np.select(
             [(kind == Kind.DAY_GAP) | (kind == Kind.IN_VISIT_DAYS), kind == Kind.YEAR_GAP, kind == Kind.LONG_GAP],
@@ -167,7 +263,7 @@ class Grammar:
             np.int64(0),
         )
         clock = np.where(days > 0, midnight + days * MINUTES_PER_DAY, state.clock_minutes)
-        from_midnight = np.isin(state.phase, (Phase.ADMITTED, Phase.IN_VISIT_DAY))
+        from_midnight = np.isin(state.phase, HOUR_OF_DAY_PHASES)
         hours = amount * MINUTES_PER_HOUR
         at_hour = np.where(from_midnight, np.maximum(state.clock_minutes, midnight + hours), state.clock_minutes + hours)
         clock = np.where(kind == Kind.IN_VISIT_HOURS, at_hour, clock)

@@ -35,6 +35,9 @@ class Kind(IntEnum):
     CATEGORY = 21  # code and categorical result in one
     DEATH = 22
     END = 23  # [END]: only ever after a death
+    ICU_START = 24  # [ICU]: intensive care begins; between a resumed visit's type and its day of stay: is going on
+    ICU_END = 25  # [/ICU]
+    DRUG_LENGTH = 26  # directly after a drug: days from its first to its last, binned; amount = lower edge of the bin
 
 
 PROMPT_KINDS = (Kind.BOS, Kind.YEAR, Kind.MONTH, Kind.AGE, Kind.AGE_MONTHS, Kind.GENDER, Kind.RACE)
@@ -43,5 +46,5 @@ PROMPT_KINDS = (Kind.BOS, Kind.YEAR, Kind.MONTH, Kind.AGE, Kind.AGE_MONTHS, Kind
 PROMPT_LENGTH = len(PROMPT_KINDS)
 
 TIME_KINDS = (Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP, Kind.IN_VISIT_DAYS, Kind.IN_VISIT_HOURS)
-EVENT_KINDS = (Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DEATH)
+EVENT_KINDS = (Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DEATH, Kind.ICU_START)
 """Kinds whose tokens decode to a row of the EventTable at the token's own clock."""

@@ -1,7 +1,8 @@
 """Units to tokens: elements, the runs of optional tokens they write, and the place of every token. NumPy only.
 
 Each unit gives an opening element, one element per member and a closing element. An element writes, in this order, whichever of
-these it has: prompt, year gap, day gap, [VS], visit type, i-D31 ..., i-D, i-H, event, [VE] or [END].
+these it has: prompt, year gap, day gap, [VS], visit type, i-D31 ..., i-D, i-H, event, length, [VE] or [END]. The begin and the end of
+intensive care are members like events.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ def lay_out(
     discharge_row: Int,
     token: Ids,
     value: npt.NDArray[np.float32],
+    member_token: Ids,
+    member_length: Ids,
     member_row: Int,
     alphabet: Alphabet,
 ) -> Written:
@@ -132,7 +135,9 @@ def lay_out(
         visit_token: int32[U]; the visit's type.
         discharge_row: int64[U]; row of the discharge place, -1 where there is none.
         token, value: of the frame's rows.
-        member_row: int64[M]; the members' rows.
+        member_token: int32[M]; the members' tokens.
+        member_length: int32[M]; token of a drug's length, -1 where there is none.
+        member_row: int64[M]; the members' rows, -1 where a member has none.
     """
     opening, member, closing, unit = _elements(units)
     total = len(unit)
@@ -156,7 +161,9 @@ def lay_out(
     opens = np.zeros(total, np.bool_)
     opens[opening] = True
     slots += _steps(time, previous, inside, opens, spoken, alphabet)
-    slots.append(_Slot(member, token[member_row], units.hour, member_row))
+    slots.append(_Slot(member, member_token, units.hour, member_row))
+    long = np.flatnonzero(member_length >= 0)
+    slots.append(_Slot(member[long], member_length[long], units.hour[long]))
     visit = (units.kind == Unit.SPAN) | (units.kind == Unit.DAY)
     left = np.flatnonzero(visit & ~left_open & (discharge_row >= 0))
     shut = np.flatnonzero(visit & ~left_open)
@@ -189,7 +196,8 @@ def _write(slots: list[_Slot], unit: Int, prompted: Int, prompt: Ids, midnight: 
         if slot.repeat is None:
             token[place], clock[place] = slot.token, slot.clock
             if slot.row is not None:
-                row[place], number[place] = slot.row, value[slot.row]
+                row[place] = slot.row
+                number[place] = np.where(slot.row >= 0, value[slot.row], np.float32(np.nan))
             cursor[slot.element] += 1
             continue
         starts = np.cumsum(slot.repeat) - slot.repeat

@@ -15,8 +15,8 @@ Ids = npt.NDArray[np.int32]
 class Lookup:
     """The vocabulary as join tables.
 
-    A number takes the bin of its (code, unit); without one, a category its token; without one, the plain code. -1 = not in the
-    vocabulary. A visit type that is missing takes the token of its class.
+    A number takes the bin of its (code, unit, comparison sign), or that of (code, unit) where the sign has none; without one, a
+    category its token; without one, the plain code. -1 = not in the vocabulary. A visit type that is missing takes the token of its class.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -30,12 +30,13 @@ class Lookup:
             {"code": [vocabulary.code[i] for i in categories], "text_value": [vocabulary.text_value[i] for i in categories], "_category": categories},
             schema={"code": pl.String, "text_value": pl.String, "_category": pl.Int32},
         )
-        groups: dict[tuple[str | None, str | None], list[int]] = {}
+        groups: dict[tuple[str | None, str | None, str | None], list[int]] = {}
         for index in np.flatnonzero(kinds == Kind.VALUE):
-            groups.setdefault((vocabulary.code[index], vocabulary.unit[index]), []).append(int(index))
+            groups.setdefault((vocabulary.code[index], vocabulary.unit[index], vocabulary.operator[index]), []).append(int(index))
         self._groups = pl.DataFrame(
-            {"code": [code for code, _ in groups], "unit": [unit for _, unit in groups], "_group": range(len(groups))},
-            schema={"code": pl.String, "unit": pl.String, "_group": pl.Int32},
+            [(*key, place) for place, key in enumerate(groups)],
+            schema={"code": pl.String, "unit": pl.String, "operator": pl.String, "_group": pl.Int32},
+            orient="row",
         )
         width = max((len(ids) for ids in groups.values()), default=1)
         self._bin_ids = np.full((len(groups), width), -1, dtype=np.int32)
@@ -58,6 +59,13 @@ class Lookup:
         fallback = np.asarray([self._class_ids[name] for name in names], dtype=np.int32) if names else own
         return np.where(own >= 0, own, fallback).astype(np.int32)
 
+    def _grouped(self, keys: pl.DataFrame) -> pl.Series:
+        """Run of bins of each (code, unit, comparison sign); that of (code, unit) where the sign has none; else null."""
+        frame = keys.join(self._groups, on=keys.columns, how="left", maintain_order="left", nulls_equal=True)
+        unsigned = self._groups.filter(pl.col("operator").is_null()).select("code", "unit", pl.col("_group").alias("_unsigned"))
+        frame = frame.join(unsigned, on=["code", "unit"], how="left", maintain_order="left", nulls_equal=True)
+        return frame["_group"].fill_null(frame["_unsigned"])
+
     def events(self, events: pl.DataFrame) -> tuple[Ids, npt.NDArray[np.float32]]:
         """Token id and value of clinical rows: int32[n] and float32[n], NaN where the token holds no number."""
         token = self.plain(events["code"])
@@ -67,9 +75,9 @@ class Lookup:
         token[worded] = np.where(category >= 0, category, token[worded])
         number = events["numeric_value"].to_numpy().astype(np.float32)
         numbered = np.flatnonzero(np.isfinite(number))
-        frame = events.select("code", "unit")[numbered].join(self._groups, on=["code", "unit"], how="left", maintain_order="left", nulls_equal=True)
+        group_of = self._grouped(events.select("code", "unit", "operator")[numbered])
         group = np.full(len(token), -1, dtype=np.int64)
-        group[numbered] = frame["_group"].fill_null(-1).to_numpy()
+        group[numbered] = group_of.fill_null(-1).to_numpy()
         binned = group >= 0
         where = group[binned]
         place = np.zeros(len(where), dtype=np.int64)

@@ -26,6 +26,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 LONG_GAP = 1080
+LONGEST_LENGTH = 180  # days that the last bin of lengths goes to
 COUNTS = {
     "events": "events that could be tokens",
     "unmapped": "codes (or discharge places) the vocabulary lacks, or discharges without a visit: set aside",
@@ -35,6 +36,12 @@ COUNTS = {
     "visit_type_mapped": "visit type written as its class",
     "visits_merged": "visits merged into another",
     "links_changed": "events that changed their visit other than by a merger",
+    "icu_moved": "stays in intensive care with a begin or end on the grid, inside their visit",
+    "icu_merged": "stays in intensive care merged into another",
+    "icu_set_aside": "stays in intensive care that the vocabulary lacks or no span visit holds",
+    "length_binned": "length of a drug moved to the middle of its bin",
+    "end_set_aside": "end of a drug, a device or another event without a token for it",
+    "operator_set_aside": "comparison sign of a number without bins of its own",
 }
 
 
@@ -67,6 +74,7 @@ class _Visit:
     end: datetime | None
     rows: list[tuple[datetime, dict[str, Any]]] = field(default_factory=list)  # events with their time on the grid
     discharges: list[dict[str, Any]] = field(default_factory=list)
+    icu: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Words:
@@ -74,8 +82,10 @@ class _Words:
 
     def __init__(self, vocabulary: Vocabulary):
         self.codes: dict[str, str | None] = {}
-        self.bins: dict[tuple[str, str | None], list[tuple[float, float]]] = {}  # (lower edge, median), ascending
+        self.bins: dict[tuple[str, str | None, str | None], list[tuple[float, float]]] = {}  # (lower edge, median), ascending
         self.categories: set[tuple[str, str]] = set()
+        self.icu: tuple[str, str | None] | None = None
+        self.lengths = sorted(int(vocabulary.amount[index]) for index in range(len(vocabulary)) if vocabulary.kind[index] == Kind.DRUG_LENGTH)
         for index, kind in enumerate(vocabulary.kind.tolist()):
             code, quantiles = vocabulary.code[index], vocabulary.quantiles[index]
             if code is None:
@@ -84,27 +94,47 @@ class _Words:
                 self.codes[code] = vocabulary.origin[index]
             elif kind == Kind.VALUE and quantiles is not None:
                 middle = float(quantiles[len(quantiles) // 2])
-                self.bins.setdefault((code, vocabulary.unit[index]), []).append((float(vocabulary.bin_low[index]), middle))
+                key = (code, vocabulary.unit[index], vocabulary.operator[index])
+                self.bins.setdefault(key, []).append((float(vocabulary.bin_low[index]), middle))
             elif kind == Kind.CATEGORY:
                 self.categories.add((code, str(vocabulary.text_value[index])))
+            elif kind == Kind.ICU_START:
+                self.icu = (code, vocabulary.origin[index])
         for bins in self.bins.values():
             bins.sort()
         self.exact = vocabulary.settings.get("long_gap", "exact") == "exact"
 
     def say(self, row: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:
         """The row's code with what is left of its value."""
-        said = {"code": row["code"], "numeric_value": None, "text_value": None, "unit": None, "origin": self.codes[row["code"]]}
+        said = {"code": row["code"], "numeric_value": None, "text_value": None, "unit": None, "operator": None, "origin": self.codes[row["code"]]}
         number, text = row["numeric_value"], row["text_value"]
-        bins = self.bins.get((row["code"], row["unit"]))
+        signed = row["operator"] is not None and (row["code"], row["unit"], row["operator"]) in self.bins
+        bins = self.bins.get((row["code"], row["unit"], row["operator"] if signed else None))
         if number is not None and math.isfinite(number) and bins:
             place = max(bisect_right([low for low, _ in bins], number) - 1, 0)
-            said |= {"numeric_value": bins[place][1], "unit": row["unit"]}
+            said |= {"numeric_value": bins[place][1], "unit": row["unit"], "operator": row["operator"] if signed else None}
             counts["value_binned"] += bins[place][1] != number
+            counts["operator_set_aside"] += row["operator"] is not None and not signed
         elif text is not None and (row["code"], text) in self.categories:
             said["text_value"] = text
         elif number is not None or (text is not None and any(letter.isalnum() for letter in text)):
             counts["value_set_aside"] += 1
         return said
+
+    def ends(self, row: dict[str, Any], at: datetime, counts: Counter[str]) -> datetime | None:
+        """The end of a drug, a device or another clinical event that stands at `at`."""
+        end = row["end_time"]
+        if end is None:
+            return None
+        if not self.lengths or self.codes[row["code"]] != "drug_exposure":
+            counts["end_set_aside"] += 1
+            return None
+        days = max((end.date() - row["time"].date()).days + 1, 1)
+        first = max(edge for edge in self.lengths if edge <= days)
+        last = min([edge - 1 for edge in self.lengths if edge > first], default=LONGEST_LENGTH)
+        middle = (first + last) // 2
+        counts["length_binned"] += middle != days
+        return datetime.combine(at.date() + timedelta(days=middle), time()) - timedelta(microseconds=1)
 
 
 def _hour(moment: datetime) -> datetime:
@@ -225,6 +255,13 @@ def _patient(rows: list[dict[str, Any]], words: _Words, counts: Counter[str]) ->
     for n, row in enumerate(dated):
         if row["code"] == s.DEATH or row["code"].startswith((s.VISIT_PREFIX, s.DISCHARGE_PREFIX)):
             continue
+        if row["code"].startswith(s.ICU_PREFIX):
+            target = None if words.icu is None else _goes_to(row, _hour(row["time"]), by_id.get(row["visit_id"]), stays, home)
+            if target is not None and target.stay:
+                target.icu.append(row)
+            else:
+                counts["icu_set_aside"] += 1
+            continue
         if row["code"] not in words.codes:
             counts["unmapped"] += 1
             continue
@@ -256,7 +293,7 @@ def _walk(
             start = max(start - lost, clock)
         if what == 1:
             clock = start
-            yield _moved(item, start, None, None, words, counts)
+            yield _moved(item, start, None, words.ends(item, start, counts), words, counts)
             continue
         if what == 0:
             unended = item.end is None and item is line[-1][4] and not deaths
@@ -264,15 +301,18 @@ def _walk(
         else:
             begin, end, unended = item.begin - lost, (None if item.end is None else item.end - lost), item.end is None
         identity = item.row["visit_id"]
-        said = {"code": item.code, "numeric_value": None, "text_value": None, "unit": None, "origin": words.codes[item.code]}
+        said = _nothing_but(item.code, words.codes[item.code])
         counts["time_moved"] += item.row["time"] != begin or (item.row["end_time"] is not None and item.row["end_time"] != end)
         yield item.row | said | {"time": begin, "end_time": None if unended else end, "visit_id": identity}
         latest = begin
+        for entered, left, first in _icu_stays(item, counts):
+            latest = max(latest, entered - lost, entered - lost if left is None else left - lost)
+            yield _in_icu(first, entered - lost, None if left is None else left - lost, identity, words, counts)
         for moment, row in item.rows:
             within = max(moment - lost, begin)
             at = begin if what == 0 else within if end is None else min(within, end)
             latest = max(latest, at)
-            yield _moved(row, at, identity, None, words, counts)
+            yield _moved(row, at, identity, words.ends(row, at, counts), words, counts)
         if item.discharges and not unended and end is not None:
             yield _moved(item.discharges[-1], end, identity, None, words, counts)
         clock = end if end is not None else latest
@@ -281,6 +321,36 @@ def _walk(
         if clock is not None and not words.exact:
             day = min(day, clock.date() + timedelta(days=LONG_GAP))
         yield _moved(row, datetime.combine(day, time.max), None, None, words, counts)
+
+
+def _nothing_but(code: str, origin: str | None) -> dict[str, Any]:
+    return {"code": code, "numeric_value": None, "text_value": None, "unit": None, "operator": None, "origin": origin}
+
+
+def _icu_stays(visit: _Visit, counts: Counter[str]) -> list[tuple[datetime, datetime | None, dict[str, Any]]]:
+    """Intensive care inside a visit's hours: begin, end, and the row that begins it; stays that touch on the grid are one."""
+    found: list[tuple[datetime, datetime | None, dict[str, Any]]] = []
+    for row in visit.icu:
+        entered = max(_hour(row["time"]), visit.begin)
+        entered = entered if visit.end is None else min(entered, visit.end)
+        left = visit.end if row["end_time"] is None else max(_hour(row["end_time"]), entered)
+        left = left if visit.end is None or left is None else min(left, visit.end)
+        found.append((entered, left, row))
+    merged: list[tuple[datetime, datetime | None, dict[str, Any]]] = []
+    for entered, left, row in sorted(found, key=lambda stay: (stay[0], stay[1] or datetime.max)):
+        before = merged[-1] if merged else None
+        if before is None or (before[1] is not None and before[1] < entered):
+            merged.append((entered, left, row))
+            continue
+        merged[-1] = (before[0], None if before[1] is None or left is None else max(before[1], left), before[2])
+        counts["icu_merged"] += 1
+    return merged
+
+
+def _in_icu(row: dict[str, Any], entered: datetime, left: datetime | None, visit: int | None, words: _Words, counts: Counter[str]) -> dict[str, Any]:
+    assert words.icu is not None
+    counts["icu_moved"] += (row["time"], row["end_time"]) != (entered, left)
+    return row | _nothing_but(*words.icu) | {"time": entered, "end_time": left, "visit_id": visit}
 
 
 def _moved(row: dict[str, Any], at: datetime, visit: int | None, end: datetime | None, words: _Words, counts: Counter[str]) -> dict[str, Any]:
@@ -297,7 +367,7 @@ def quantise(events: pl.DataFrame, timeline: Timeline | Vocabulary, *, key: Sequ
         timeline: or its vocabulary.
 
     Returns:
-        the rows of visits, clinical events in the vocabulary, discharges and deaths, with only these changed: times on their grid
+        the rows of visits, intensive care, clinical events in the vocabulary, discharges and deaths, with only these changed: times on their grid
         (hours inside span visits, else days), values at their bin's median, codes that cannot be mapped, merged and changed visits.
     """
     words = _Words(timeline if isinstance(timeline, Vocabulary) else timeline.vocabulary)

@@ -1,4 +1,5 @@
-"""The tokens every vocabulary has, whatever the data: prompt, visit frame, time. Plain rows for `Vocabulary.from_rows`."""
+"""The tokens every vocabulary has, whatever the data: prompt, visit frame, time; and those of intensive care and of drugs' lengths, which
+only some have. Plain rows for `Vocabulary.from_rows`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from cehrxgpt.schema import DEATH, VISIT_PREFIX
 from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.lengths import LOWER_DAYS, upper_days
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS, MAX_IN_VISIT_DAYS, MINUTES_PER_DAY, MINUTES_PER_HOUR
 
 Row = dict[str, Any]
@@ -16,6 +18,7 @@ MAX_GAP_YEARS = 120
 STAY_DAYS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 14, 21, 28, 60, 90)  # lower edges of the bins for the day of stay
 VISIT_CLASSES = ("inpatient", "emergency", "observation", "outpatient", "other")  # Visit/<class> stands in for a rare visit type
 VISIT_ORIGIN = "visit_occurrence"
+ICU_ORIGIN = "visit_detail"
 
 
 def _row(token: str, kind: Kind, **more: Any) -> Row:
@@ -54,6 +57,18 @@ def frame_rows() -> list[Row]:
     rows += [_row(f"{VISIT_PREFIX}{name}", Kind.VISIT_TYPE, code=f"{VISIT_PREFIX}{name}", origin=VISIT_ORIGIN) for name in VISIT_CLASSES]
     rows += [_row(DEATH, Kind.DEATH, code=DEATH, origin="death"), _row("[END]", Kind.END)]
     return rows
+
+
+def icu_rows(code: str, subjects: int) -> list[Row]:
+    """Begin and end of intensive care: only where the training data has it, so that other vocabularies stay as they are."""
+    return [_row("[ICU]", Kind.ICU_START, code=code, origin=ICU_ORIGIN, subjects=subjects), _row("[/ICU]", Kind.ICU_END)]
+
+
+def length_rows() -> list[Row]:
+    """Lengths of drugs; only where they are asked for."""
+    lasts = [upper_days(lower) for lower in LOWER_DAYS[:-1]]
+    rows = [_row(f"days:{lower}-{last}", Kind.DRUG_LENGTH, amount=lower) for lower, last in zip(LOWER_DAYS, lasts, strict=False)]
+    return [*rows, _row(f"days:>{LOWER_DAYS[-1] - 1}", Kind.DRUG_LENGTH, amount=LOWER_DAYS[-1])]
 
 
 def structural_rows(years: Iterable[int], long_gap: str) -> list[Row]:

@@ -8,6 +8,7 @@ visit the hour, elsewhere the day. The rules, per history (docs/timeline.md has 
     events        linked ones belong to their visit (clamped into its hours; over 24 h outside they come loose); loose ones inside
                   a span visit's hours join it; the others form bare days, split where a visit stands between them
     death         closes an open visit and is the last unit
+    intensive care  goes with the span visit that it is linked to or lies in, by the rules for events, and makes no unit (see `icu`)
     clock         never runs back: a day-grid unit on the date the previous unit ended takes that unit's end as its time
 """
 
@@ -72,6 +73,8 @@ class Units:
     unit: Int  # [M] unit of each member, ascending
     hour: Int  # [M] on the grid
     unit_of_visit: Int  # [v] unit that each visit went into
+    icu_unit: Int  # [k] span visit that each row of intensive care lies in, -1 = none
+    icu_hour: Int  # [k] when it begins, on the grid and inside that visit
 
 
 def _key(history: Int, hour: Int) -> Int:
@@ -160,12 +163,13 @@ def _attach(loose: Loose, visits: Visits, spans: _Spans, group: Int, lone: Bool)
     return in_group, in_day, loose.hour
 
 
-def build_units(visits: Visits, loose: Loose, death_history: Int, death_hour: Int, death_row: Int) -> Units:
+def build_units(visits: Visits, loose: Loose, icu: Loose, death_history: Int, death_hour: Int, death_row: Int) -> Units:
     """Cut every history into its units.
 
     Args:
         visits: Visit rows; ends are already clamped to the death.
         loose: clinical rows.
+        icu: rows of intensive care; they make no units of their own.
         death_history, death_hour, death_row: one entry per history that ends in death, histories ascending.
     """
     spans, group = _merge_spans(visits)
@@ -223,8 +227,10 @@ def build_units(visits: Visits, loose: Loose, death_history: Int, death_hour: In
     grid = np.where(kind[member_unit] == Unit.SPAN, hour, start[member_unit]) if len(member_unit) else hour
     sorted_members = np.argsort(member_unit, kind="stable")
     of_visit = number[np.where(lone, day_number, group)] if len(visits.start) else group
+    icu_group, _, icu_hour = _attach(icu, visits, spans, group, lone)
+    icu_unit = np.where(icu_group >= 0, number[np.maximum(icu_group, 0)], -1) if len(number) else icu_group
     members = (sorted_members, member_unit[sorted_members], grid[sorted_members])
-    return Units(all_history[final], kind.astype(np.int8), start, end, rows, *members, of_visit)
+    return Units(all_history[final], kind.astype(np.int8), start, end, rows, *members, of_visit, icu_unit, icu_hour)
 
 
 def _run_clock(history: Int, kind: Int, begin: Int, end: Int) -> tuple[Int, Int]:

@@ -39,8 +39,12 @@ VOCABULARY_SCHEMA = pa.schema(
         pa.field("origin", pa.large_string()),  # source table, the exporter's way back
         pa.field("subjects", pa.int64()),  # training patients who have it; null for structural tokens
         pa.field("name", pa.large_string()),  # readable name where one is known
+        pa.field("operator", pa.large_string()),  # value bins of results with a comparison sign ("<", ">=", ...)
+        pa.field("length_days", pa.int32()),  # of a drug's plain code: median days, first and last counted
     ]
 )
+LATER = ("operator", "length_days")  # columns that vocabularies of earlier releases lack: null there
+DRUG_ORIGIN = "drug_exposure"
 
 
 class Vocabulary:
@@ -48,17 +52,22 @@ class Vocabulary:
 
     Attributes:
         kind: int8[V].  amount: int32[V].  minutes: int64[V].
-        token, code, unit, text_value, origin, name: lists of V strings or None.
+        token, code, unit, text_value, operator, origin, name: lists of V strings or None.
+        length_days: list of V numbers or None.
         bin_low, bin_high: float32[V], NaN outside value tokens.
         quantiles: list of V float32 arrays or None.
         settings: how it was fitted (calendar, long_gap, min_subjects, ...), plain JSON.
     """
 
     def __init__(self, table: pa.Table, settings: Mapping[str, Any]):
+        for name in LATER:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), VOCABULARY_SCHEMA.field(name).type))
         table = table.select(VOCABULARY_SCHEMA.names).cast(VOCABULARY_SCHEMA)
         self.table = table
         self.settings: dict[str, Any] = dict(settings)
-        column = {name: table.column(name).to_pylist() for name in ("token", "code", "unit", "text_value", "origin", "name", "quantiles", "subjects")}
+        names = ("token", "code", "unit", "text_value", "origin", "name", "quantiles", "subjects", "operator", "length_days")
+        column = {name: table.column(name).to_pylist() for name in names}
         self.token: list[str] = column["token"]
         self.code: list[str | None] = column["code"]
         self.unit: list[str | None] = column["unit"]
@@ -66,6 +75,8 @@ class Vocabulary:
         self.origin: list[str | None] = column["origin"]
         self.name: list[str | None] = column["name"]
         self.subjects: list[int | None] = column["subjects"]
+        self.operator: list[str | None] = column["operator"]
+        self.length_days: list[int | None] = column["length_days"]
         self.quantiles: list[npt.NDArray[np.float32] | None] = [None if q is None else np.asarray(q, dtype=np.float32) for q in column["quantiles"]]
         self.kind: npt.NDArray[np.int8] = table.column("kind").to_numpy().astype(np.int8)
         self.amount: npt.NDArray[np.int32] = table.column("amount").to_numpy().astype(np.int32)
@@ -109,15 +120,30 @@ class Vocabulary:
     def amount_to_id(self) -> dict[Kind, dict[int, int]]:
         """kind -> amount -> token id, for kinds that are numbers (gaps, prompt, day of stay)."""
         table: dict[Kind, dict[int, int]] = {}
-        for index in np.flatnonzero(np.isin(self.kind, [2, 3, 4, 5, 11, 14, 15, 16, 17, 18])):
+        counted = (2, 3, 4, 5, 11, 14, 15, 16, 17, 18, Kind.DRUG_LENGTH)
+        for index in np.flatnonzero(np.isin(self.kind, counted)):
             table.setdefault(Kind(int(self.kind[index])), {})[int(self.amount[index])] = int(index)
         return table
+
+    @cached_property
+    def drugs(self) -> npt.NDArray[np.int64]:
+        """Ids of the tokens that are a drug, whose length may be said; ascending."""
+        drug = np.array([origin == DRUG_ORIGIN for origin in self.origin], dtype=np.bool_)
+        return np.flatnonzero(drug & np.isin(self.kind, (Kind.CODE, Kind.VALUE, Kind.CATEGORY))).astype(np.int64)
+
+    @cached_property
+    def drug_days(self) -> dict[str, int]:
+        """Drug code -> median days from its first day to its last, both counted; only where enough training patients have an end."""
+        known = ((self.code[index], days) for index, days in enumerate(self.length_days) if days is not None)
+        return {code: days for code, days in known if code is not None}
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits; changes when any token, id or bin does. Stores and models carry it."""
         digest = hashlib.sha256()
-        for row in self.table.drop_columns(["name"]).to_pylist():
+        # Neither names nor usual lengths decide a token; columns that came later count where they say something.
+        without = ["name", "length_days", *(name for name in ("operator",) if self.table[name].null_count == len(self))]
+        for row in self.table.drop_columns(without).to_pylist():
             digest.update(repr(tuple(row.values())).encode())
         return digest.hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """Windows of long histories: a part of the tokens behind a prompt that is recomputed for the date at which the window starts.
 
-NumPy only. A window that starts inside a visit re-opens it: `[VR] type day-of-stay (hour)? ...`. Time tokens that lead to a window's first
+NumPy only. A window that starts inside a visit re-opens it: `[VR] type [ICU]? day-of-stay (hour)? ...`, with [ICU] where it starts in intensive
+care. Time tokens that lead to a window's first
 event are not written, as the prompt says the date and `i-H` the hour; everything else of the history is kept as it is, so that the
 window is a sentence of the grammar with its own `age_minutes`.
 """
@@ -20,11 +21,12 @@ from cehrxgpt.timeline.prompt import prompt_ages, prompt_tokens
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, MINUTES_PER_HOUR, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-SHORTEST = PROMPT_LENGTH + 5  # prompt, [VR], type, day of stay, hour, one event
+SHORTEST = PROMPT_LENGTH + 6  # prompt, [VR], type, [ICU], day of stay, hour, one event
 
 _TIME = np.isin(np.arange(len(Kind)), [int(kind) for kind in TIME_KINDS])
 _FIRST = ~_TIME  # kinds with which a window may begin: not a token that only goes on from the one before it
-_FIRST[[Kind.VISIT_TYPE, Kind.END, Kind.PAD]] = False
+_GOES_BACK = (Kind.VISIT_TYPE, Kind.END, Kind.DRUG_LENGTH)  # part of what the token before says
+_FIRST[[*_GOES_BACK, Kind.PAD]] = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
     Args:
         index: the history.
         start: counted from the history's first token; anything up to the end of the prompt means the beginning. A start at gaps or
-            steps of time goes on to what they date; one at a visit's type or at [END] goes back to [VS] or the death.
+            steps of time goes on to what they date; one at a visit's type, a drug's length or [END] goes back to [VS], drug or death.
         stop: end of the window (exclusive), counted likewise.
     """
     whole = histories.history(index)
@@ -72,7 +74,7 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
         return _as_is(histories, slice(whole.start, whole.start + stop), int(histories.start_date[index]))
     token = histories.token_id[whole]
     kind = vocabulary.kind[token]
-    if start < len(kind) and kind[start] in (Kind.VISIT_TYPE, Kind.END):
+    if start < len(kind) and kind[start] in _GOES_BACK:
         start -= 1
     fitting = np.flatnonzero(_FIRST[kind[start:stop]])
     first = start + int(fitting[0]) if len(fitting) else stop
@@ -91,7 +93,8 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
     )
     opened = _last_true(kind[:first] == Kind.VISIT_START)
     inside = first < stop and opened > _last_true(kind[:first] == Kind.VISIT_END)
-    opening = _reopen(vocabulary, int(token[opened + 1]), now, int(clock[opened])) if inside else []
+    in_icu = _last_true(kind[:first] == Kind.ICU_START) > max(opened, _last_true(kind[:first] == Kind.ICU_END))
+    opening = _reopen(vocabulary, int(token[opened + 1]), now, int(clock[opened]), in_icu=in_icu) if inside else []
     midnight = now // MINUTES_PER_DAY * MINUTES_PER_DAY
     minutes = clock[first:stop] - midnight
     if first < stop and not inside and now > midnight:
@@ -121,16 +124,23 @@ def _from_midnight(kind: npt.NDArray[np.int8], amount: npt.NDArray[np.int32], mi
     return np.concatenate([minutes[:until] - minutes[0], minutes[until:]])
 
 
-def _reopen(vocabulary: Vocabulary, visit_type: int, now: int, admitted: int) -> list[tuple[int, int]]:
-    """[VR] type day-of-stay and, past midnight, the hour: (token id, clock in minutes) each."""
+def _reopen(vocabulary: Vocabulary, visit_type: int, now: int, admitted: int, *, in_icu: bool) -> list[tuple[int, int]]:
+    """[VR] type, [ICU] in intensive care, day-of-stay and, past midnight, the hour: (token id, clock in minutes) each."""
     day = now // MINUTES_PER_DAY
     stay = max(day - admitted // MINUTES_PER_DAY, 0)
     edges = vocabulary.amount_to_id[Kind.STAY_DAY]
     edge = max(amount for amount in edges if amount <= stay)
     midnight = day * MINUTES_PER_DAY
-    tokens = [(int(vocabulary.ids_of_kind(Kind.VISIT_RESUME)[0]), midnight), (visit_type, midnight), (edges[edge], midnight)]
+    ward = [(int(vocabulary.ids_of_kind(Kind.ICU_START)[0]), midnight)] if in_icu else []
+    tokens = [(int(vocabulary.ids_of_kind(Kind.VISIT_RESUME)[0]), midnight), (visit_type, midnight), *ward, (edges[edge], midnight)]
     hour = (now - midnight) // MINUTES_PER_HOUR
     return [*tokens, (vocabulary.amount_to_id[Kind.IN_VISIT_HOURS][hour], now)] if hour else tokens
+
+
+def _opened_before(kind: npt.NDArray[np.int8], opens: Kind, closes: Kind) -> npt.NDArray[np.bool_]:
+    """Whether strictly before each place more has been opened than closed."""
+    depth = np.cumsum((kind == opens).astype(np.int64) - (kind == closes).astype(np.int64))
+    return np.concatenate([[0], depth[:-1]]) > 0
 
 
 def last_window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, max_tokens: int) -> Window:
@@ -147,10 +157,9 @@ def last_window(histories: EncodedHistories, vocabulary: Vocabulary, index: int,
         return _as_is(histories, whole, int(histories.start_date[index]))
     kind = vocabulary.kind[histories.token_id[whole]]
     clock = histories.age_minutes[whole].astype(np.int64) - int(histories.age_minutes[whole.start + PROMPT_LENGTH - 1])
-    # Inside a visit: one more [VS] than [VE] strictly before.
-    depth = np.cumsum((kind == Kind.VISIT_START).astype(np.int64) - (kind == Kind.VISIT_END).astype(np.int64))
-    inside = np.concatenate([[0], depth[:-1]]) > 0
-    overhead = PROMPT_LENGTH + np.where(inside, 3 + (clock % MINUTES_PER_DAY >= MINUTES_PER_HOUR), 0)
+    inside = _opened_before(kind, Kind.VISIT_START, Kind.VISIT_END)
+    in_icu = _opened_before(kind, Kind.ICU_START, Kind.ICU_END)
+    overhead = PROMPT_LENGTH + np.where(inside, 3 + in_icu + (clock % MINUTES_PER_DAY >= MINUTES_PER_HOUR), 0)
     fits = _FIRST[kind] & (overhead + length - np.arange(length) <= max_tokens)
     fits[: PROMPT_LENGTH + 1] = False
     first = np.flatnonzero(fits)
