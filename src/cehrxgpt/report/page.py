@@ -19,7 +19,7 @@ from cehrxgpt.errors import InputError
 from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, text, tiles
 from cehrxgpt.report.methods import canonical
 from cehrxgpt.report.run import RunFolder
-from cehrxgpt.report.sections import MissingInputs, data, forecast, patient, provenance, synthetic, tasks, training
+from cehrxgpt.report.sections import MissingInputs, attrition, data, forecast, patient, provenance, quality, synthetic, tasks, training
 
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -73,6 +73,8 @@ def render(run: RunFolder, whom: patient.Patient) -> str:
     """The whole page as text."""
     builders: list[tuple[str, Callable[[], Section]]] = [
         ("Data", lambda: data.section(run)),
+        ("Attrition", lambda: attrition.section(run)),
+        ("Data quality", lambda: quality.section(run)),
         ("Vocabulary and sequences", lambda: training.vocabulary_section(run)),
         ("Training", lambda: training.training_section(run)),
         ("Predictions by task", lambda: tasks.section(run)),

@@ -27,6 +27,8 @@ EVENT_COLUMNS: dict[str, pl.DataType] = {
     "text_value": pl.String(),
     "unit": pl.String(),
     "end_time": pl.Datetime("us"),
+    "available_time": pl.Datetime("us"),
+    "time_precision": pl.String(),
     "visit_id": pl.Int64(),
     "origin": pl.String(),
 }

@@ -33,9 +33,9 @@ from cehrxgpt.report.markup import (
     tag,
 )
 from cehrxgpt.report.methods import method, ordered
+from cehrxgpt.report.quality.facts import clinical
 from cehrxgpt.report.run import EVENT_COLUMNS, KEY, RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.sections.data import clinical
 from cehrxgpt.report.sections.patient_charts import VISIT_COLOURS, incidence_chart, lab_chart, raster_chart, timeline_chart
 from cehrxgpt.report.svg import responsive
 from cehrxgpt.report.units import unit_name
