@@ -19,7 +19,7 @@ from cehrxgpt.errors import InputError
 from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, text, tiles
 from cehrxgpt.report.methods import canonical
 from cehrxgpt.report.run import RunFolder
-from cehrxgpt.report.sections import MissingInputs, attrition, data, forecast, patient, provenance, quality, synthetic, tasks, training
+from cehrxgpt.report.sections import MissingInputs, attrition, data, forecast, patient, provenance, quality, synthetic, tasks, training, vocabulary
 
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -75,7 +75,7 @@ def render(run: RunFolder, whom: patient.Patient) -> str:
         ("Data", lambda: data.section(run)),
         ("Attrition", lambda: attrition.section(run)),
         ("Data quality", lambda: quality.section(run)),
-        ("Vocabulary and sequences", lambda: training.vocabulary_section(run)),
+        ("Histories and tokens", lambda: vocabulary.section(run)),
         ("Training", lambda: training.training_section(run)),
         ("Predictions by task", lambda: tasks.section(run)),
         ("Forecast completion", lambda: forecast.section(run)),

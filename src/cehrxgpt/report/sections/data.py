@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -158,14 +159,22 @@ def _visits(events: pl.LazyFrame) -> Markup:
     return table(["Class", "Visits", "Subjects", "Median length, hours"], rows, caption="Visits recovered, by class")
 
 
-def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
-    """Histogram of positive counts on a log axis; the outermost bins end at the 0.5th and 99.5th percentile.
+def log_histogram(values: Any, unit: str, *, per: str = "subject", least: float = 1.0, mark: tuple[float, str] | None = None) -> Chart:
+    """Histogram of positive counts on a log axis.
 
-    So no single extreme is shown; and few values make few bins.
+    The outermost bins end where eleven values lie beyond (at the 0.5th and 99.5th percentile of many), so that no single extreme is
+    shown; few values make few bins, and a bar of one to ten is drawn pale, at one height.
+
+    Args:
+        least: the axis starts here at the lowest.
+        mark: (value, name) of a line across.
     """
     values = np.asarray(values, dtype=float)
-    low, high = max(1.0, float(np.quantile(values, 0.005))), max(2.0, float(np.quantile(values, 0.995)))
+    tail = min(0.25, max(0.005, SMALL_CELL / len(values)))
+    low, high = max(least, float(np.quantile(values, tail))), max(2 * least, float(np.quantile(values, 1 - tail)))
     high = max(high, low * 3)
+    if mark is not None and low < mark[0] < 4 * high:
+        high = max(high, mark[0] * 1.05)
     edges = np.geomspace(low, high, 1 + int(np.clip(len(values) / 15, 5, 24)))
     heights, _ = np.histogram(np.clip(values, low, high), edges)
     chart = Chart(
@@ -176,8 +185,13 @@ def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
         x_title=f"{unit} per {per}",
         y_title=f"{per}s",
     )
-    titles = [f"{low:,.0f} to {high:,.0f} {unit}: {height:,} {per}s" for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True)]
-    chart.bars(edges.tolist(), heights.tolist(), "fill c1", titles)
+    few = (heights > 0) & (heights < SMALL_CELL)
+    spans = [f"{number(a, 0 if a >= 10 else 1)} to {number(b, 0 if b >= 10 else 1)} {unit}" for a, b in pairwise(edges.tolist())]
+    titles = [f"{span}: {suppress.plain(height)} {per}s" for span, height in zip(spans, heights.tolist(), strict=True)]
+    chart.bars(edges.tolist(), np.where(few, 0, heights).tolist(), "fill c1", titles)
+    chart.bars(edges.tolist(), np.where(few, SMALL_CELL / 2, 0).tolist(), "fill pale c1", titles)
+    if mark is not None and low < mark[0] <= high:
+        chart.vertical(mark[0], mark[1])
     return chart
 
 
@@ -281,7 +295,9 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
         (readable(name), value) for name, value in flatten({k: v for k, v in ingest.items() if k not in ("tables", "mended", "derived", *_UNSAID)})
     ]
     if rest:
-        cells = [[name, shorten(number(v, 2) if isinstance(v, float) else suppress.plain(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]]
+        cells = [
+            [name, shorten(number(v, 2) if isinstance(v, float) else suppress.plain(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]
+        ]
         parts.append(details("More from the ingest's account", table(["What", "Value"], cells, caption="Other entries of ingest.json", left=2)))
     return join(parts)
 
@@ -311,3 +327,10 @@ def flatten(value: Any, prefix: str = "", *, depth: int = 3) -> list[tuple[str, 
     elif value is not None and not isinstance(value, dict):
         found.append((prefix, value))
     return found
+
+
+def scalar(value: Any) -> str:
+    """One entry of a stage's account, as text."""
+    if isinstance(value, bool) or not is_number(value):
+        return shorten(str(value), 160)
+    return count(value) if float(value).is_integer() else number(value, 4)
