@@ -123,6 +123,12 @@ class RunFolder:
         if message not in self.problems:
             self.problems.append(message)
 
+    @cached_property
+    def simulated(self) -> bool:
+        """The population is the simulator's: nobody real stands behind a row."""
+        recipe = (self.json("run.json") or {}).get("recipe")
+        return isinstance(recipe, dict) and recipe.get("simulate") is not None and recipe.get("source") is None
+
     # -- events -------------------------------------------------------------------------------------------------------------------
 
     def scan_events(self, folder: str = "events") -> pl.LazyFrame | None:
