@@ -159,20 +159,23 @@ def tokenize(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Any artefact: events, timeline, model, labels, risks, tables.")],
-    subject: Annotated[Optional[int], typer.Option("--subject", help="Show this subject's timeline.")] = None,  # noqa: UP045
+    subject: Annotated[Optional[int], typer.Option("--subject", help="Show this subject's record, visit by visit.")] = None,  # noqa: UP045
+    visit: Annotated[Optional[int], typer.Option("--visit", min=1, help="All of this visit of the subject, counted from 1.")] = None,  # noqa: UP045
+    full: Annotated[bool, typer.Option("--full", help="Every event of the subject.")] = False,
+    html: Annotated[Optional[Path], typer.Option("--html", help="Write the subject's record as a page (not for sharing).")] = None,  # noqa: UP045
+    force: Force = False,
     json_only: Json = False,
 ) -> None:
-    """What an artefact is; or one subject's timeline, readably.
+    """What an artefact is, made from what; or one subject's record, readably.
 
     Example: cehrxgpt inspect events --subject 17
     """
     from cehrxgpt import stages
 
-    lines = stages.inspect(path, subject=subject)
+    lines, figures = stages.inspect(path, subject=subject, full=full, visit=visit, html=html, force=force)
     console = ui.Console(json_only=json_only)
-    for line in lines:
-        console.say(line)
-    console.result({"path": str(path), "lines": len(lines)})
+    console.pages(lines)
+    console.result(figures if json_only or subject is not None else {"path": figures["path"], "kind": figures["kind"]})
 
 
 @app.command()

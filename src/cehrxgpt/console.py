@@ -35,6 +35,27 @@ class Console:
         if not self.quiet and not self.json_only:
             print(text, flush=True)
 
+    def pages(self, lines: list[str]) -> None:
+        """Lines for the reader; on a terminal with headings in bold, through the pager where they are longer than the screen."""
+        if self.quiet or self.json_only:
+            return
+        if not sys.stdout.isatty():
+            print("\n".join(lines), flush=True)
+            return
+        from contextlib import nullcontext
+
+        from rich.console import Console as RichConsole
+        from rich.text import Text
+
+        screen = RichConsole(highlight=False)
+        with screen.pager(styles=True) if len(lines) > screen.height else nullcontext():
+            for line in lines:
+                # Headings stand at the margin; what is only a code is quiet.
+                text = Text(line, style="" if line.startswith(" ") else "bold")
+                text.highlight_regex(r"\([^()\s]*[/_][^()\s]*\)", "dim")
+                text.highlight_regex(r"DEATH|\[[a-z]+\]", "cyan")
+                screen.print(text, soft_wrap=True)
+
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table for the reader."""
         if self.quiet or self.json_only or not rows:

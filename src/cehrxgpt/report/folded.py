@@ -96,4 +96,4 @@ def duration_words(length_days: float) -> str:
         return f"{length_days / 30.44:.0f} mo"
     if length_days >= 2:
         return f"{length_days:.0f} d"
-    return f"{length_days * 24:.0f} h"
+    return f"{length_days * 24:.0f} h" if length_days >= 2 / 24 else f"{length_days * 1440:.0f} min"
