@@ -73,7 +73,7 @@ class Console:
 
     def result(self, figures: dict[str, Any]) -> None:
         """The last line: the figures that matter, as one JSON object."""
-        print(json.dumps(figures, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+        print(json.dumps(_rounded(figures), ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
@@ -102,6 +102,15 @@ class Console:
                 bar.update(task, completed=done, total=total or None, what=what)
 
             yield update
+
+
+def _rounded(value: Any) -> Any:
+    """Floats at six significant digits, at any depth: a figure to read, not a measurement to the last bit."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _rate_column() -> Any:
@@ -151,7 +160,8 @@ def run(command: Callable[[], Any]) -> int:
         # Anything we did not foresee ends with status 1 and one line; a traceback could show a patient's values.
         sys.excepthook = _one_line
     try:
-        command()
+        status = command()
+        return status if isinstance(status, int) else 0
     except CehrxgptError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
