@@ -8,6 +8,7 @@ from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -196,6 +197,41 @@ def test_rare_codes_are_not_named(copy: Path) -> None:
     )
     _rewrite(shard, pl.concat([frame, rare]))
     assert "rare-thing" not in Page(report(copy, patient=None)).source
+
+
+def test_ten_thousand_patients_make_a_small_page(tmp_path: Path) -> None:
+    """No row of the data is on the page, so its size does not grow with them."""
+    people, each = 10_000, 24
+    rng = np.random.default_rng(0)
+    codes = np.array([*(f"condition/{n}" for n in range(400)), *(f"drug/{n}" for n in range(400)), "Visit/9202", "Visit/9201"])
+    n = people * each
+    starts = np.datetime64("2010-01-01T00:00", "us") + rng.integers(0, 5_000_000, n) * np.timedelta64(60_000_000, "us")
+    chosen = codes[rng.integers(0, len(codes), n)]
+    table = pl.Series(chosen).str.split("/").list.first()
+    origin = table.replace_strict({"condition": "condition_occurrence", "drug": "drug_exposure", "Visit": "visit_occurrence"})
+    frame = pl.DataFrame({"subject_id": np.repeat(np.arange(people), each), "time": starts, "code": chosen, "origin": origin})
+    frame = frame.with_columns(end_time=pl.col("time") + pl.duration(hours=5), visit_id=pl.int_range(pl.len()))
+    (tmp_path / "events/data/train").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "events/data/train/0.parquet")
+    labels = frame.group_by("subject_id").agg(pl.col("time").max().alias("prediction_time"))
+    labels = labels.with_columns(boolean_value=pl.col("subject_id") % 7 == 0, task=pl.lit("t"))
+    (tmp_path / "labels").mkdir()
+    labels.write_parquet(tmp_path / "labels/t.parquet")
+    source = Page(report(tmp_path)).source
+    assert "10,000" in source
+    assert len(source) < 120_000
+
+
+@pytest.mark.parametrize("subjects", [0, 1])
+def test_nobody_and_one_person(tmp_path: Path, subjects: int) -> None:
+    frame = pl.DataFrame({"subject_id": [7], "time": [datetime(2020, 1, 1)], "code": ["condition/1"]}).head(subjects)
+    (tmp_path / "events/data/train").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "events/data/train/0.parquet")
+    (tmp_path / "synthetic_events/data/train").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "synthetic_events/data/train/0.parquet")
+    page = Page(report(tmp_path))
+    assert {"data", "quality"} <= set(page.ids)
+    assert ("patient" in page.ids) == (subjects == 1)
 
 
 def test_out_is_kept_unless_forced(copy: Path) -> None:

@@ -16,6 +16,7 @@ import polars as pl
 
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.errors import InputError
+from cehrxgpt.report import suppress
 from cehrxgpt.report.document import document
 from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, tiles
 from cehrxgpt.report.methods import canonical
@@ -144,7 +145,7 @@ def _figures(run: RunFolder) -> list[tuple[str, Any, Any]]:
         counts = data.split_counts(run.events)
         total = counts.select(pl.col("subjects", "events", "visits").sum()).row(0, named=True)
         held_out = counts.filter(pl.col("split") == "held_out")["subjects"].sum()
-        found.append(("subjects", short_count(total["subjects"]), f"{count(held_out)} held out"))
+        found.append(("subjects", short_count(total["subjects"]), f"{suppress.plain(held_out)} held out"))
         found.append(("events", short_count(total["events"]), f"{count(total['visits'])} visits"))
     if weights := training.parameters(run):
         found.append(("parameters", short_count(weights), _vocabulary_size(run)))

@@ -77,7 +77,7 @@ def _splits(facts: Facts) -> Finding | None:
     few = [split for split in (s.TUNING, s.HELD_OUT) if 0 < facts.splits.get(split, 0) < _TELLING_HELD_OUT]
     if not missing and not few:
         return None
-    advice = "Give other shares under `splits` when you ingest, or pool data; the model learns from train, stops by tuning, is judged on held_out."
+    advice = "Give other shares under “splits” when you ingest, or pool data; the model learns from train, stops by tuning, is judged on held_out."
     if missing:
         title = f"No subject in {' and '.join(map(readable, missing))}"
         return Finding(HIGH, "fitness", title, "Without it the model cannot be fitted, stopped or judged fairly.", advice)
@@ -147,7 +147,7 @@ def _task(task: Task) -> Finding | None:
         return Finding(MEDIUM, "fitness", f"{name}: few outcomes to judge by", why, advice, task.held_out_positive, None, "held-out outcomes")
     if task.unknown > 0.2 * task.rows:
         why = "Their observation ended before the outcome could be told. If leaving has to do with the outcome, what is known is not typical."
-        advice = "Compare who is known with who is not; give `grace_days` or another censoring in the task file if the periods are too strict."
+        advice = "Compare who is known with who is not; give “grace_days” or another censoring in the task file if the periods are too strict."
         severity = MEDIUM if task.unknown > 0.4 * task.rows else LOW
         return Finding(severity, "fitness", f"{name}: many outcomes are not known", why, advice, task.unknown, task.rows, "label rows")
     return None

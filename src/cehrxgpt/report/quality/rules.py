@@ -201,7 +201,7 @@ RULES: tuple[Rule, ...] = (
         "Observation ends with the last record", "plausibility", "subjects", _fact("period_ends_with_record"), (0.3, 0.6, NEVER),
         "Alive, and observation ends within two days of the last event: then it says when people came, not until when they were watched. "
         "Those who stayed well count as not known, and risks come out too high.",
-        "Set the period's end to the end of enrolment or of the extract; or label with `grace_days`.",
+        "Set the period's end to the end of enrolment or of the extract; or label with “grace_days”.",
     ),
     # -- fitness
     Rule(

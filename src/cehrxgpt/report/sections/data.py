@@ -131,7 +131,8 @@ def _charts(run: RunFolder, events: pl.LazyFrame) -> Markup:
     if per_subject.height:
         values = per_subject["len"].to_numpy()
         low, middle, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
-        caption = f"Events per subject: median {count(middle)}; one in ten has fewer than {count(low)}, one in ten more than {count(high)}."
+        caption = f"Events per subject: median {count(middle)}"
+        caption += f"; one in ten has fewer than {count(low)}, one in ten more than {count(high)}." if len(values) >= 10 * SMALL_CELL else "."
         charts.append(figure(log_histogram(values, "events").svg(caption), caption))
     if per_year.height and not _shifted(run):  # years of a shifted calendar say nothing
         charts.append(figure(_years(per_year).svg("Events by calendar year"), "Events by calendar year."))
