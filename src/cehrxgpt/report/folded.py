@@ -64,7 +64,9 @@ class FoldedAxis(Axis):
             width = (end - start) * scale
             xs += [start, end]
             fs += [at, at + width]
-            inside = date_ticks(start, end, max(1, round(target * width))) if width > 0.08 else []
+            # Single days are told only where the whole record is short.
+            fine = width > 0.08 and (end - start > 62 or high - low < 500)
+            inside = date_ticks(start, end, max(1, round(target * width))) if fine else []
             ticks += inside or [(start, _date(start + pad if start == low else start))]
             at += width + each
         return cls(low, high, tuple(ticks), folds=folds, knots=(tuple(xs), tuple(fs)))

@@ -168,7 +168,8 @@ def _draw_lab(chart: Chart, history: History, row: Mapping[str, Any], edges: Seq
     unit = fitted(f", {row['shown']}", 80) if row["shown"] else ""
     label = fitted(row["name"], (chart.left - 8 if wide else chart.width - 200) - text_width(unit)) + unit
     chart.label(0 if wide else 8, y + 17 if wide else y + 13, label, class_="plain")
-    figures = f"{number(row['low'], 1)} to {number(row['high'], 1)}; last {number(row['value'], 1)}"
+    digits = 2 if abs(row["high"]) < 10 else 1
+    figures = f"{number(row['low'], digits)} to {number(row['high'], digits)}; last {number(row['value'], digits)}"
     chart.label(0, y + 33, figures, class_="title") if wide else chart.label(chart.width - 8, y + 13, figures, anchor="end", class_="title")
     edge = chart.width - chart.right
     chart.raw("".join(f"M{chart.left:.1f} {float(at_y(value)):.1f}H{edge:.1f}" for value in edges if low < value < high), "grid edge")
