@@ -201,7 +201,7 @@ def test_rare_codes_are_not_named(copy: Path) -> None:
 
 def test_ten_thousand_patients_make_a_small_page(tmp_path: Path) -> None:
     """No row of the data is on the page, so its size does not grow with them."""
-    people, each = 10_000, 24
+    people, each = 10_000, 12
     rng = np.random.default_rng(0)
     codes = np.array([*(f"condition/{n}" for n in range(400)), *(f"drug/{n}" for n in range(400)), "Visit/9202", "Visit/9201"])
     n = people * each
@@ -232,6 +232,24 @@ def test_nobody_and_one_person(tmp_path: Path, subjects: int) -> None:
     page = Page(report(tmp_path))
     assert {"data", "quality"} <= set(page.ids)
     assert ("patient" in page.ids) == (subjects == 1)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_letters_and_marks_stand_out(page: Page, scheme: int) -> None:
+    """WCAG 2 AA: 4.5 for text (findings' severities included), 3 for what is drawn."""
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6});", re.findall(r":root \{(.*?)\n *\}", page.source, re.DOTALL)[scheme]))
+    for text, least in ((("ink", "soft", "link", "c2", "c6"), 4.5), (tuple(f"c{n}" for n in range(1, 9)), 3.0)):
+        for name in text:
+            for ground in ("bg", "panel"):
+                high, low = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
+                assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 
 def test_out_is_kept_unless_forced(copy: Path) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
+from cehrxgpt.report.quality.facts import DETAIL_PREFIX
 from cehrxgpt.report.run import EVENT_COLUMNS
 from cehrxgpt.report.units import unit_name
 
@@ -21,7 +22,6 @@ ERA_GAP_DAYS = 30
 """Exposures to one drug closer together than this are one era: the persistence window of OMOP's `drug_era`."""
 
 INTENSIVE_CARE = "32037"
-DETAIL_PREFIX = "VisitDetail/"
 
 _GROUPS = {
     "conditions": ("condition_occurrence", "condition/"),
