@@ -80,6 +80,13 @@ def test_what_is_wrong_is_counted_by_hand(tmp_path: Path) -> None:
     assert facts.period_ends_with_record == Part(1, 13)
 
 
+def test_stays_in_units_are_no_clinical_events(tmp_path: Path) -> None:
+    unit = {"subject_id": 1, "time": DAY, "end_time": DAY + timedelta(days=1), "code": "VisitDetail/32037", "origin": "visit_detail"}
+    facts = gather(_run(tmp_path, [*_person(1), unit]))
+    assert facts is not None
+    assert (facts.clinical, facts.visits, facts.outside_visits.count) == (2, 1, 0)
+
+
 def test_a_death_ends_observation_rightly(tmp_path: Path) -> None:
     rows = _person(1)[:-1]
     rows += [{"subject_id": 1, "time": DAY + timedelta(days=3), "code": code} for code in (s.DEATH, s.OBSERVATION_END)]

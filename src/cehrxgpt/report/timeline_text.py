@@ -6,6 +6,7 @@ every event.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
@@ -84,6 +85,7 @@ def figures(history: History) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_WIDTH = 120  # columns
 _SHOWN = 6  # names of one group on one line
 _WORDS = {"conditions": "conditions", "drugs": "drugs", "procedures": "procedures", "labs": "values", "other": "other"}
 
@@ -108,7 +110,8 @@ def summary_lines(history: History, names: Mapping[str, str]) -> list[str]:
         if before is not None and (when - before).days > 183:
             lines += ["", f"  ... {duration_words((when - before).total_seconds() / 86400)} without a record ..."]
         lines += ["", f"{f'#{number}':<5}{heading}" if number else f"     {when:%Y-%m-%d}  outside visits"]
-        lines += [f"       {line}" for line in said.get(key, [])]
+        for line in said.get(key, []):
+            lines += textwrap.wrap(line, _WIDTH, initial_indent=" " * 7, subsequent_indent=" " * 19, break_on_hyphens=False)
         before = max(filter(None, (before, when, end)))
     if history.died is not None:
         lines += ["", f"     {history.died:%Y-%m-%d}  DEATH"]
