@@ -459,7 +459,7 @@ def evaluate_synthetic(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
     out: Annotated[Optional[Path], typer.Option("--out", help="The page (default: DIR/report.html).")] = None,  # noqa: UP045
-    patient: Annotated[str, typer.Option("--patient", help="Whose timeline to show: auto, none, or a subject id.")] = "auto",
+    patient: Annotated[str, typer.Option("--patient", help="Whose record to show: auto (nobody real), none, or a subject id.")] = "auto",
     force: Force = False,
     json_only: Json = False,
 ) -> None:

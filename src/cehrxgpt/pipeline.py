@@ -61,7 +61,7 @@ class Recipe:
     truth_samples: int = 2000  # re-simulations per row, where the population is simulated
     forecast: ForecastSettings = ForecastSettings()
     synthesize: SynthesisSettings = SynthesisSettings()
-    patient: str = "auto"  # whose timeline the report shows: auto, none, or a subject id
+    patient: str = "auto"  # whose record the report shows: auto (nobody real), none, or a subject id
 
     def __post_init__(self) -> None:
         if (self.simulate is None) == (self.source is None):
