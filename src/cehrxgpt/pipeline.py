@@ -62,7 +62,7 @@ class Recipe:
     truth_samples: int = 2000  # re-simulations per row, where the population is simulated
     forecast: ForecastSettings = ForecastSettings()
     synthesize: SynthesisSettings = SynthesisSettings()
-    patient: str = "auto"  # whose timeline the report shows: auto, none, or a subject id
+    patient: str = "auto"  # whose record the report shows: auto (nobody real), none, or a subject id
 
     def __post_init__(self) -> None:
         if (self.simulate is None) == (self.source is None):
@@ -199,14 +199,20 @@ def _run_stage(stage: Stage, run: Path, console: Console) -> dict[str, Any]:
     held = manifest.still_holds(path, facts, outputs=list(stage.outputs))
     if held is not None:
         console.say(f"{stage.name:<12} holds, skipped")
-        return {"name": stage.name, "status": "done", "skipped": True, "seconds": held["seconds"], "figures": held["figures"]}
+        return _done(stage, held, skipped=True)
     started = time.monotonic()
     with console.progress(stage.name) as progress:
         figures = stage.work(progress)
     seconds = time.monotonic() - started
-    manifest.write(path, facts, outputs=list(stage.outputs), figures=figures, seconds=seconds)
+    written = manifest.write(path, facts, outputs=list(stage.outputs), figures=figures, seconds=seconds)
     console.say(f"{stage.name:<12} {seconds:7.1f} s")
-    return {"name": stage.name, "status": "done", "skipped": False, "seconds": round(seconds, 1), "figures": figures}
+    return _done(stage, written, skipped=False)
+
+
+def _done(stage: Stage, written: dict[str, Any], *, skipped: bool) -> dict[str, Any]:
+    """A stage's row of run.json. `finished`: when its result was made, be it in an earlier run; None in manifests of old."""
+    row = {"name": stage.name, "status": "done", "skipped": skipped, "seconds": round(written["seconds"], 1)}
+    return {**row, "finished": written.get("finished"), "figures": written["figures"]}
 
 
 def run_recipe(recipe: Recipe, run: Path, *, console: Console) -> dict[str, Any]:
@@ -221,7 +227,9 @@ def run_recipe(recipe: Recipe, run: Path, *, console: Console) -> dict[str, Any]
     (run / "manifests").mkdir(exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     done = [_run_stage(stage, run, console) for stage in plan(recipe, run)]
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    # When the last result was made: a rerun that finds that all holds makes nothing new.
+    made = [row["finished"] for row in done]
+    finished = max(made) if all(made) else datetime.now(UTC).isoformat(timespec="seconds")
     write_json(
         run / "run.json", {"recipe": to_dict(recipe), "stages": done, "started": started, "finished": finished, "versions": manifest.versions()}
     )
