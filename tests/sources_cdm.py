@@ -65,7 +65,7 @@ def write_cdm(folder: Path, tables: dict[str, Rows], *, suffix: str = ".csv", up
     return folder
 
 
-def run(source: Path, out: Path, **config: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
+def run(source: str | Path, out: Path, **config: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Ingest; validate every shard and the book; return all events and ingest.json."""
     dataset = ingest(source, out, IngestConfig(**{"threads": 1, **config}))
     check_dataset(dataset)

@@ -8,6 +8,7 @@ from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -17,7 +18,7 @@ from test_report_run import EVIL, TASKS, make_run
 
 FIRST = 700_000_000
 VOID = {"meta", "br", "link", "img", "input"}
-CHAPTERS = ("data", "vocabulary", "training", "tasks", "forecast", "patient", "synthetic", "provenance")
+CHAPTERS = ("data", "attrition", "quality", "vocabulary", "training", "tasks", "forecast", "patient", "synthetic", "provenance")
 
 
 class Page(HTMLParser):
@@ -134,8 +135,8 @@ def test_a_missing_artefact_costs_its_chapter_and_no_more(copy: Path, gone: str)
     target = copy / gone
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     found = Page(report(copy))
-    lost = {"timeline": "vocabulary", "model": "training", "forecast": "forecast", "events": "patient"}.get(gone)
-    assert [name for name in CHAPTERS if name not in found.ids] == ([lost] if lost else [])
+    lost = {"timeline": ["vocabulary"], "model": ["training"], "forecast": ["forecast"], "events": ["data", "quality", "patient"]}.get(gone, [])
+    assert [name for name in CHAPTERS if name not in found.ids] == lost
     assert ("Not on this page" in found.source) == bool(lost)
 
 
@@ -196,6 +197,59 @@ def test_rare_codes_are_not_named(copy: Path) -> None:
     )
     _rewrite(shard, pl.concat([frame, rare]))
     assert "rare-thing" not in Page(report(copy, patient=None)).source
+
+
+def test_ten_thousand_patients_make_a_small_page(tmp_path: Path) -> None:
+    """No row of the data is on the page, so its size does not grow with them."""
+    people, each = 10_000, 12
+    rng = np.random.default_rng(0)
+    codes = np.array([*(f"condition/{n}" for n in range(400)), *(f"drug/{n}" for n in range(400)), "Visit/9202", "Visit/9201"])
+    n = people * each
+    starts = np.datetime64("2010-01-01T00:00", "us") + rng.integers(0, 5_000_000, n) * np.timedelta64(60_000_000, "us")
+    chosen = codes[rng.integers(0, len(codes), n)]
+    table = pl.Series(chosen).str.split("/").list.first()
+    origin = table.replace_strict({"condition": "condition_occurrence", "drug": "drug_exposure", "Visit": "visit_occurrence"})
+    frame = pl.DataFrame({"subject_id": np.repeat(np.arange(people), each), "time": starts, "code": chosen, "origin": origin})
+    frame = frame.with_columns(end_time=pl.col("time") + pl.duration(hours=5), visit_id=pl.int_range(pl.len()))
+    (tmp_path / "events/data/train").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "events/data/train/0.parquet")
+    labels = frame.group_by("subject_id").agg(pl.col("time").max().alias("prediction_time"))
+    labels = labels.with_columns(boolean_value=pl.col("subject_id") % 7 == 0, task=pl.lit("t"))
+    (tmp_path / "labels").mkdir()
+    labels.write_parquet(tmp_path / "labels/t.parquet")
+    source = Page(report(tmp_path)).source
+    assert "10,000" in source
+    assert len(source) < 120_000
+
+
+@pytest.mark.parametrize("subjects", [0, 1])
+def test_nobody_and_one_person(tmp_path: Path, subjects: int) -> None:
+    frame = pl.DataFrame({"subject_id": [7], "time": [datetime(2020, 1, 1)], "code": ["condition/1"]}).head(subjects)
+    (tmp_path / "events/data/train").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "events/data/train/0.parquet")
+    (tmp_path / "synthetic_events/data/train").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "synthetic_events/data/train/0.parquet")
+    page = Page(report(tmp_path))
+    assert {"data", "quality"} <= set(page.ids)
+    assert ("patient" in page.ids) == (subjects == 1)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_letters_and_marks_stand_out(page: Page, scheme: int) -> None:
+    """WCAG 2 AA: 4.5 for text (findings' severities included), 3 for what is drawn."""
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6});", re.findall(r":root \{(.*?)\n *\}", page.source, re.DOTALL)[scheme]))
+    for text, least in ((("ink", "soft", "link", "c2", "c6"), 4.5), (tuple(f"c{n}" for n in range(1, 9)), 3.0)):
+        for name in text:
+            for ground in ("bg", "panel"):
+                high, low = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
+                assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 
 def test_out_is_kept_unless_forced(copy: Path) -> None:

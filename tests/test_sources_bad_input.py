@@ -224,7 +224,7 @@ def test_a_lost_row_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"splits": {"train": 0.5}}, {"splits": {"dev": 1.0}}, {"threads": 0}, {"buckets": -1}, {"memory_limit_gib": 0.0}, {"date_only_share": 0.0}],
+    [{"splits": {"train": 0.5}}, {"splits": {"dev": 1.0}}, {"threads": 0}, {"buckets": -1}, {"memory_limit_gib": 0.01}, {"date_only_share": 0.0}],
 )
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

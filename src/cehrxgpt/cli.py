@@ -18,7 +18,20 @@ from cehrxgpt.errors import InputError
 # beside one other busy program, and not at all costs a quarter on a quiet machine (docs/training.md). Read when Torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+
+class Verbs(typer.core.TyperGroup):
+    """Commands listed with their whole first paragraph; by default it would be cut in the middle of a word's sentence."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help and not command.short_help:
+            command.short_help = " ".join(command.help.split("\n\n")[0].split())
+        return command
+
+
 app = typer.Typer(
+    cls=Verbs,
     name="cehrxgpt",
     help="Foundation model of patients' health records: represent patients, forecast outcomes, write synthetic OMOP tables.",
     no_args_is_help=True,
@@ -110,10 +123,12 @@ def simulate(
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder of OMOP tables, a DuckDB file, or a MEDS folder.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of OMOP tables, a DuckDB file, a database URL, or a MEDS folder.")],
     out: Out,
     format: Annotated[str, typer.Option("--format", help="auto, omop or meds.")] = "auto",
     dialect: Annotated[Optional[str], typer.Option("--dialect", help="MEDS dialect: plain, mimic, or a YAML file.")] = None,  # noqa: UP045
+    schema: Annotated[str, typer.Option("--schema", help="Of a database: where the OMOP tables are; several with commas.")] = "",
+    time_zone: Annotated[str, typer.Option("--time-zone", help="Of the hospital (America/New_York): for times written with a zone.")] = "",
     seed: Seed = 0,
     force: Force = False,
     threads: Threads = None,
@@ -127,7 +142,7 @@ def ingest(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    settings: dict[str, Any] = {"format": format, "seed": seed}
+    settings: dict[str, Any] = {"format": format, "schema": schema, "time_zone": time_zone, "seed": seed}
     if dialect is not None:
         settings["dialect"] = dialect
     if threads is not None:
@@ -164,20 +179,23 @@ def tokenize(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Any artefact: events, timeline, model, labels, risks, tables.")],
-    subject: Annotated[Optional[int], typer.Option("--subject", help="Show this subject's timeline.")] = None,  # noqa: UP045
+    subject: Annotated[Optional[int], typer.Option("--subject", help="Show this subject's record, visit by visit.")] = None,  # noqa: UP045
+    visit: Annotated[Optional[int], typer.Option("--visit", min=1, help="All of this visit of the subject, counted from 1.")] = None,  # noqa: UP045
+    full: Annotated[bool, typer.Option("--full", help="Every event of the subject.")] = False,
+    html: Annotated[Optional[Path], typer.Option("--html", help="Write the subject's record as a page (not for sharing).")] = None,  # noqa: UP045
+    force: Force = False,
     json_only: Json = False,
 ) -> None:
-    """What an artefact is; or one subject's timeline, readably.
+    """What an artefact is, made from what; or one subject's record, readably.
 
     Example: cehrxgpt inspect events --subject 17
     """
     from cehrxgpt import stages
 
-    lines = stages.inspect(path, subject=subject)
+    lines, figures = stages.inspect(path, subject=subject, full=full, visit=visit, html=html, force=force)
     console = ui.Console(json_only=json_only)
-    for line in lines:
-        console.say(line)
-    console.result({"path": str(path), "lines": len(lines)})
+    console.pages(lines)
+    console.result(figures if json_only or subject is not None else {"path": figures["path"], "kind": figures["kind"]})
 
 
 @app.command()
@@ -248,7 +266,8 @@ def label(
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
     figures = stages.label(events, task, out, force=force)
-    rows = [[row["step"], f"{row['subjects']:,}", f"{row['rows']:,}", row["note"]] for row in figures.pop("attrition")]
+    steps = figures.pop("attrition")
+    rows = [[row["step"], f"{row['subjects']:,}", "" if row["rows"] is None else f"{row['rows']:,}", row["note"]] for row in steps]
     console.table(f"Attrition of {figures['task']}", ["step", "subjects", "rows", "note"], rows)
     console.result(figures)
 
@@ -394,7 +413,9 @@ def synthesize(
         console.result(stages.synthesize(model, out, patients, {"seed": seed}, format=format, force=force, progress=progress))
 
 
-evaluate = typer.Typer(help="Judge predictions against labels, or synthetic patients against real ones.", no_args_is_help=True, rich_markup_mode=None)
+evaluate = typer.Typer(
+    cls=Verbs, help="Judge predictions against labels, or synthetic patients against real ones.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(evaluate, name="evaluate")
 
 
@@ -445,7 +466,7 @@ def evaluate_synthetic(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")],
     out: Annotated[Optional[Path], typer.Option("--out", help="The page (default: DIR/report.html).")] = None,  # noqa: UP045
-    patient: Annotated[str, typer.Option("--patient", help="Whose timeline to show: auto, none, or a subject id.")] = "auto",
+    patient: Annotated[str, typer.Option("--patient", help="Whose record to show: auto (nobody real), none, or a subject id.")] = "auto",
     force: Force = False,
     json_only: Json = False,
 ) -> None:
@@ -467,9 +488,24 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+def _command() -> Any:
+    """The whole command line; a wrong option is one clear line, as any other bad input is."""
+    usage: Any = typer.BadParameter.__base__  # its UsageError, which Typer does not export
+    try:
+        return typer.main.get_command(app).main(standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except usage as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return error.exit_code
+        hint = f"; try: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        raise InputError(error.format_message().rstrip(".") + hint) from None
+
+
 def main() -> None:
     """Entry point of the `cehrxgpt` command."""
-    raise SystemExit(ui.run(typer.main.get_command(app)))
+    raise SystemExit(ui.run(_command))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,27 @@ class Console:
         if not self.quiet and not self.json_only:
             print(text, flush=True)
 
+    def pages(self, lines: list[str]) -> None:
+        """Lines for the reader; on a terminal with headings in bold, through the pager where they are longer than the screen."""
+        if self.quiet or self.json_only:
+            return
+        if not sys.stdout.isatty():
+            print("\n".join(lines), flush=True)
+            return
+        from contextlib import nullcontext
+
+        from rich.console import Console as RichConsole
+        from rich.text import Text
+
+        screen = RichConsole(highlight=False)
+        with screen.pager(styles=True) if len(lines) > screen.height else nullcontext():
+            for line in lines:
+                # Headings stand at the margin; what is only a code is quiet.
+                text = Text(line, style="" if line.startswith(" ") else "bold")
+                text.highlight_regex(r"\([^()\s]*[/_][^()\s]*\)", "dim")
+                text.highlight_regex(r"DEATH|\[[a-z]+\]", "cyan")
+                screen.print(text, soft_wrap=True)
+
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table for the reader."""
         if self.quiet or self.json_only or not rows:
@@ -52,7 +73,7 @@ class Console:
 
     def result(self, figures: dict[str, Any]) -> None:
         """The last line: the figures that matter, as one JSON object."""
-        print(json.dumps(figures, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+        print(json.dumps(_rounded(figures), ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
@@ -81,6 +102,15 @@ class Console:
                 bar.update(task, completed=done, total=total or None, what=what)
 
             yield update
+
+
+def _rounded(value: Any) -> Any:
+    """Floats at six significant digits, at any depth: a figure to read, not a measurement to the last bit."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _rate_column() -> Any:
@@ -130,7 +160,8 @@ def run(command: Callable[[], Any]) -> int:
         # Anything we did not foresee ends with status 1 and one line; a traceback could show a patient's values.
         sys.excepthook = _one_line
     try:
-        command()
+        status = command()
+        return status if isinstance(status, int) else 0
     except CehrxgptError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,13 @@ def describe(name: str, *, inputs: list[Path], settings: Any) -> dict[str, Any]:
     return {**facts, "key": fingerprint(facts)}
 
 
-def write(path: Path, facts: dict[str, Any], *, outputs: list[Path], figures: dict[str, Any], seconds: float) -> None:
-    """Write a finished stage's manifest, atomically."""
+def write(path: Path, facts: dict[str, Any], *, outputs: list[Path], figures: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Write a finished stage's manifest, atomically; returns it."""
     sizes = {output.name: _sizes(output) for output in outputs}
-    write_json(path, {**facts, "outputs": sizes, "figures": figures, "seconds": round(seconds, 2)})
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {**facts, "outputs": sizes, "figures": figures, "seconds": round(seconds, 2), "finished": finished}
+    write_json(path, manifest)
+    return manifest
 
 
 def still_holds(path: Path, facts: dict[str, Any], *, outputs: list[Path]) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from cehrxgpt.atomic import write_json
 from cehrxgpt.config import read_config, to_dict
 from cehrxgpt.console import Console, Progress
 from cehrxgpt.errors import InputError
+from cehrxgpt.sources.url import has_password, is_url
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -52,7 +53,7 @@ class Recipe:
 
     tasks: tuple[str, ...]
     simulate: dict[str, Any] | None = None  # settings of the simulator
-    source: Path | None = None  # a folder or DuckDB file of OMOP tables, or a MEDS folder
+    source: str | None = None  # a folder or DuckDB file of OMOP tables, a database URL, or a MEDS folder
     ingest: dict[str, Any] = field(default_factory=dict)
     tokenize: dict[str, Any] = field(default_factory=dict)
     pretrain: str = "demo"  # name of a training recipe, or a file
@@ -61,11 +62,13 @@ class Recipe:
     truth_samples: int = 2000  # re-simulations per row, where the population is simulated
     forecast: ForecastSettings = ForecastSettings()
     synthesize: SynthesisSettings = SynthesisSettings()
-    patient: str = "auto"  # whose timeline the report shows: auto, none, or a subject id
+    patient: str = "auto"  # whose record the report shows: auto (nobody real), none, or a subject id
 
     def __post_init__(self) -> None:
         if (self.simulate is None) == (self.source is None):
             raise ValueError("give exactly one of 'simulate' and 'source'")
+        if self.source is not None and has_password(self.source):
+            raise ValueError("'source' has a password in it, which a run's manifests would keep; leave it to PGPASSWORD or ~/.pgpass")
         if not self.tasks:
             raise ValueError("'tasks' is empty; name at least one (cehrxgpt tasks lists them)")
 
@@ -90,8 +93,8 @@ def read_recipe(path: Path) -> Recipe:
     recipe = read_config(Recipe, path)
     beside = [str(path.parent / task) if Path(task).suffix and not Path(task).is_absolute() else task for task in recipe.tasks]
     recipe = replace(recipe, tasks=tuple(beside))
-    if recipe.source is not None and not recipe.source.is_absolute():
-        recipe = replace(recipe, source=path.parent / recipe.source)
+    if recipe.source is not None and not is_url(recipe.source) and not Path(recipe.source).is_absolute():
+        recipe = replace(recipe, source=str(path.parent / recipe.source))
     return recipe
 
 
@@ -108,7 +111,8 @@ def plan(recipe: Recipe, run: Path) -> list[Stage]:
     events, timeline, model = run / "events", run / "timeline", run / "model"
     labels, embeddings, probe, truth = run / "labels", run / "embeddings", run / "probe", run / "truth"
     forecast, synthetic, synthetic_events, evaluation = run / "forecast", run / "synthetic", run / "synthetic_events", run / "evaluation"
-    source = recipe.source if recipe.source is not None else run / "cdm"
+    source = Path(recipe.source) if recipe.source is not None and not is_url(recipe.source) else run / "cdm"
+    tables = recipe.source if recipe.source is not None and is_url(recipe.source) else source
     simulated = recipe.simulate is not None
     tasks = recipe.tasks
     chosen = {"tasks": tasks}
@@ -117,7 +121,13 @@ def plan(recipe: Recipe, run: Path) -> list[Stage]:
         settings = recipe.simulate
         planned.append(Stage("simulate", (), (source,), settings, lambda p: stages.simulate(source, settings, force=True, progress=p)))
     planned += [
-        Stage("ingest", (source,), (events,), recipe.ingest, lambda p: stages.ingest(source, events, recipe.ingest, force=True, progress=p)),
+        Stage(
+            "ingest",
+            (source,) if tables is source else (),
+            (events,),
+            recipe.ingest if tables is source else {**recipe.ingest, "database": tables},
+            lambda p: stages.ingest(tables, events, recipe.ingest, force=True, progress=p),
+        ),
         Stage(
             "tokenize", (events,), (timeline,), recipe.tokenize, lambda p: stages.tokenize(events, timeline, recipe.tokenize, force=True, progress=p)
         ),
@@ -189,14 +199,20 @@ def _run_stage(stage: Stage, run: Path, console: Console) -> dict[str, Any]:
     held = manifest.still_holds(path, facts, outputs=list(stage.outputs))
     if held is not None:
         console.say(f"{stage.name:<12} holds, skipped")
-        return {"name": stage.name, "status": "done", "skipped": True, "seconds": held["seconds"], "figures": held["figures"]}
+        return _done(stage, held, skipped=True)
     started = time.monotonic()
     with console.progress(stage.name) as progress:
         figures = stage.work(progress)
     seconds = time.monotonic() - started
-    manifest.write(path, facts, outputs=list(stage.outputs), figures=figures, seconds=seconds)
+    written = manifest.write(path, facts, outputs=list(stage.outputs), figures=figures, seconds=seconds)
     console.say(f"{stage.name:<12} {seconds:7.1f} s")
-    return {"name": stage.name, "status": "done", "skipped": False, "seconds": round(seconds, 1), "figures": figures}
+    return _done(stage, written, skipped=False)
+
+
+def _done(stage: Stage, written: dict[str, Any], *, skipped: bool) -> dict[str, Any]:
+    """A stage's row of run.json. `finished`: when its result was made, be it in an earlier run; None in manifests of old."""
+    row = {"name": stage.name, "status": "done", "skipped": skipped, "seconds": round(written["seconds"], 1)}
+    return {**row, "finished": written.get("finished"), "figures": written["figures"]}
 
 
 def run_recipe(recipe: Recipe, run: Path, *, console: Console) -> dict[str, Any]:
@@ -211,7 +227,9 @@ def run_recipe(recipe: Recipe, run: Path, *, console: Console) -> dict[str, Any]
     (run / "manifests").mkdir(exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     done = [_run_stage(stage, run, console) for stage in plan(recipe, run)]
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    # When the last result was made: a rerun that finds that all holds makes nothing new.
+    made = [row["finished"] for row in done]
+    finished = max(made) if all(made) else datetime.now(UTC).isoformat(timespec="seconds")
     write_json(
         run / "run.json", {"recipe": to_dict(recipe), "stages": done, "started": started, "finished": finished, "versions": manifest.versions()}
     )

@@ -16,13 +16,13 @@ import polars as pl
 
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.errors import InputError
-from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, text, tiles
+from cehrxgpt.report import suppress
+from cehrxgpt.report.document import document
+from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, tiles
 from cehrxgpt.report.methods import canonical
 from cehrxgpt.report.run import RunFolder
-from cehrxgpt.report.sections import MissingInputs, data, forecast, patient, provenance, synthetic, tasks, training
+from cehrxgpt.report.sections import MissingInputs, attrition, data, forecast, patient, provenance, quality, synthetic, tasks, training, vocabulary
 
-_STYLE = Path(__file__).with_name("style.css")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _TELLING_POSITIVES = 20  # an AUROC of fewer is no headline
 _ARTEFACTS = ("run.json", "events", "timeline", "model", "labels", "probe", "forecast", "evaluation", "synthetic", "synthetic_events")
 
@@ -34,8 +34,8 @@ def report(run_folder: str | Path, out: str | Path | None = None, force: bool = 
         run_folder: a run's folder; every artefact in it is optional, and a chapter without inputs is left out and named.
         out: the file; default `run_folder/report.html`.
         force: replace a file that is there.
-        patient: whose timeline to show: "auto" picks a held-out subject with a forecast, a subject id names one, None (or "none")
-            leaves single persons out of the page altogether.
+        patient: whose timeline to show. "auto" shows nobody real: a held-out subject of a simulated population, else one whom the model
+            wrote. A subject id shows that person, real or not; None (or "none") leaves single persons out of the page altogether.
 
     Returns:
         Path of the file.
@@ -73,7 +73,9 @@ def render(run: RunFolder, whom: patient.Patient) -> str:
     """The whole page as text."""
     builders: list[tuple[str, Callable[[], Section]]] = [
         ("Data", lambda: data.section(run)),
-        ("Vocabulary and sequences", lambda: training.vocabulary_section(run)),
+        ("Attrition", lambda: attrition.section(run)),
+        ("Data quality", lambda: quality.section(run)),
+        ("Histories and tokens", lambda: vocabulary.section(run)),
         ("Training", lambda: training.training_section(run)),
         ("Predictions by task", lambda: tasks.section(run)),
         ("Forecast completion", lambda: forecast.section(run)),
@@ -90,30 +92,8 @@ def render(run: RunFolder, whom: patient.Patient) -> str:
             sections.append(build())
         except MissingInputs as missing:
             absent.append((title, f"needs {missing}"))
-    return _document(_title(run), _head(run, absent), sections)
-
-
-def _document(title: str, head: Markup, sections: list[Section]) -> str:
-    entries = [tag("li", tag("a", "Summary", href="#summary"))]
-    for section in sections:
-        inner = tag("ol", *(tag("li", tag("a", name, href=f"#{key}")) for key, name in section.children)) if section.children else ""
-        entries.append(tag("li", tag("a", section.title, href=f"#{section.id}"), inner))
-    nav = tag("nav", tag("h2", "Contents"), tag("ol", *entries), aria_label="Contents")
-    chapters = [tag("section", tag("h2", section.title, id=section.id), section.body, aria_labelledby=section.id) for section in sections]
-    foot = tag(
-        "footer",
-        tag("p", "Made by cehrxgpt from aggregates of the run’s folder; the page is one file and asks no server for anything.", class_="note"),
-    )
-    style = Markup(_STYLE.read_text(encoding="utf-8"))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#summary">Skip to the content</a>\n{nav}\n<main>\n{head}\n'
-        + "\n".join(chapters)
-        + f"\n{foot}\n</main>\n</body>\n</html>\n"
-    )
+    foot = "Made by cehrxgpt from aggregates of the run’s folder; the page is one file and asks no server for anything."
+    return document(_title(run), "Summary", _head(run, absent, whom), sections, foot)
 
 
 # -- the head ---------------------------------------------------------------------------------------------------------------------
@@ -123,7 +103,7 @@ def _title(run: RunFolder) -> str:
     return f"cehrxgpt: {run.root.resolve().name}"
 
 
-def _head(run: RunFolder, absent: list[tuple[str, str]]) -> Markup:
+def _head(run: RunFolder, absent: list[tuple[str, str]], whom: patient.Patient) -> Markup:
     facts = run.json("run.json") or {}
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     finished = f", finished {_instant(facts['finished'])}" if isinstance(facts.get("finished"), str) else ""
@@ -131,13 +111,13 @@ def _head(run: RunFolder, absent: list[tuple[str, str]]) -> Markup:
         ours = version("cehrxgpt")
     except PackageNotFoundError:
         ours = "?"
-    recipe = facts.get("recipe")
-    simulated = isinstance(recipe, dict) and recipe.get("simulate") is not None
     parts: list[Any] = [
         tag("p", f"cehrxgpt {ours}{finished}, page made {made}", class_="kicker"),
         tag("h1", f"Run “{run.root.resolve().name}”", id="summary"),
     ]
-    if simulated:
+    if isinstance(whom, int) and not run.simulated:
+        parts.append(tag("div", paragraph(tag("b", patient.REAL_PERSON)), class_="left-out"))
+    if run.simulated:
         parts.append(paragraph("The population is simulated: its hazards are known, so predictions can be held against the true risk."))
     parts.append(tiles(_figures(run)))
     if glance := tasks.glance(run):
@@ -165,7 +145,7 @@ def _figures(run: RunFolder) -> list[tuple[str, Any, Any]]:
         counts = data.split_counts(run.events)
         total = counts.select(pl.col("subjects", "events", "visits").sum()).row(0, named=True)
         held_out = counts.filter(pl.col("split") == "held_out")["subjects"].sum()
-        found.append(("subjects", short_count(total["subjects"]), f"{count(held_out)} held out"))
+        found.append(("subjects", short_count(total["subjects"]), f"{suppress.plain(held_out)} held out"))
         found.append(("events", short_count(total["events"]), f"{count(total['visits'])} visits"))
     if weights := training.parameters(run):
         found.append(("parameters", short_count(weights), _vocabulary_size(run)))

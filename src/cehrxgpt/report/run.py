@@ -28,6 +28,8 @@ EVENT_COLUMNS: dict[str, pl.DataType] = {
     "unit": pl.String(),
     "operator": pl.String(),
     "end_time": pl.Datetime("us"),
+    "available_time": pl.Datetime("us"),
+    "time_precision": pl.String(),
     "visit_id": pl.Int64(),
     "origin": pl.String(),
 }
@@ -121,6 +123,12 @@ class RunFolder:
     def _problem(self, message: str) -> None:
         if message not in self.problems:
             self.problems.append(message)
+
+    @cached_property
+    def simulated(self) -> bool:
+        """The population is the simulator's: nobody real stands behind a row."""
+        recipe = (self.json("run.json") or {}).get("recipe")
+        return isinstance(recipe, dict) and recipe.get("simulate") is not None and recipe.get("source") is None
 
     # -- events -------------------------------------------------------------------------------------------------------------------
 

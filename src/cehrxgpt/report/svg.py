@@ -84,7 +84,7 @@ class Axis:
         low, high = days(start), days(end)
         if high - low < 1:
             low, high = low - 0.5, high + 0.5
-        return cls(low, high, tuple(_date_ticks(low, high, target)))
+        return cls(low, high, tuple(date_ticks(low, high, target)))
 
     def fraction(self, value: Any) -> Any:
         """0 at `low`, 1 at `high`; arrays allowed."""
@@ -93,7 +93,8 @@ class Axis:
         return (np.asarray(value, dtype=float) - self.low) / (self.high - self.low)
 
 
-def _date_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]:
+def date_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]:
+    """Ticks of a range of days since 1970 at first days of years, months, or single days."""
     start, end = _EPOCH + timedelta(days=low), _EPOCH + timedelta(days=high)
     months = (high - low) / 30.44
     ticks: list[tuple[float, str]] = []
@@ -112,6 +113,21 @@ def _date_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]
         # The year stands at the first tick alone: these labels are close together.
         ticks = [(float(index), (_EPOCH + timedelta(days=index)).strftime("%d %b" if place else "%d %b %Y")) for place, index in enumerate(whole)]
     return [(value, label) for value, label in ticks if low <= value <= high]
+
+
+def text_width(value: str) -> float:
+    """About how wide a text of the charts is, pixels: capitals are wider than small letters."""
+    return sum(8.6 if letter.isupper() else 4.2 if letter in "ijlt.,:;'|/() " else 7.2 for letter in value)
+
+
+def fitted(value: str, width: float) -> str:
+    """The text, cut with an ellipsis where it would be wider than `width` pixels."""
+    if text_width(value) <= width:
+        return value
+    kept = value
+    while kept and text_width(kept) + 8 > width:
+        kept = kept[:-1]
+    return kept.rstrip() + "…"
 
 
 def _points(xs: Any, ys: Any) -> list[str]:

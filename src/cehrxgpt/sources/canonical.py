@@ -21,6 +21,8 @@ from cehrxgpt.sources.ledger import Ledger
 
 DAY = pl.duration(days=1)
 _LAST = pl.duration(microseconds=86_400_000_000 - 1)
+EARLIEST = datetime(1900, 1, 2)  # up to 1900-01-01, dates of events are placeholders for unknown ones
+LATEST_SHIFTED = datetime(2899, 12, 31, 23, 59, 59, 999999)  # 2999-12-31 and 9999-12-31 are placeholders too
 OWN_PERIODS, FIRST_TO_LAST = "observation_period", "first_to_last_event"
 
 
@@ -30,11 +32,13 @@ class Rules:
 
     Attributes:
         date_only_groups: groups (tables) in which midnight means that there is no time of day.
-        latest: last instant that a record can have; None on shifted calendars.
+        latest: last instant that a record can have: today, or on shifted calendars the end of the year 2899; None = any.
+        shifted: dates were moved to other centuries, so what lies after `latest` is a placeholder and no future.
     """
 
     date_only_groups: frozenset[str] = frozenset()
     latest: datetime | None = None
+    shifted: bool = False
 
 
 def last_instant(time: pl.Expr) -> pl.Expr:
@@ -62,12 +66,21 @@ def _first_checks(frame: pl.DataFrame, bucket: Bucket, ledger: Ledger, *, time: 
 def drop_duplicates(frame: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
     """Drop all but one of the rows that are equal in everything but their id."""
     key = [name for name in ("table", "subject_id", "time", "code", "fingerprint") if name in frame.columns]
-    again = ~pl.struct(key).is_first_distinct() & pl.col("fingerprint").is_not_null()
-    return ledger.drop(frame, again, "duplicate")
+    candidates = frame.select(*key, pl.int_range(pl.len(), dtype=pl.UInt32).alias("_row"))
+    candidates = candidates.filter(pl.col("fingerprint").is_duplicated() & pl.col("fingerprint").is_not_null())
+    again = candidates.filter(~pl.struct(key).is_first_distinct())["_row"]
+    if not again.len():
+        return frame
+    return ledger.drop(frame, pl.int_range(pl.len(), dtype=pl.UInt32).is_in(again.implode()), "duplicate")
 
 
 def _drop_future(frame: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     return frame if rules.latest is None else ledger.drop(frame, pl.col("time") > rules.latest, "in_the_future")
+
+
+def _drop_impossible(frame: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
+    """Drop what lies in the future or at a placeholder."""
+    return ledger.drop(_drop_future(frame, rules, ledger), pl.col("time") < EARLIEST, "placeholder_date")
 
 
 def _statics(bucket: Bucket, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -87,7 +100,7 @@ def _statics(bucket: Bucket, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame
 def _deaths(bucket: Bucket, births: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     deaths = _first_checks(bucket.deaths, bucket, ledger)
     deaths = _judge_precision(deaths, rules, "time", "time_is_date", "group")
-    deaths = _drop_future(deaths, rules, ledger)
+    deaths = _drop_impossible(deaths, rules, ledger)
     deaths = deaths.with_columns(pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time").alias("time"))
     deaths = deaths.join(births, on="subject_id", how="left")
     deaths = ledger.drop(deaths, pl.col("time") < pl.col("_birth"), "before_birth").drop("_birth")
@@ -99,14 +112,19 @@ def _death_times(deaths: pl.DataFrame) -> pl.DataFrame:
     return deaths.select("subject_id", pl.col("time").alias("_death"))
 
 
-def _periods(bucket: Bucket, deaths: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
+def _periods(bucket: Bucket, births: pl.DataFrame, deaths: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     """Observation periods as START and END rows (the START stands for the source's row)."""
     periods = _first_checks(bucket.periods, bucket, ledger)
+    if rules.shifted and rules.latest is not None:
+        periods = periods.with_columns(pl.when(pl.col("end_time") <= rules.latest).then("end_time").alias("end_time"))
     periods = ledger.drop(periods, pl.col("end_time").is_null(), "no_end_date")
     periods = _drop_future(periods, rules, ledger)
     periods = periods.join(_death_times(deaths), on="subject_id", how="left")
     periods = ledger.drop(periods, pl.col("time") > pl.col("_death"), "after_death").drop("_death")
     periods = periods.with_columns(pl.col("time").dt.truncate("1d"), last_instant(pl.col("end_time")).alias("end_time"))
+    periods = periods.join(births, on="subject_id", how="left")
+    ledger.mend(periods, pl.col("time") < pl.col("_birth"), "period_starts_before_birth")
+    periods = periods.with_columns(pl.max_horizontal("time", "_birth").alias("time")).drop("_birth")
     reversed_ = pl.col("end_time") < pl.col("time")
     ledger.mend(periods, reversed_, "period_ends_before_start")
     periods = periods.with_columns(pl.when(reversed_).then(last_instant(pl.col("time"))).otherwise("end_time").alias("end_time"))
@@ -127,7 +145,7 @@ def _events(bucket: Bucket, births: pl.DataFrame, deaths: pl.DataFrame, rules: R
     events = _judge_precision(events, rules, "time", "time_is_date", "group")
     events = _judge_precision(events, rules, "end_time", "end_is_date", "group")
     events = events.with_columns(pl.when("end_is_date").then(last_instant(pl.col("end_time"))).otherwise("end_time").alias("end_time"))
-    events = _drop_future(events, rules, ledger)
+    events = _drop_impossible(events, rules, ledger)
     events = events.join(births, on="subject_id", how="left").join(_death_times(deaths), on="subject_id", how="left")
     events = ledger.drop(events, pl.col("time") < pl.col("_birth"), "before_birth")
     events = ledger.drop(events, pl.col("time") > pl.col("_death") + DAY, "after_death").drop("_birth", "_death")
@@ -209,12 +227,12 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
         return conform(_in_order(bucket.native))
     statics, births = _statics(bucket, ledger)
     deaths = _deaths(bucket, births, rules, ledger)
-    periods = _periods(bucket, deaths, rules, ledger)
+    periods = _periods(bucket, births, deaths, rules, ledger)
     visits = _first_checks(bucket.visits, bucket, ledger, duplicates=False)  # events follow a visit's double: see visit_rules
     visits = _judge_precision(visits, rules, "time", "time_is_date", "group")
     visits = _judge_precision(visits, rules, "end_time", "end_is_date", "end_group")
     visits = visits.with_columns(pl.when("end_is_date").then(last_instant(pl.col("end_time"))).otherwise("end_time").alias("end_time"))
-    visits = _drop_future(visits, rules, ledger)
+    visits = _drop_impossible(visits, rules, ledger)
     visits, merged = visit_rules.mend_visits(visits, births, deaths, rules.latest, ledger)
     events = _events(bucket, births, deaths, rules, ledger)
     events = pl.concat([events, shaped(visit_rules.discharges(visits), EVENTS)])

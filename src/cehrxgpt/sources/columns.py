@@ -16,18 +16,20 @@ from cehrxgpt.errors import SchemaError
 from cehrxgpt.sources.database import reading, rows
 from cehrxgpt.sources.locate import SourceTable
 
-_OFFSET = r"\s*(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of a time zone, after a time of day
+_OFFSET = r"([0-9])\s*(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of a time zone, after a time of day
+_UTC = r"\s*(Z|UTC)$"
+_FIRST, _LAST = ibis.timestamp("0001-01-02"), ibis.timestamp("9999-12-30 23:59:59.999999")
 _COMPACT = r"^([0-9]{4})([0-9]{2})([0-9]{2})(\.0)?$"
 
 
-@ibis.udf.scalar.builtin(name="epoch_us", signature=((dt.timestamp,), dt.int64))
-def _epoch_us(time):  # type: ignore[no-untyped-def]
-    """Microseconds since 1970 in UTC; does not depend on the session's time zone."""
+def _wall_clock(zone: str, instant: ir.TimestampValue) -> ir.TimestampValue:
+    """What the clock on a wall of the zone showed."""
 
+    @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.Timestamp(timezone="UTC")), dt.timestamp))
+    def timezone(zone, instant):  # type: ignore[no-untyped-def]
+        """The database's own."""
 
-@ibis.udf.scalar.builtin(name="make_timestamp", signature=((dt.int64,), dt.timestamp))
-def _make_timestamp(microseconds):  # type: ignore[no-untyped-def]
-    """The inverse, without a time zone."""
+    return timezone(ibis.literal(zone), instant)
 
 
 def hashed(value: ir.Value) -> ir.IntegerValue:
@@ -40,12 +42,27 @@ def hashed(value: ir.Value) -> ir.IntegerValue:
     return function(value)
 
 
+def _finite(time: ir.TimestampValue) -> ir.TimestampValue:
+    """Infinite times as the last and the first of the four-digit years."""
+    time = time.cast("timestamp(6)")
+    return (time > _LAST).ifelse(_LAST, (time < _FIRST).ifelse(_FIRST, time)).cast("timestamp(6)")
+
+
 @dataclass
 class Columns:
-    """Access to the columns of one source table; `read` collects what was asked for, with its raw and its typed expression."""
+    """Access to the columns of one source table.
+
+    Attributes:
+        time_zone: whose wall clock instants with a time zone are brought to; empty = see `instant`.
+        read: what was asked for, with its raw and its typed expression.
+        zoned: whether a time in a column has a time zone; `check` replaces the expressions by their counts in `zones`.
+    """
 
     source: SourceTable
+    time_zone: str = ""
     read: dict[str, tuple[ir.Value, ir.Value, str, bool]] = field(default_factory=dict)
+    zoned: dict[str, ir.BooleanValue] = field(default_factory=dict)
+    zones: dict[str, int] = field(default_factory=dict)
 
     def has(self, *names: str) -> bool:
         """Whether any of the columns is there."""
@@ -73,17 +90,32 @@ class Columns:
         return self._typed(name, "float64", "a number", strict=False)
 
     def instant(self, name: str) -> ir.TimestampValue:
-        """The column as a time of the local clock: an offset in text is dropped, a zoned Parquet time is read as UTC."""
+        """The column as a time of the local clock, which OMOP and MEDS mean.
+
+        Without `time_zone`, an offset in text is dropped (the clock's reading stands beside it), and a zoned Parquet or database time, which is
+        an instant and no reading, is read as UTC. With it, both are brought to that zone's clock. Infinite times become far ones, which the
+        rules for the future and for the time before birth find.
+        """
         if not self.has(name):
             return ibis.null("timestamp(6)")
         column = self.source.relation[name]
         kind = column.type()
-        if kind.is_timestamp() or kind.is_date():
-            return _make_timestamp(_epoch_us(column.cast("timestamp") if kind.is_date() else column))
+        if kind.is_date():
+            return _finite(column.cast("timestamp"))
+        if kind.is_timestamp():
+            if kind.timezone is not None:
+                self.zoned[name] = column.notnull()
+                column = _wall_clock(self.time_zone or "UTC", column)
+            return _finite(column)
         text = self.text(name)
         plain = text.re_replace(_COMPACT, r"\1-\2-\3")
-        plain = (plain.length() > 10).ifelse(plain.re_replace(_OFFSET, ""), plain)
-        typed = plain.try_cast("timestamp(6)")
+        zoned = (plain.length() > 10) & plain.re_search(_OFFSET)
+        typed = zoned.ifelse(plain.re_replace(_OFFSET, r"\1"), plain).try_cast("timestamp(6)")
+        if self.time_zone:
+            instant = plain.re_replace(_UTC, "+00").try_cast(dt.Timestamp(timezone="UTC"))
+            typed = zoned.ifelse(_wall_clock(self.time_zone, instant), typed)
+        self.zoned[name] = zoned
+        typed = _finite(typed)
         self.read[name] = (text, typed, "a date or time such as 2011-05-17 or 2011-05-17 08:30:00", False)
         return typed
 
@@ -95,6 +127,8 @@ class Columns:
             return column
         raw = column if column.type().is_numeric() else self.text(name)
         typed = raw.try_cast(dtype)
+        if dtype == "int64":  # the database rounds 1.5 to 2
+            typed = (typed.cast("float64") == raw.try_cast("float64")).ifelse(typed, ibis.null(dtype))
         self.read[name] = (raw, typed, expected, strict)
         return typed
 
@@ -109,8 +143,10 @@ class Columns:
         for name, (text, typed, _, _) in self.read.items():
             counts[f"{name}.there"] = text.count()
             counts[f"{name}.good"] = typed.count()
+        counts |= {f"{name}.zoned": zoned.sum().fill_null(0) for name, zoned in self.zoned.items()}
         with reading(self.source.where, f"the OMOP table {self.source.name}"):
             found = rows(self.source.relation.aggregate(**counts))[0]
+        self.zones = {name: int(found[f"{name}.zoned"]) for name in self.zoned if found[f"{name}.zoned"]}
         unreadable = {}
         for name, (_, _, expected, strict) in self.read.items():
             there, good = found[f"{name}.there"], found[f"{name}.good"]

@@ -27,29 +27,36 @@ class Ledger:
 
     def drop(self, frame: pl.DataFrame, condition: pl.Expr, reason: str) -> pl.DataFrame:
         """Set aside the rows of `frame` (columns `table`, `derived`) that meet `condition`; null counts as not met."""
-        flagged = frame.with_columns(condition.fill_null(False).alias("_drop"))
-        gone = flagged.filter(pl.col("_drop") & ~pl.col("derived"))
-        if gone.height:
-            self._add(self.dropped, gone, reason)
-        return flagged.filter(~pl.col("_drop")).drop("_drop")
+        met = _met(frame, condition)
+        if not met.any():  # most rules find nothing in most frames: no copy
+            return frame
+        self._add(self.dropped, frame.lazy().filter(met & ~frame["derived"]), reason)
+        return frame.filter(~met)
 
     def mend(self, frame: pl.DataFrame, condition: pl.Expr, reason: str) -> None:
         """Count the rows of `frame` that meet `condition` as mended; the caller mends them."""
-        self._add(self.mended, frame.filter(condition.fill_null(False)), reason)
+        met = _met(frame, condition)
+        if met.any():
+            self._add(self.mended, frame.lazy().filter(met), reason)
 
     def keep(self, frame: pl.DataFrame) -> None:
         """Count the rows that are written: source rows as kept, the others as derived (by the kind of their code)."""
-        for table, derived, name, number in (
-            frame.group_by("table", "derived", pl.when("derived").then(_kind_of_code()).alias("kind")).len().sort("table", "kind").iter_rows()
-        ):
-            if derived:
-                self.derived[table, name] += number
-            else:
-                self.kept[table] += number
+        for table, number in frame.lazy().filter(~pl.col("derived")).group_by("table").len().collect().iter_rows():
+            self.kept[table] += number
+        derived = frame.lazy().filter(pl.col("derived")).group_by("table", _kind_of_code().alias("kind")).len()
+        for table, name, number in derived.collect().iter_rows():
+            self.derived[table, name] += number
+
+    def update(self, other: Ledger) -> None:
+        """Add what another ledger has counted."""
+        for mine, theirs in ((self.read, other.read), (self.kept, other.kept)):
+            mine.update(theirs)
+        for counts, more in ((self.dropped, other.dropped), (self.mended, other.mended), (self.derived, other.derived)):
+            counts.update(more)
 
     @staticmethod
-    def _add(counter: Counter[tuple[str, str]], frame: pl.DataFrame, reason: str) -> None:
-        for table, number in frame.group_by("table").len().iter_rows():
+    def _add(counter: Counter[tuple[str, str]], rows: pl.LazyFrame, reason: str) -> None:
+        for table, number in rows.select("table").group_by("table").len().collect().iter_rows():
             counter[table, reason] += number
 
     def tables(self) -> dict[str, dict[str, Any]]:
@@ -76,6 +83,10 @@ class Ledger:
         for (table, reason), number in sorted(counter.items()):
             result.setdefault(table, {})[reason] = number
         return result
+
+
+def _met(frame: pl.DataFrame, condition: pl.Expr) -> pl.Series:
+    return frame.select(condition.fill_null(False).alias("_met")).to_series()
 
 
 def _kind_of_code() -> pl.Expr:

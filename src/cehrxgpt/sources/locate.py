@@ -7,6 +7,7 @@ file and column instead of confusing a sniffer.
 
 from __future__ import annotations
 
+import csv
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ _KNOWN_OTHERS = (  # OMOP tables that are not read: their names end like those t
     "episode",
     "survey_conduct",
 )
+_LOOKED_AT = 1 << 18  # bytes
 _NULLS = ["", "NULL", "\\N", "NA"]
 
 
@@ -128,11 +130,30 @@ def _header(path: Path) -> str:
     return text
 
 
+def _quoted_fields(path: Path) -> bool:
+    """Whether quotes enclose fields of a tab-separated file, by its first lines.
+
+    Vocabulary downloads have bare quotes inside names and no quoting; databases quote the fields that need it, and no header does. Quotes enclose
+    where there are any and every row read with them has as many fields as the header.
+    """
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        content = file.read(_LOOKED_AT)
+    lines = content.decode("utf-8-sig", errors="replace").splitlines(keepends=True)
+    if '"' not in "".join(lines):
+        return False
+    reader, widths = csv.reader(lines, delimiter="\t", strict=True), []
+    try:
+        widths = [len(row) for row in reader if row]
+    except csv.Error:
+        if len(content) < _LOOKED_AT or reader.line_num < len(lines):
+            return False  # not because the last field was cut short
+    return len(set(widths[:-1])) <= 1
+
+
 def _text_scan(path: Path) -> str:
     header = _header(path)
     delimiter = max(("\t", ",", ";", "|"), key=header.count)
-    # Tab-separated vocabulary downloads have bare quotes inside names; quoting is in use only where the header itself is quoted.
-    quote = "" if delimiter == "\t" and not header.startswith('"') else '"'
+    quote = "" if delimiter == "\t" and not header.startswith('"') and not _quoted_fields(path) else '"'
     nulls = ", ".join(quoted(value) for value in _NULLS)
     return (
         f"read_csv({quoted(path)}, header=true, all_varchar=true, auto_detect=false, columns={_columns(header, delimiter)}, "
@@ -145,7 +166,12 @@ def _columns(header: str, delimiter: str) -> str:
     return "{" + ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names) + "}"
 
 
-def _open_file(connection: Backend, table: str, path: Path) -> SourceTable:
+def read_file(connection: Backend, table: str, path: Path, *, where: str = "", file: str = "") -> SourceTable:
+    """The file, or folder of Parquet parts, of one table; `where` and `file` say what it is a copy of.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     parquet = path.is_dir() or path.name.lower().endswith(".parquet")
     if parquet:
         scan = f"read_parquet({quoted(path / '*.parquet' if path.is_dir() else path)})"
@@ -153,10 +179,10 @@ def _open_file(connection: Backend, table: str, path: Path) -> SourceTable:
     else:
         scan, expected = _text_scan(path), f"delimited text with the OMOP table {table}"
     view = f"source_{table}"
-    with reading(path, expected):
+    with reading(where or path, expected):
         connection.raw_sql(f'CREATE VIEW "{view}" AS SELECT * FROM {scan}')
-        relation = _lower_case(connection.table(view), path)
-    return SourceTable(table, relation, str(path), path.name)
+        relation = _lower_case(connection.table(view), where or path)
+    return SourceTable(table, relation, where or str(path), file or path.name)
 
 
 def _lower_case(relation: ir.Table, where: object) -> ir.Table:
@@ -177,7 +203,7 @@ def open_folder(connection: Backend, folder: Path) -> tuple[dict[str, SourceTabl
         raise SourceError(
             f"{folder}: no OMOP tables found; expected files like person.csv, visit_occurrence.csv.gz, drug_exposure.parquet (any letter case)"
         )
-    return {table: _open_file(connection, table, path) for table, path in found.items()}, others
+    return {table: read_file(connection, table, path) for table, path in found.items()}, others
 
 
 def open_duckdb(connection: Backend, path: Path) -> tuple[dict[str, SourceTable], list[str]]:

@@ -19,7 +19,7 @@ from cehrxgpt.errors import InputError, SchemaError, SourceError
 from cehrxgpt.events import EVENT_DTYPES, sort_events, validate_events
 from cehrxgpt.sources.bucket import Bucket
 from cehrxgpt.sources.columns import Columns, hashed
-from cehrxgpt.sources.database import midnight_counts, quoted, reading
+from cehrxgpt.sources.database import fetch, midnight_counts, quoted, reading, rows
 from cehrxgpt.sources.dialect import SEPARATOR, Dialect, load_dialect, shipped
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.locate import SourceTable
@@ -41,8 +41,9 @@ class MedsSource:
 
     format = "meds"
 
-    def __init__(self, connection: Backend, folder: Path, dialect: str):
-        self.connection, self.folder = connection, folder
+    def __init__(self, connection: Backend, folder: Path, dialect: str, *, time_zone: str = ""):
+        self.connection, self.folder, self.time_zone = connection, folder, time_zone
+        self.zones: dict[str, int] = {}
         if not looks_like_meds(folder):
             raise SourceError(f"{folder}: not a MEDS data set; expected data/<split>/*.parquet")
         self.shards = sorted((folder / "data").glob("**/*.parquet"))
@@ -74,8 +75,8 @@ class MedsSource:
             rules = load_dialect(name)
             if rules.recognise is None or rules.recognise.column not in self.table.columns:
                 continue
-            wanted = self.table.filter(self.table.code.cast("string").startswith(rules.recognise.code)).limit(1)
-            if wanted.count().to_pyarrow().as_py():
+            wanted = self.table.filter(self.table.code.cast("string").startswith(rules.recognise.code)).select("code").limit(1)
+            if fetch(wanted).height:
                 return rules
         return load_dialect("plain")
 
@@ -92,7 +93,7 @@ class MedsSource:
         return first.isin(known).fill_null(False).ifelse(first, ibis.literal(OTHER))
 
     def _columns(self) -> tuple[Columns, dict[str, ir.Value]]:
-        columns = Columns(SourceTable("meds", self.table, str(self.folder / "data"), "data"))
+        columns = Columns(SourceTable("meds", self.table, str(self.folder / "data"), "data"), self.time_zone)
         rules = self.rules
         found: dict[str, ir.Value] = {
             "subject_id": columns.integer("subject_id"),
@@ -121,9 +122,11 @@ class MedsSource:
         """Rows per first segment, and unreadable values; see `Columns.check`."""
         columns, _ = self._columns()
         _, unreadable = columns.check()
+        self.zones = columns.zones
         with reading(self.folder / "data", "MEDS Parquet shards"):
-            counted = self.table.select(table=self._counted_under()).group_by("table").aggregate(rows=ibis._.count()).to_pyarrow().to_pylist()
-        return {row["table"]: int(row["rows"]) for row in counted}, unreadable
+            counted = self.table.select(table=self._counted_under()).group_by("table").aggregate(rows=ibis._.count())
+            counts = {row["table"]: int(row["rows"]) for row in rows(counted)}
+        return counts, unreadable
 
     def stage(self, name: str, folder: Path, buckets: int) -> None:
         """Write all rows, one folder per bucket."""
@@ -144,22 +147,21 @@ class MedsSource:
 
     def subjects(self, folder: Path) -> pl.Series:
         """Everyone with a row."""
-        return pl.Series("subject_id", self._staged(folder).select("subject_id").distinct().to_pyarrow()["subject_id"], dtype=pl.Int64).drop_nulls()
+        return fetch(self._staged(folder).select("subject_id").distinct())["subject_id"].cast(pl.Int64).drop_nulls()
 
     def own_splits(self, folder: Path) -> pl.DataFrame | None:
         """metadata/subject_splits.parquet, else the folders that the shards lie in where those are named as splits."""
         path = self.folder / "metadata" / "subject_splits.parquet"
         if path.exists():
             try:
-                frame = pl.read_parquet(path).select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String))
+                own = pl.read_parquet(path).select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String))
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise SourceError(f"{path}: cannot be read; expected the columns subject_id and split") from error
-            return frame.drop_nulls()
+            return own.drop_nulls()
         if not all(shard.parent.name in s.SPLITS for shard in self.shards):
             return None
-        pairs = self._staged(folder).select("subject_id", "file").distinct().to_pyarrow()
-        frame = pl.DataFrame(pl.from_arrow(pairs))
-        by_file = frame.select("subject_id", pl.col("file").str.split("/").list.get(-2).alias("split")).drop_nulls().unique()
+        pairs = fetch(self._staged(folder).select("subject_id", "file").distinct())
+        by_file = pairs.select("subject_id", pl.col("file").str.split("/").list.get(-2).alias("split")).drop_nulls().unique()
         if by_file["subject_id"].is_duplicated().any():
             raise InputError(f"{self.folder}: a subject has rows in two splits; each subject belongs to one folder under data/")
         return by_file
@@ -169,10 +171,10 @@ class MedsSource:
         paths = sorted((folder / "data" / f"bucket={bucket}").glob("*.parquet"))
         if not paths:
             return Bucket()
-        frame = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths])
+        staged = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths])
         if self.rules is not None:
-            return apply_dialect(frame, self.rules, ledger)
-        native = frame.with_columns(pl.lit(False).alias("derived")).cast(pl.Schema(EVENT_DTYPES))
+            return apply_dialect(staged, self.rules, ledger)
+        native = staged.with_columns(pl.lit(False).alias("derived")).cast(pl.Schema(EVENT_DTYPES))
         validate_events(sort_events(native.select(*EVENT_DTYPES)), where=str(self.folder))
         return Bucket(native=native)
 
@@ -207,7 +209,7 @@ class MedsSource:
 
     def facts(self) -> dict[str, object]:
         """How many shards there were."""
-        return {"files": {"data": f"{len(self.shards)} shards"}}
+        return {"files": {"data": f"{len(self.shards)} shards"}, "times_with_a_zone": {"data": self.zones} if self.zones else {}}
 
 
 def _known_segments(rules: Dialect) -> set[str]:

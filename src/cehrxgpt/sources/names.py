@@ -7,7 +7,7 @@ import polars as pl
 from ibis.backends.duckdb import Backend
 
 from cehrxgpt.sources.columns import Columns
-from cehrxgpt.sources.database import reading
+from cehrxgpt.sources.database import fetch, reading
 from cehrxgpt.sources.locate import SourceTable
 
 CODES = {"code": pl.String(), "description": pl.String(), "parent_codes": pl.List(pl.String()), "origin": pl.String()}
@@ -32,8 +32,8 @@ def describe_codes(connection: Backend, codes: pl.DataFrame, concept: SourceTabl
         found = concept.relation.select(id=columns.integer("concept_id"), description=columns.text("concept_name"))
         columns.check()
         with reading(concept.where, "the OMOP table concept"):
-            table = found.semi_join(used, "id").group_by("id").aggregate(description=ibis._.description.min()).to_pyarrow()
-        names = pl.DataFrame(pl.from_arrow(table)).cast({"id": pl.Int64, "description": pl.String})
+            names = fetch(found.semi_join(used, "id").group_by("id").aggregate(description=ibis._.description.min()))
+        names = names.cast({"id": pl.Int64, "description": pl.String})
     if ancestor is not None:
         columns = Columns(ancestor)
         columns.require("ancestor_concept_id")
@@ -41,8 +41,8 @@ def describe_codes(connection: Backend, codes: pl.DataFrame, concept: SourceTabl
         found = ancestor.relation.select(id=columns.integer("descendant_concept_id"), ancestor=columns.integer("ancestor_concept_id"))
         columns.check()
         with reading(ancestor.where, "the OMOP table concept_ancestor"):
-            table = found.filter(found.id != found.ancestor).semi_join(used, "id").to_pyarrow()
-        pairs = pl.DataFrame(pl.from_arrow(table)).cast({"id": pl.Int64, "ancestor": pl.Int64})
+            pairs = fetch(found.filter(found.id != found.ancestor).semi_join(used, "id"))
+        pairs = pairs.cast({"id": pl.Int64, "ancestor": pl.Int64})
         parents = pairs.group_by("id").agg(pl.col("ancestor").unique().sort().alias("ancestors"))
     joined = parts.join(names, on="id", how="left").join(parents, on="id", how="left")
     prefixed = joined.explode("ancestors", empty_as_null=True).select(

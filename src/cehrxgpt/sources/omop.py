@@ -18,7 +18,7 @@ from ibis.backends.duckdb import Backend
 from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, ICU_PREFIX, RACE_PREFIX, VISIT_PREFIX
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.columns import Columns, hashed
-from cehrxgpt.sources.database import midnight_counts, reading
+from cehrxgpt.sources.database import fetch, midnight_counts, reading
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.locate import SourceTable
 from cehrxgpt.sources.names import describe_codes
@@ -155,9 +155,11 @@ def _visit_expression(columns: Columns) -> dict[str, ir.Value]:
 def _person_expression(columns: Columns) -> dict[str, ir.Value]:
     year, month, day = (columns.integer(f"{part}_of_birth") for part in ("year", "month", "day"))
     parts = year.cast("string").lpad(4, "0") + "-" + month.fill_null(1).cast("string").lpad(2, "0") + "-"
+    given = columns.instant("birth_datetime")
+    disagrees = (given.year() != year).fill_null(False)  # the year is the column that every CDM fills: the other holds a placeholder then
     exact = (parts + day.fill_null(1).cast("string").lpad(2, "0")).try_cast("timestamp(6)")
-    birth = ibis.coalesce(columns.instant("birth_datetime"), exact, (parts + "01").try_cast("timestamp(6)"))
-    found = {"time": birth}
+    birth = ibis.coalesce(disagrees.ifelse(ibis.null("timestamp(6)"), given), exact, (parts + "01").try_cast("timestamp(6)"))
+    found = {"time": birth, "birth_disagrees": disagrees}
     for name in ("gender", "race", "ethnicity"):
         found[name] = columns.integer(f"{name}_concept_id").fill_null(0)
     return found
@@ -185,17 +187,21 @@ def _expression(columns: Columns) -> dict[str, ir.Value]:
 class OmopStage:
     """The clinical tables of one source, checked, and written bucket by bucket."""
 
-    def __init__(self, tables: dict[str, SourceTable]):
+    def __init__(self, tables: dict[str, SourceTable], time_zone: str = ""):
         self.tables = {name: tables[name] for name in STAGED if name in tables}
         self._staged: dict[str, tuple[Columns, dict[str, ir.Value]]] = {}
         for name, source in self.tables.items():
-            columns = Columns(source)
+            columns = Columns(source, time_zone)
             found = {"subject_id": columns.integer("person_id"), **_expression(columns), "fingerprint": _fingerprint(source)}
             self._staged[name] = (columns, found)
 
     def check(self, name: str) -> tuple[int, dict[str, int]]:
         """Rows and unreadable values of one table; see `Columns.check`."""
         return self._staged[name][0].check()
+
+    def zones(self) -> dict[str, dict[str, int]]:
+        """Times with a time zone, by table and column; after `check`."""
+        return {name: columns.zones for name, (columns, _) in self._staged.items() if columns.zones}
 
     def expression(self, name: str, buckets: int) -> ir.Table:
         """Everything to stage of one table, with the `bucket` of each row's subject."""
@@ -221,8 +227,8 @@ def _statics(persons: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(rows)
 
 
-def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable]) -> Bucket:
-    """The staged rows of one bucket as frames."""
+def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable], ledger: Ledger) -> Bucket:
+    """The staged rows of one bucket as frames; nothing is dropped here."""
     found = Bucket()
     events = []
     for name in tables:
@@ -234,6 +240,7 @@ def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable]) -> Buc
             continue
         frame = _booked(frame, name).with_columns(pl.lit(name).alias("group"))
         if name == "person":
+            ledger.mend(frame, pl.col("birth_disagrees"), "birth_datetime_of_another_year")
             found.statics = _statics(frame)
         elif name == "observation_period":
             found.periods = shaped(frame, PERIODS)
@@ -255,9 +262,9 @@ class OmopSource:
     dialect: str | None = None
     native = False
 
-    def __init__(self, connection: Backend, tables: dict[str, SourceTable], others: list[str]):
+    def __init__(self, connection: Backend, tables: dict[str, SourceTable], others: list[str], *, time_zone: str = ""):
         self.connection, self.all_tables, self.others = connection, tables, others
-        self._stage = OmopStage(tables)
+        self._stage = OmopStage(tables, time_zone)
 
     def tables(self) -> list[str]:
         """The clinical tables that are there."""
@@ -294,16 +301,15 @@ class OmopSource:
         """Those of the person table; where there is none, of all tables."""
         names = ["person"] if "person" in self._stage.tables else self.tables()
         found = [staged.select("subject_id").distinct() for staged in (self._staged(folder, name) for name in names) if staged is not None]
-        ids = [pl.Series("subject_id", table.to_pyarrow()["subject_id"], dtype=pl.Int64) for table in found]
-        return pl.concat(ids).drop_nulls().unique()
+        return pl.concat([fetch(table)["subject_id"].cast(pl.Int64) for table in found]).drop_nulls().unique()
 
     def own_splits(self, folder: Path) -> pl.DataFrame | None:
         """OMOP has none."""
         return None
 
     def read(self, folder: Path, bucket: int, ledger: Ledger) -> Bucket:
-        """See `read_bucket`; nothing is dropped here."""
-        return read_bucket(folder, bucket, self._stage.tables)
+        """See `read_bucket`."""
+        return read_bucket(folder, bucket, self._stage.tables, ledger)
 
     def describe(self, codes: pl.DataFrame) -> pl.DataFrame:
         """Names from `concept`, all ancestors from `concept_ancestor` (as codes of the same prefix)."""
@@ -316,4 +322,5 @@ class OmopSource:
     def facts(self) -> dict[str, object]:
         """Which tables there were."""
         absent = [name for name in (*STAGED, "concept", "concept_ancestor") if name not in self.all_tables]
-        return {"files": {name: source.file for name, source in self.all_tables.items()}, "tables_absent": absent, "tables_not_read": self.others}
+        files = {name: source.file for name, source in self.all_tables.items()}
+        return {"files": files, "tables_absent": absent, "tables_not_read": self.others, "times_with_a_zone": self._stage.zones()}

@@ -12,8 +12,9 @@ Memory is bounded by the database's limit and by one bucket. Everything is writt
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -28,14 +29,15 @@ from cehrxgpt.atomic import atomic_path, refuse_existing, write_json
 from cehrxgpt.errors import ConfigError, InputError, SourceError, StorageError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.sources.bucket import Bucket
-from cehrxgpt.sources.canonical import FIRST_TO_LAST, OWN_PERIODS, Rules, canonicalise
+from cehrxgpt.sources.canonical import FIRST_TO_LAST, LATEST_SHIFTED, OWN_PERIODS, Rules, canonicalise
 from cehrxgpt.sources.config import MAX_BUCKETS, IngestConfig
 from cehrxgpt.sources.database import connect, without_ibis_warnings
 from cehrxgpt.sources.ledger import Ledger
 from cehrxgpt.sources.splits import assign_splits
+from cehrxgpt.sources.url import PostgresUrl, is_url, parse_url
 
 Progress = Callable[[int, int, str], None]
-SHIFTED_FROM_YEAR = 2100
+MAX_BUCKETS_AT_ONCE = 2
 
 
 class Source(Protocol):
@@ -82,7 +84,7 @@ def ingest(
     """Read OMOP tables or a MEDS data set into an event data set at `out`.
 
     Args:
-        source: a folder of OMOP tables, a DuckDB file with them, or a MEDS folder.
+        source: a folder of OMOP tables, a DuckDB file with them, a database URL (see `url.parse_url`), or a MEDS folder.
         out: the folder to write; whole or not at all.
         config: see `IngestConfig`.
         force: replace `out` if it is there.
@@ -93,26 +95,44 @@ def ingest(
         OutputExistsError, StorageError: see `atomic.atomic_path`.
     """
     config = config or IngestConfig()
-    source, out = Path(source), Path(out)
-    refuse_existing(out, force=force, inputs=[source])
-    if not source.exists():
-        raise SourceError(f"{source}: no such file or folder; expected OMOP tables, a DuckDB file or a MEDS folder")
-    try:
-        there = any(source.iterdir()) if source.is_dir() else source.stat().st_size > 0
-    except OSError as error:
-        raise SourceError(f"{source}: cannot be read ({error.strerror}); expected OMOP tables, a DuckDB file or a MEDS folder") from error
-    if not there:
-        raise SourceError(f"{source}: empty; expected OMOP tables, a DuckDB file or a MEDS folder")
+    place = parse_url(str(source)) if is_url(source) else Path(source)
+    out = Path(out)
+    refuse_existing(out, force=force, inputs=[place] if isinstance(place, Path) else [])
+    if isinstance(place, Path):
+        _refuse_absent(place)
     with without_ibis_warnings(), atomic_path(out, force=force, folder=True) as partial:
         work = partial / ".work"
         work.mkdir()
         connection = connect(config, work / "spill")
         try:
-            _Ingest(connection, source, config, work, partial, progress).run()
+            _Ingest(connection, place, config, work, partial, progress).run()
         finally:
             connection.disconnect()
         shutil.rmtree(work)
     return EventDataset(out)
+
+
+def _refuse_absent(source: Path) -> None:
+    """Raise `SourceError` where nothing is."""
+    expected = "expected OMOP tables, a DuckDB file, a MEDS folder or a database URL"
+    if not source.exists():
+        raise SourceError(f"{source}: no such file or folder; {expected}")
+    try:
+        there = any(source.iterdir()) if source.is_dir() else source.stat().st_size > 0
+    except OSError as error:
+        raise SourceError(f"{source}: cannot be read ({error.strerror}); {expected}") from error
+    if not there:
+        raise SourceError(f"{source}: empty; {expected}")
+
+
+def open_database(connection: Backend, url: PostgresUrl, config: IngestConfig, folder: Path, tell: Callable[[str], None]) -> Source:
+    """The reader for the OMOP tables of a PostgreSQL database, copied to `folder`; see `postgres.open_postgres`."""
+    from cehrxgpt.sources import omop, postgres
+
+    if config.format == "meds":
+        raise SourceError(f"{url.shown}: a database is read as OMOP tables; MEDS is a folder of Parquet files")
+    asked = tuple(name.strip() for name in config.schema.split(",") if name.strip())
+    return omop.OmopSource(connection, *postgres.open_postgres(connection, url, asked or url.schemas, folder, tell), time_zone=config.time_zone)
 
 
 def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source:
@@ -126,26 +146,31 @@ def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source
     if path.is_file():
         if config.format == "meds" or path.suffix.lower() not in locate.DATABASE_SUFFIXES:
             raise SourceError(f"{path}: a single file; expected a folder, or a DuckDB file ({', '.join(locate.DATABASE_SUFFIXES)}) with OMOP tables")
-        return omop.OmopSource(connection, *locate.open_duckdb(connection, path))
+        return omop.OmopSource(connection, *locate.open_duckdb(connection, path), time_zone=config.time_zone)
     is_meds = meds.looks_like_meds(path)
     if config.format == "meds" or (config.format == "auto" and is_meds):
-        return meds.MedsSource(connection, path, config.dialect)
+        return meds.MedsSource(connection, path, config.dialect, time_zone=config.time_zone)
     if config.format == "auto" and not locate.looks_like_omop(path):
         there = sorted(entry.name for entry in path.iterdir())
         what = f"it holds {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else "the folder is empty"
         raise SourceError(
             f"{path}: neither OMOP nor MEDS ({what}); expected person.csv, visit_occurrence.parquet, ... or a MEDS folder with data/<split>/*.parquet"
         )
-    return omop.OmopSource(connection, *locate.open_folder(connection, path))
+    return omop.OmopSource(connection, *locate.open_folder(connection, path), time_zone=config.time_zone)
 
 
 class _Ingest:
     """One run; the steps of the module's docstring."""
 
-    def __init__(self, connection: Backend, source: Path, config: IngestConfig, work: Path, out: Path, progress: Progress | None):
+    def __init__(self, connection: Backend, source: Path | PostgresUrl, config: IngestConfig, work: Path, out: Path, progress: Progress | None):
         self.config, self.work, self.out, self.progress = config, work, out, progress
-        self.name = source.resolve().name
-        self.source = open_source(connection, source, config)
+        self.source: Source
+        if isinstance(source, Path):
+            self.name = source.resolve().name
+            self.source = open_source(connection, source, config)
+        else:
+            self.name = source.name
+            self.source = open_database(connection, source, config, work / "copied", lambda what: self._tell(0, 0, what))
         self.ledger = Ledger()
         self.events_by_origin: Counter[str] = Counter()
         self.visit_classes: Counter[str] = Counter()
@@ -179,9 +204,10 @@ class _Ingest:
         splits, split_policy = assign_splits(
             self.source.subjects(staged), self.config.splits, self.config.seed, own=self.source.own_splits(staged)
         )  # fmt: skip
-        for bucket in range(buckets):
+        for bucket, (events, ledger) in enumerate(self._canonical(staged, buckets, rules)):
             self._tell(2 * len(tables) + bucket, steps, f"subjects, part {bucket + 1} of {buckets}")
-            self._one_bucket(self.source.read(staged, bucket, self.ledger), rules, splits, bucket)
+            self.ledger.update(ledger)
+            self._write(events, splits, bucket)
         self._tell(steps - 2, steps, "codes and counts")
         shutil.rmtree(staged, ignore_errors=True)
         self._close(calendar, rules, splits, split_policy, unreadable)
@@ -201,17 +227,40 @@ class _Ingest:
 
     def _rules(self, survey: pl.DataFrame, calendar: str) -> Rules:
         groups = survey.filter((pl.col("midnights") > 0) & (pl.col("midnights") >= self.config.date_only_share * pl.col("rows")))["group"]
-        latest = None
+        latest: datetime = LATEST_SHIFTED
         if calendar == "true":
             try:
                 day = date.fromisoformat(self.config.latest) if self.config.latest else datetime.now(UTC).date()
             except ValueError as error:
                 raise ConfigError(f"latest: '{self.config.latest}' is not a date; write it as 2024-12-31") from error
             latest = datetime.combine(day, time.max)
-        return Rules(date_only_groups=frozenset(groups.to_list()), latest=latest)
+        return Rules(date_only_groups=frozenset(groups.to_list()), latest=latest, shifted=calendar == "shifted")
 
-    def _one_bucket(self, bucket: Bucket, rules: Rules, splits: pl.DataFrame, number: int) -> None:
-        events = canonicalise(bucket, rules, self.ledger)
+    def _canonical(self, staged: Path, buckets: int, rules: Rules) -> Iterator[tuple[pl.DataFrame, Ledger]]:
+        """The buckets' events in order, each with what was counted in making it; the next is made while one is written.
+
+        A bucket's rules are many short steps, which leave threads idle within one frame: two frames at once fill them. More would only cost memory.
+        """
+
+        def one(number: int) -> tuple[pl.DataFrame, Ledger]:
+            ledger = Ledger()
+            return canonicalise(self.source.read(staged, number, ledger), rules, ledger), ledger
+
+        ahead = min(self.config.threads, MAX_BUCKETS_AT_ONCE) - 1
+        if not ahead:
+            yield from map(one, range(buckets))
+            return
+        with ThreadPoolExecutor(ahead) as pool:
+            waiting: deque[Future[tuple[pl.DataFrame, Ledger]]] = deque()
+            for number in range(buckets):
+                waiting.append(pool.submit(one, number))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _write(self, events: pl.DataFrame, splits: pl.DataFrame, number: int) -> None:
+        """One shard per split."""
         if not events.height:
             return
         self._count(events)
@@ -253,6 +302,7 @@ class _Ingest:
         ours = {"format": self.source.format, "dialect": self.source.dialect, "calendar": calendar, "observation_policy": observation}
         about = {"dataset_name": self.name, "etl_name": "cehrxgpt", "etl_version": __version__, "meds_version": "0.4.1", "cehrxgpt": ours}
         write_json(metadata / "dataset.json", about)
+        facts = self.source.facts()
         counts = dict(splits.group_by("split").len().sort("split").iter_rows())
         report = {
             "source": self.name,
@@ -270,10 +320,20 @@ class _Ingest:
             "derived": Ledger.nested(self.ledger.derived),
             "unreadable_values": {name: found for name, found in unreadable.items() if found},
             "midnight_is_a_date_only_in": sorted(rules.date_only_groups),
-            "notes": [f"{name}: all {row['read']} rows were dropped" for name, row in tables.items() if row["read"] and not row["kept"]],
-            **self.source.facts(),
+            "time_zone": self.config.time_zone or None,
+            "notes": self._notes(tables, facts),
+            **facts,
         }
         write_json(self.out / "ingest.json", report)
+
+    def _notes(self, tables: dict[str, dict[str, Any]], facts: dict[str, Any]) -> list[str]:
+        """What a reader should hear of without opening ingest.json."""
+        notes = [f"{name}: all {row['read']} rows were dropped" for name, row in tables.items() if row["read"] and not row["kept"]]
+        if not self.config.time_zone:
+            for name, columns in facts["times_with_a_zone"].items():
+                zoned = sum(columns.values())
+                notes.append(f"{name}: {zoned} times have a zone; offsets were dropped, instants read in UTC; --time-zone names the hospital's clock")
+        return notes
 
     def _observation_policy(self) -> str:
         """Whose observation periods the data has, in one word or two."""
@@ -296,7 +356,7 @@ class _Ingest:
 def read_omop(
     path: str | Path, *, out: str | Path, config: IngestConfig | None = None, force: bool = False, progress: Progress | None = None
 ) -> EventDataset:
-    """`ingest` of OMOP tables (a folder or a DuckDB file)."""
+    """`ingest` of OMOP tables (a folder, a DuckDB file or a database URL)."""
     return ingest(path, out, replace(config or IngestConfig(), format="omop"), force=force, progress=progress)
 
 

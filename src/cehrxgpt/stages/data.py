@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cehrxgpt import schema as s
-from cehrxgpt.atomic import refuse_existing
+from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import InputError
@@ -25,7 +25,7 @@ def simulate(out: Path, settings: Settings, *, force: bool = False, progress: Pr
     return to_dict(run(out, from_dict(SimulateConfig, dict(settings), where="simulate"), force=force, progress=progress))
 
 
-def ingest(source: Path, out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
+def ingest(source: str | Path, out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
     """Raw tables to an event data set."""
     from cehrxgpt.sources import IngestConfig
     from cehrxgpt.sources import ingest as run
@@ -59,13 +59,26 @@ def tokenize(
     return write_store(dataset, timeline, out, force=force, progress=progress)
 
 
-def inspect(path: Path, *, subject: int | None = None) -> list[str]:
-    """What an artefact is, or one subject's timeline, as lines: its events, or in a token store its tokens."""
-    from cehrxgpt.report.text import inspect_path
+def inspect(
+    path: Path, *, subject: int | None = None, full: bool = False, visit: int | None = None, html: Path | None = None, force: bool = False
+) -> tuple[list[str], dict[str, Any]]:
+    """What an artefact is, or one subject's record (in a token store its tokens), as lines and as figures; `html` writes the record's page."""
+    from cehrxgpt.report.text import View, inspect_artefact, printable, subject_page
     from cehrxgpt.store.format import META_FILE, TokenStore
 
-    if subject is None or not (path / META_FILE).exists():
-        return inspect_path(path, subject=subject)
+    if subject is None:
+        if full or visit is not None or html is not None:
+            raise InputError("--full, --visit and --html show one subject; say whose record with --subject ID")
+        return inspect_artefact(path)
+    if html is not None:
+        refuse_existing(html, force=force, inputs=[path])
+        page = subject_page(path, subject)
+        with atomic_path(html, force=force) as partial:
+            partial.write_text(page, encoding="utf-8")
+        said = f"{html}: the record of subject {subject} as one page; it is not for sharing"
+        return [said], {"path": str(path), "subject": subject, "html": str(html)}
+    if not (path / META_FILE).exists():
+        return inspect_artefact(path, subject, View(full=full, visit=visit))
     from cehrxgpt.timeline.describe import describe, render
     from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -73,4 +86,5 @@ def inspect(path: Path, *, subject: int | None = None) -> list[str]:
     found = store.histories.subject_id == subject
     if not found.any():
         raise InputError(f"{path}: no subject {subject} among its {len(found):,}")
-    return render(describe(store.histories, Vocabulary.load(path), int(found.argmax()))).splitlines()
+    lines = describe(store.histories, Vocabulary.load(path), int(found.argmax()))
+    return [printable(line) for line in render(lines).splitlines()], {"path": str(path), "subject": subject, "tokens": len(lines)}

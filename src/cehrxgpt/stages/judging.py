@@ -9,7 +9,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import InputError
-from cehrxgpt.stages.tables import label_files, number, read_labels, read_table, silent, write_table
+from cehrxgpt.stages.tables import interval, label_files, method_name, number, read_labels, read_table, silent, write_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,11 +28,16 @@ def evaluate_predictions(risk: Path, labels: Path, out: Path | None, *, seed: in
     if out is not None:
         write_table(metrics, out, force=force)
     rows = [
-        [f"{row['method']} {row['metric']}", number(row["value"]), f"{number(row['lower'])} to {number(row['upper'])}"]
+        [f"{method_name(row['method'])} {row['metric']}", _metric(row["metric"], row["value"]), interval(row["lower"], row["upper"])]
         for row in metrics.iter_rows(named=True)
     ]
     values = {f"{row['method']} {row['metric']}": _finite(row["value"]) for row in metrics.iter_rows(named=True)}
     return {"metrics": values, "rows": rows}
+
+
+def _metric(name: str, value: float | None) -> str:
+    """A metric's value as text; counts without decimals."""
+    return f"{value:,.0f}" if name in ("rows", "censored", "refused") and value is not None else number(value)
 
 
 def _finite(value: float | None) -> float | None:
@@ -142,8 +147,8 @@ def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
     return [
         [
             row["task"],
-            row["method"],
-            f"{number(row['value'])} ({number(row['lower'])} to {number(row['upper'])})",
+            method_name(row["method"]),
+            f"{number(row['value'])} ({interval(row['lower'], row['upper'])})",
             f"{rows[row['task'], row['method']]:,}",
             f"{row['subjects']:,}",
             f"{row['positives']:,}",

@@ -89,9 +89,22 @@ def number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
+def interval(lower: float | None, upper: float | None) -> str:
+    """An interval to three places; one dash where it is not defined."""
+    ends = number(lower), number(upper)
+    return "-" if "-" in ends else " to ".join(ends)
+
+
+def method_name(method: str) -> str:
+    """What people read of a method; in tables on disk and in JSON it keeps its own name (`monte_carlo` is read as zero-shot)."""
+    from cehrxgpt.report.methods import method as known
+
+    return known(method).label
+
+
 def metric_rows(metrics: pl.DataFrame, metric: str) -> list[list[str]]:
     """method, value and interval of one metric, as text for a table."""
     import polars as pl
 
     rows = metrics.filter(pl.col("metric") == metric)
-    return [[row["method"], number(row["value"]), f"{number(row['lower'])} to {number(row['upper'])}"] for row in rows.iter_rows(named=True)]
+    return [[method_name(row["method"]), number(row["value"]), interval(row["lower"], row["upper"])] for row in rows.iter_rows(named=True)]

@@ -1,8 +1,8 @@
 """`tokenize`: an event data set to a token store, shard by shard.
 
 One shard is in memory at a time (times the number of workers); its tokens are appended to the store's files and forgotten. With
-several workers, shards are encoded in processes of their own and written in order, so that the store does not depend on how many there
-were. The folder appears whole or not at all.
+several workers, shards are encoded in threads (Polars and NumPy leave the interpreter's lock for most of it) and written in order, so that the
+store does not depend on how many there were. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from cehrxgpt.timeline.kinds import PROMPT_LENGTH
 from cehrxgpt.timeline.population import Population
 
 TOKENIZE_FILE = "tokenize.json"
+MAX_WORKERS = 2  # more shards in memory at once would gain little: each uses Polars' threads too
 LENGTH_QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 Progress = Callable[[int, int, str], None]
@@ -115,20 +114,7 @@ def _population(ends: list[EncodedHistories], timeline: Timeline) -> dict[str, A
     return Population.fit(concatenate(ends), timeline.vocabulary, min_subjects=least).to_dict()
 
 
-_worker: Callable[[Path], _Encoded] | None = None
-
-
-def _start_worker(root: Path, folder: Path) -> None:
-    global _worker
-    _worker = partial(_encode, EventDataset(root), Timeline.load(folder))
-
-
-def _work(path: Path) -> _Encoded:
-    assert _worker is not None
-    return _worker(path)
-
-
-def _encode_all(dataset: EventDataset, timeline: Timeline, folder: Path, workers: int) -> Iterator[tuple[str, _Encoded]]:
+def _encode_all(dataset: EventDataset, timeline: Timeline, workers: int) -> Iterator[tuple[str, _Encoded]]:
     """(split, encoded shard) in the order of the data set's shards; at most `workers` + 1 of them at once."""
     # Splits of the standard come first, and the shards of one split stand together.
     paths = [path for split in dataset.splits for path in dataset.shards(split)]
@@ -136,11 +122,10 @@ def _encode_all(dataset: EventDataset, timeline: Timeline, folder: Path, workers
         for path in paths:
             yield path.parent.name, _encode(dataset, timeline, path)
         return
-    # Threads of the parent do not survive a fork: workers are started afresh.
-    with ProcessPoolExecutor(min(workers, len(paths)), get_context("spawn"), _start_worker, (dataset.root, folder)) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque[tuple[str, Future[_Encoded]]] = deque()
         for path in paths:
-            waiting.append((path.parent.name, pool.submit(_work, path)))
+            waiting.append((path.parent.name, pool.submit(_encode, dataset, timeline, path)))
             if len(waiting) > workers:
                 split, future = waiting.popleft()
                 yield split, future.result()
@@ -153,7 +138,7 @@ def write_store(
     timeline: Timeline,
     out: str | Path,
     *,
-    workers: int = 1,
+    workers: int = 0,
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -163,7 +148,7 @@ def write_store(
         dataset: events; every split is written.
         timeline: vocabulary and grammar to encode with, a model's own where one is to be used.
         out: TIMELINE folder to be.
-        workers: processes; 1 = this one.
+        workers: shards encoded at once; 0 = as many as there are threads, two at most.
 
     Returns:
         what `tokenize.json` holds: tokens, patients, events, codes kept and dropped with their share of events, per split too.
@@ -181,7 +166,7 @@ def write_store(
     with atomic_path(out, force=force, folder=True) as folder:
         timeline.save(folder)
         with StoreAppender(folder) as appender:
-            for done, (split, shard) in enumerate(_encode_all(dataset, timeline, folder, workers), start=1):
+            for done, (split, shard) in enumerate(_encode_all(dataset, timeline, workers or min(MAX_WORKERS, pl.thread_pool_size())), start=1):
                 appender.append(shard.histories, splits.index(split))
                 counts[split].add(shard)
                 if split == s.TRAIN:

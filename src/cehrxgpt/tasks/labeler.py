@@ -41,7 +41,8 @@ class Labelled:
 
     Attributes:
         labels: LabelTable, sorted by subject and prediction time.
-        attrition: one mapping per step: `step`, `subjects`, `rows` (left after it), `dropped_subjects`, `dropped_rows`, `note`.
+        attrition: one mapping per step: `step`, `subjects`, `rows` (left after it; None before the index), `dropped_subjects`,
+            `dropped_rows`, `note`.
         task: as it was asked, concept sets widened by the data's vocabulary.
     """
 
@@ -62,7 +63,7 @@ class Labelled:
         """Why there are no rows, if there are none."""
         if self.labels.height:
             return None
-        empty = next((step for step in self.attrition if step["rows"] == 0 and step["step"] != "subjects in the data"), None)
+        empty = next((step for step in self.attrition if step["rows"] == 0), None)
         return None if empty is None else (empty["note"] or f"nobody is left after: {empty['step']}")
 
     def write(self, out: str | Path, *, force: bool = False) -> None:
@@ -83,7 +84,10 @@ class _Attrition:
         entry[1] += rows.height
 
     def finish(self, subjects: int) -> list[dict[str, Any]]:
-        result = [{"step": "subjects in the data", "subjects": subjects, "rows": 0, "dropped_subjects": 0, "dropped_rows": 0, "note": ""}]
+        # There are no rows before there is an index: null, not zero.
+        result: list[dict[str, Any]] = [
+            {"step": "subjects in the data", "subjects": subjects, "rows": None, "dropped_subjects": 0, "dropped_rows": 0, "note": ""}
+        ]
         before_subjects, before_rows = subjects, None
         for step, (people, rows) in self.steps.items():
             dropped = 0 if before_rows is None else before_rows - rows

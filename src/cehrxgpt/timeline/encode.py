@@ -144,7 +144,7 @@ class Encoder:
         return _Rows(
             token=token,
             value=value,
-            order=code.rank("dense").to_numpy().astype(np.int64),
+            order=_alphabetical(code),
             visits=visits,
             loose=Loose(history[member], hour[member], links[member], member),
             icu=_icu_rows(events, np.flatnonzero(is_icu & (token >= 0)), history, hour, links),
@@ -312,6 +312,12 @@ class Encoder:
         ended = (units.end[final] + shift[final]) // HOURS_PER_DAY
         gap[units.history[final]] = np.maximum(last[units.history[final]] - ended, 0)
         return gap.astype(np.int32)
+
+
+def _alphabetical(code: pl.Series) -> Int:
+    """Rank of each code among the distinct ones; only those are compared as text."""
+    distinct = code.unique().sort().to_frame("code").with_row_index("_rank")
+    return code.to_frame("code").join(distinct, on="code", how="left", maintain_order="left")["_rank"].to_numpy().astype(np.int64)
 
 
 def _icu_rows(events: pl.DataFrame, rows: Int, history: Int, hour: Int, links: Int) -> IcuRows:

@@ -26,6 +26,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 
 LONG_GAPS = ("exact", "lt")
 SKIPPED = (s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END)  # never tokens of their own
+NUMBER_KEYS = ["code", "unit", "operator"]  # numbers under one key share one run of bins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +78,10 @@ class _Counts:
         self.codes = pl.DataFrame(schema={"code": pl.String, "origin": pl.String, "subjects": pl.UInt32})
         self.categories = pl.DataFrame(schema={"code": pl.String, "text_value": pl.String, "subjects": pl.UInt32})
         self.years = pl.DataFrame(schema={"year": pl.Int32, "subjects": pl.UInt32})
+        self.numbers = _Numbers(config.max_values)
         self.icu = pl.DataFrame(schema={"code": pl.String, "subjects": pl.UInt32})
         self.icu_subjects = 0
         self.lengths = UsualLengths()
-        group = {"code": pl.String, "unit": pl.String, "operator": pl.String}
-        self.values = pl.DataFrame(schema=group | {"subject_id": pl.Int64, "numeric_value": pl.Float32, "_hash": pl.UInt64})
-        self.levels = pl.DataFrame(schema=group | {"_level": pl.UInt8})
 
     def add(self, events: pl.DataFrame) -> None:
         """Count one shard (whole subjects)."""
@@ -103,25 +102,80 @@ class _Counts:
             texts = timed.filter(is_category(pl.col("text_value"))).group_by("code", "text_value").agg(count)
             self.categories = pl.concat([self.categories, texts]).group_by("code", "text_value").agg(pl.col("subjects").sum())
         if self.config.value_bins:
-            numbers = timed.filter(pl.col("numeric_value").is_finite()).select("code", "unit", "operator", "subject_id", "numeric_value")
-            self._keep(numbers.with_columns(pl.col("subject_id").hash(seed=17).alias("_hash")))
+            self.numbers.add(timed.filter(pl.col("numeric_value").is_finite()).select("code", "unit", "operator", "subject_id", "numeric_value"))
 
-    def _keep(self, numbers: pl.DataFrame) -> None:
-        """Add numbers; where a (code, unit) has too many, halve the patients that stand for it until it has not."""
-        keys = ["code", "unit", "operator"]
-        values = pl.concat([self.values, numbers])
-        while True:
-            values = values.join(self.levels, on=keys, how="left", nulls_equal=True).with_columns(pl.col("_level").fill_null(0))
-            values = values.filter(pl.col("_hash") & ((pl.lit(1, pl.UInt64) * 2 ** pl.col("_level")).cast(pl.UInt64) - 1) == 0)
-            sizes = values.group_by(*keys).agg(pl.len().alias("n"), pl.col("_level").first(), pl.col("subject_id").n_unique().alias("m"))
-            crowded = sizes.filter((pl.col("n") > self.config.max_values) & (pl.col("m") > 1) & (pl.col("_level") < 40))
-            values = values.drop("_level")
-            if crowded.is_empty():
-                self.values = values
-                return
-            raised = crowded.select(*keys, (pl.col("_level") + 1).cast(pl.UInt8).alias("_level"))
-            others = self.levels.join(raised, on=keys, how="anti", nulls_equal=True)
-            self.levels = pl.concat([others, raised])
+
+class _Numbers:
+    """Numbers by key, at most `most` of each: where there are more, patients whose hash falls in a half, a quarter, ... stand for all.
+
+    Kept as group number, subject and value, 16 bytes each. `groups` has a row per key: how many numbers it holds, and its level (the
+    patients kept are one in 2 ** level).
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+        self.groups = pl.DataFrame(schema=dict.fromkeys(NUMBER_KEYS, pl.String) | {"_group": pl.UInt32, "_level": pl.UInt8, "_held": pl.Int64})
+        self.parts: list[pl.DataFrame] = []
+
+    def add(self, numbers: pl.DataFrame) -> None:
+        """Add the numbers of one shard."""
+        keys = NUMBER_KEYS
+        fresh = numbers.select(keys).unique(maintain_order=True).join(self.groups, on=keys, how="anti", nulls_equal=True)
+        first = self.groups.height
+        number = pl.int_range(first, first + pl.len(), dtype=pl.UInt32).alias("_group")
+        fresh = fresh.with_columns(number, pl.lit(0, pl.UInt8).alias("_level"), pl.lit(0, pl.Int64).alias("_held"))
+        self.groups = pl.concat([self.groups, fresh])
+        placed = numbers.join(self.groups.select(*keys, "_group", "_level"), on=keys, how="left", nulls_equal=True)
+        self.parts.append(_standing(placed).select("_group", "subject_id", "numeric_value"))
+        self._count(self.parts[-1])
+        while (crowded := self._crowded()).len():
+            self._thin(crowded)
+
+    def _count(self, part: pl.DataFrame) -> None:
+        held = part.group_by("_group").agg(pl.len().cast(pl.Int64).alias("_more"))
+        joined = self.groups.join(held, on="_group", how="left", maintain_order="left")
+        self.groups = joined.with_columns(pl.col("_held") + pl.col("_more").fill_null(0)).drop("_more")
+
+    def _crowded(self) -> pl.Series:
+        """Groups with too many numbers that are not all of one patient."""
+        full = self.groups.filter((pl.col("_held") > self.most) & (pl.col("_level") < 40))["_group"]
+        if not full.len():
+            return full
+        several = pl.concat([part.lazy().filter(pl.col("_group").is_in(full.implode())) for part in self.parts]).group_by("_group")
+        return several.agg(pl.col("subject_id").n_unique().alias("m")).filter(pl.col("m") > 1).collect()["_group"]
+
+    def _thin(self, crowded: pl.Series) -> None:
+        """Halve the patients that stand for these groups."""
+        chosen = pl.col("_group").is_in(crowded.implode())
+        self.groups = self.groups.with_columns(
+            pl.when(chosen).then(pl.col("_level") + 1).otherwise("_level").cast(pl.UInt8).alias("_level"),
+            pl.when(chosen).then(0).otherwise("_held").cast(pl.Int64).alias("_held"),
+        )
+        levels = self.groups.select("_group", "_level")
+        parts = []
+        for part in self.parts:
+            thinned = _standing(part.filter(chosen).join(levels, on="_group", how="left")).select(part.columns)
+            self._count(thinned)
+            parts.append(pl.concat([part.filter(~chosen), thinned]))
+        self.parts = parts
+
+    def by_code(self) -> dict[str, list[tuple[str | None, str | None, pl.DataFrame]]]:
+        """code -> (unit, comparison sign, numbers with their subjects), in order, null first."""
+        if not self.parts:
+            return {}
+        parts = pl.concat(self.parts).partition_by("_group", as_dict=True, include_key=False)
+        self.parts = []
+        found: dict[str, list[tuple[str | None, str | None, pl.DataFrame]]] = {}
+        for code, unit, operator, group in self.groups.sort(NUMBER_KEYS).select(*NUMBER_KEYS, "_group").iter_rows():
+            if (group,) in parts:
+                found.setdefault(code, []).append((unit, operator, parts[group,]))
+        return found
+
+
+def _standing(numbers: pl.DataFrame) -> pl.DataFrame:
+    """Numbers of the patients that stand for all at `_level`."""
+    mask = (pl.lit(1, pl.UInt64) * 2 ** pl.col("_level")).cast(pl.UInt64) - 1
+    return numbers.filter(pl.col("subject_id").hash(seed=17) & mask == 0)
 
 
 def _origins(counts: _Counts) -> pl.DataFrame:
@@ -147,10 +201,10 @@ def _kind_of(code: str) -> Kind:
     return Kind.CODE
 
 
-def _value_rows(code: str, origin: str | None, groups: pl.DataFrame, config: TimelineConfig) -> list[Row]:
+def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, str | None, pl.DataFrame]], config: TimelineConfig) -> list[Row]:
     """Value tokens of one code: one run of bins per unit and comparison sign."""
     rows: list[Row] = []
-    for (unit, operator), part in groups.group_by("unit", "operator", maintain_order=True):
+    for unit, operator, part in groups:
         bins = value_bins(
             part["numeric_value"].to_numpy(),
             part["subject_id"].to_numpy(),
@@ -172,7 +226,7 @@ def _value_rows(code: str, origin: str | None, groups: pl.DataFrame, config: Tim
 def _event_rows(counts: _Counts) -> list[Row]:
     """Tokens of visit types, discharge places, genders, races, codes, values and categories."""
     config = counts.config
-    values = {key[0]: part for key, part in counts.values.sort("code", "unit", "operator", "numeric_value", "subject_id").group_by("code")}
+    values = counts.numbers.by_code()
     kept = counts.categories.filter(pl.col("subjects") >= config.min_subjects).sort("subjects", "text_value", descending=[True, False])
     categories = {key[0]: part.head(config.max_categories) for key, part in kept.group_by("code", maintain_order=True)}
     lengths = counts.lengths.medians(config.min_subjects)

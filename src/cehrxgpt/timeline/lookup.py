@@ -59,18 +59,26 @@ class Lookup:
         fallback = np.asarray([self._class_ids[name] for name in names], dtype=np.int32) if names else own
         return np.where(own >= 0, own, fallback).astype(np.int32)
 
-    def events(self, events: pl.DataFrame) -> tuple[Ids, npt.NDArray[np.float32]]:
-        """Token id and value of clinical rows: int32[n] and float32[n], NaN where the token holds no number."""
-        frame = events.select("code", "unit", "operator", "text_value", "numeric_value")
-        frame = frame.join(self._codes, on="code", how="left", maintain_order="left")
-        frame = frame.join(self._groups, on=["code", "unit", "operator"], how="left", maintain_order="left", nulls_equal=True)
+    def _grouped(self, keys: pl.DataFrame) -> pl.Series:
+        """Run of bins of each (code, unit, comparison sign); that of (code, unit) where the sign has none; else null."""
+        frame = keys.join(self._groups, on=keys.columns, how="left", maintain_order="left", nulls_equal=True)
         unsigned = self._groups.filter(pl.col("operator").is_null()).select("code", "unit", pl.col("_group").alias("_unsigned"))
         frame = frame.join(unsigned, on=["code", "unit"], how="left", maintain_order="left", nulls_equal=True)
-        frame = frame.join(self._categories, on=["code", "text_value"], how="left", maintain_order="left")
-        token = frame["_category"].fill_null(frame["_plain"]).fill_null(-1).to_numpy().astype(np.int32)
-        number = frame["numeric_value"].to_numpy().astype(np.float32)
-        group = frame["_group"].fill_null(frame["_unsigned"]).fill_null(-1).to_numpy()
-        binned = (group >= 0) & np.isfinite(number)
+        return frame["_group"].fill_null(frame["_unsigned"])
+
+    def events(self, events: pl.DataFrame) -> tuple[Ids, npt.NDArray[np.float32]]:
+        """Token id and value of clinical rows: int32[n] and float32[n], NaN where the token holds no number."""
+        token = self.plain(events["code"])
+        worded = np.flatnonzero(events["text_value"].is_not_null().to_numpy())
+        frame = events.select("code", "text_value")[worded].join(self._categories, on=["code", "text_value"], how="left", maintain_order="left")
+        category = frame["_category"].fill_null(-1).to_numpy()
+        token[worded] = np.where(category >= 0, category, token[worded])
+        number = events["numeric_value"].to_numpy().astype(np.float32)
+        numbered = np.flatnonzero(np.isfinite(number))
+        group_of = self._grouped(events.select("code", "unit", "operator")[numbered])
+        group = np.full(len(token), -1, dtype=np.int64)
+        group[numbered] = group_of.fill_null(-1).to_numpy()
+        binned = group >= 0
         where = group[binned]
         place = np.zeros(len(where), dtype=np.int64)
         for edge in range(self._inner.shape[1]):  # a handful of bins

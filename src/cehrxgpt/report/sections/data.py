@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
+from cehrxgpt.report import suppress
 from cehrxgpt.report.markup import (
     Markup,
     Section,
@@ -27,21 +29,11 @@ from cehrxgpt.report.markup import (
     table,
     tag,
 )
+from cehrxgpt.report.quality.facts import clinical
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
+from cehrxgpt.report.suppress import SMALL_CELL
 from cehrxgpt.report.svg import Axis, Chart, grid
-
-SMALL_CELL = 11
-"""Codes of fewer subjects are never named, and cells of fewer are not told apart: the page may leave the house."""
-
-_NOT_CLINICAL = (s.BIRTH, s.DEATH, s.OBSERVATION_START, s.OBSERVATION_END)
-
-
-def clinical() -> pl.Expr:
-    """Rows that are something that happened: not static, not birth, death or the limits of observation, not a visit's own rows."""
-    code = pl.col("code")
-    structural = code.str.starts_with(s.VISIT_PREFIX) | code.str.starts_with(s.DISCHARGE_PREFIX)
-    return pl.col("time").is_not_null() & ~code.is_in(_NOT_CLINICAL) & ~structural
 
 
 def split_counts(events: pl.LazyFrame) -> pl.DataFrame:
@@ -66,7 +58,7 @@ def section(run: RunFolder) -> Section:
     """The chapter.
 
     Raises:
-        MissingInputs: neither events, nor labels, nor an ingest account.
+        MissingInputs: neither events nor an ingest account.
     """
     ingest = run.json("events/ingest.json")
     parts: list[Any] = []
@@ -83,22 +75,19 @@ def section(run: RunFolder) -> Section:
         add("ingest", "What the ingest kept", _ingest(ingest))
     if run.events is not None:
         add("codes", "Most common codes", _codes(run, run.events))
-    if labels := _labels(run):
-        add("labels", "Labels", labels)
     if not parts:
-        raise MissingInputs("events/, events/ingest.json or labels/")
+        raise MissingInputs("events/ or events/ingest.json")
     return Section("data", "Data", join(parts), tuple(children))
 
 
 def _overview(run: RunFolder, events: pl.LazyFrame) -> Markup:
     counts = split_counts(events)
-    rows = [
-        [readable(r["split"]), count(r["subjects"]), count(r["events"]), count(r["visits"]), count(r["values"]), count(r["deaths"])]
-        for r in counts.to_dicts()
-    ]
-    if len(rows) > 1:
-        total = counts.select(pl.col("subjects", "events", "visits", "values", "deaths").sum()).row(0)
-        rows.append(["all", *(count(value) for value in total)])
+    columns = ["subjects", "events", "visits", "values", "deaths"]
+    total = {"split": "all", **counts.select(pl.col(columns).sum()).row(0, named=True)}
+    listed = [*counts.to_dicts(), *([total] if counts.height > 1 else [])]
+    keyed = {f"{row['split']} {name}": row[name] for row in listed for name in columns}
+    said = suppress.Counts(keyed, [[f"{row['split']} {name}" for row in listed] for name in columns])
+    rows = [[readable(row["split"]), *(said[f"{row['split']} {name}"] for name in columns)] for row in listed]
     facts = _facts(run)
     first, last = counts["first"].min(), counts["last"].max()
     span = ""
@@ -142,7 +131,8 @@ def _charts(run: RunFolder, events: pl.LazyFrame) -> Markup:
     if per_subject.height:
         values = per_subject["len"].to_numpy()
         low, middle, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
-        caption = f"Events per subject: median {count(middle)}; one in ten has fewer than {count(low)}, one in ten more than {count(high)}."
+        caption = f"Events per subject: median {count(middle)}"
+        caption += f"; one in ten has fewer than {count(low)}, one in ten more than {count(high)}." if len(values) >= 10 * SMALL_CELL else "."
         charts.append(figure(log_histogram(values, "events").svg(caption), caption))
     if per_year.height and not _shifted(run):  # years of a shifted calendar say nothing
         charts.append(figure(_years(per_year).svg("Events by calendar year"), "Events by calendar year."))
@@ -166,20 +156,26 @@ def _visits(events: pl.LazyFrame) -> Markup:
     for name in visits.CLASSES:
         if (row := known.get(name)) is not None:
             enough = row["subjects"] >= SMALL_CELL
-            rows.append(
-                [name, count(row["visits"]), count(row["subjects"]) if enough else f"under {SMALL_CELL}", number(row["hours"], 1) if enough else None]
-            )
+            rows.append([name, suppress.plain(row["visits"]), suppress.plain(row["subjects"]), number(row["hours"], 1) if enough else None])
     return table(["Class", "Visits", "Subjects", "Median length, hours"], rows, caption="Visits recovered, by class")
 
 
-def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
-    """Histogram of positive counts on a log axis; the outermost bins end at the 0.5th and 99.5th percentile.
+def log_histogram(values: Any, unit: str, *, per: str = "subject", least: float = 1.0, mark: tuple[float, str] | None = None) -> Chart:
+    """Histogram of positive counts on a log axis.
 
-    So no single extreme is shown; and few values make few bins.
+    The outermost bins end where eleven values lie beyond (at the 0.5th and 99.5th percentile of many), so that no single extreme is
+    shown; few values make few bins, and a bar of one to ten is drawn pale, at one height.
+
+    Args:
+        least: the axis starts here at the lowest.
+        mark: (value, name) of a line across.
     """
     values = np.asarray(values, dtype=float)
-    low, high = max(1.0, float(np.quantile(values, 0.005))), max(2.0, float(np.quantile(values, 0.995)))
+    tail = min(0.25, max(0.005, SMALL_CELL / len(values)))
+    low, high = max(least, float(np.quantile(values, tail))), max(2 * least, float(np.quantile(values, 1 - tail)))
     high = max(high, low * 3)
+    if mark is not None and low < mark[0] < 4 * high:
+        high = max(high, mark[0] * 1.05)
     edges = np.geomspace(low, high, 1 + int(np.clip(len(values) / 15, 5, 24)))
     heights, _ = np.histogram(np.clip(values, low, high), edges)
     chart = Chart(
@@ -190,8 +186,13 @@ def log_histogram(values: Any, unit: str, *, per: str = "subject") -> Chart:
         x_title=f"{unit} per {per}",
         y_title=f"{per}s",
     )
-    titles = [f"{low:,.0f} to {high:,.0f} {unit}: {height:,} {per}s" for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True)]
-    chart.bars(edges.tolist(), heights.tolist(), "fill c1", titles)
+    few = (heights > 0) & (heights < SMALL_CELL)
+    spans = [f"{number(a, 0 if a >= 10 else 1)} to {number(b, 0 if b >= 10 else 1)} {unit}" for a, b in pairwise(edges.tolist())]
+    titles = [f"{span}: {suppress.plain(height)} {per}s" for span, height in zip(spans, heights.tolist(), strict=True)]
+    chart.bars(edges.tolist(), np.where(few, 0, heights).tolist(), "fill c1", titles)
+    chart.bars(edges.tolist(), np.where(few, SMALL_CELL / 2, 0).tolist(), "fill pale c1", titles)
+    if mark is not None and low < mark[0] <= high:
+        chart.vertical(mark[0], mark[1])
     return chart
 
 
@@ -274,26 +275,30 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
         dropped = account.get("dropped", 0)
         reasons = [(reason, n) for reason, n in _items(dropped) if is_number(n) and n]
         lost = sum(n for _, n in reasons) if isinstance(dropped, dict) else dropped
-        read = account.get("read")
-        share = lost / read if is_number(read) and read and is_number(lost) else None
-        rows.append([name, count(read), count(account.get("kept")), count(lost), percent(share)])
-        drops += [[name, readable(reason), count(n)] for reason, n in sorted(reasons, key=lambda pair: -pair[1])]
+        found = {"read": account.get("read"), "kept": account.get("kept"), "lost": lost}
+        pooled = suppress.pool(reasons)
+        keyed = {key: n for key, n in found.items() if is_number(n)} | {str(place): one.count for place, one in enumerate(pooled)}
+        said = suppress.Counts(keyed, [[key for key in found if key in keyed], ["lost", *map(str, range(len(pooled)))] if "lost" in keyed else []])
+        share = suppress.share(lost, found["read"]) if is_number(found["read"]) and is_number(lost) and "lost" not in said.hidden else ""
+        rows.append([name, *(said[key] if key in keyed else "–" for key in found), share])
+        drops += [[name, ", ".join(map(readable, one.names)), said[str(place)]] for place, one in enumerate(pooled)]
     parts = []
     if rows:
-        read, kept = (sum(account.get(key) or 0 for _, account in accounts) for key in ("read", "kept"))
-        parts.append(paragraph(f"Of {count(read)} rows read {count(kept)} were kept; every other row was dropped for a stated reason."))
+        parts.append(paragraph("Every row that was read was kept, or dropped for a stated reason."))
         parts.append(_folded(["Table", "Read", "Kept", "Dropped", "Share dropped"], rows, caption="Rows read from each source table"))
     if drops:
         parts.append(_folded(["Table", "Reason", "Rows"], drops, caption="Why rows were dropped", left=2))
     for key, title in (("mended", "Rows mended rather than dropped"), ("derived", "Rows derived from others")):
-        found = [[name, readable(reason), count(n)] for name, reasons in _items(ingest.get(key)) for reason, n in _pairs(reasons)]
-        if found:
-            parts.append(details(title, table(["Table", "What", "Rows"], found, caption=title, left=2)))
+        rows_found = [[name, readable(reason), suppress.plain(n)] for name, reasons in _items(ingest.get(key)) for reason, n in _pairs(reasons)]
+        if rows_found:
+            parts.append(details(title, table(["Table", "What", "Rows"], rows_found, caption=title, left=2)))
     rest = [
         (readable(name), value) for name, value in flatten({k: v for k, v in ingest.items() if k not in ("tables", "mended", "derived", *_UNSAID)})
     ]
     if rest:
-        cells = [[name, shorten(number(v, 2) if isinstance(v, float) else count(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]]
+        cells = [
+            [name, shorten(number(v, 2) if isinstance(v, float) else suppress.plain(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]
+        ]
         parts.append(details("More from the ingest's account", table(["What", "Value"], cells, caption="Other entries of ingest.json", left=2)))
     return join(parts)
 
@@ -325,54 +330,8 @@ def flatten(value: Any, prefix: str = "", *, depth: int = 3) -> list[tuple[str, 
     return found
 
 
-# -- labels -----------------------------------------------------------------------------------------------------------------------
-
-
-def _labels(run: RunFolder) -> Markup | None:
-    rows, attritions = [], []
-    splits = run.parquet("events/metadata/subject_splits.parquet", ("subject_id", "split"))
-    for task in run.stems("labels"):
-        labels = run.labels(task)
-        if labels is None:
-            continue
-        if splits is not None:
-            labels = labels.join(
-                splits.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String)).unique("subject_id"), on="subject_id", how="left"
-            )
-        else:
-            labels = labels.with_columns(pl.lit("all").alias("split"))
-        counted = labels.group_by("split").agg(*_label_counts()).sort(pl.col("split").replace_strict(list(s.SPLITS), [0, 1, 2], default=3), "split")
-        if counted.is_empty():
-            rows.append([readable(task), "all", "0", "0", "0", "0", "0", "–"])
-        for index, row in enumerate(counted.to_dicts()):
-            known = row["positive"] + row["negative"]
-            share = percent(row["positive"] / known) if known else "–"
-            first = readable(task) if index == 0 else ""
-            rows.append(
-                [first, readable(row["split"] or "none"), *(count(row[k]) for k in ("rows", "subjects", "positive", "negative", "unknown")), share]
-            )
-        if steps := run.json_rows(f"labels/{task}.attrition.json"):
-            attritions.append(_attrition(task, steps))
-    if not rows:
-        return None
-    heads = ["Task", "Split", "Rows", "Subjects", "Positive", "Negative", "Unknown", "Positive share"]
-    explained = (
-        "Unknown: observation ended before the outcome could be told; such rows are neither positive nor negative. The share is of known rows."
-    )
-    return join([paragraph(explained), table(heads, rows, caption="Label rows by task and split", left=2, class_="grouped"), *attritions])
-
-
-def _label_counts() -> list[pl.Expr]:
-    value = pl.col("boolean_value")
-    return [
-        pl.len().alias("rows"),
-        pl.col("subject_id").n_unique().alias("subjects"),
-        (value.fill_null(False)).sum().alias("positive"),
-        (~value.fill_null(True)).sum().alias("negative"),
-        value.is_null().sum().alias("unknown"),
-    ]
-
-
-def _attrition(task: str, steps: list[dict[str, Any]]) -> Markup:
-    rows = [[readable(str(step.get("step", "?"))), count(step.get("subjects")), count(step.get("rows"))] for step in steps]
-    return details(f"Who was eligible: {readable(task)}", table(["Step", "Subjects", "Rows"], rows, caption=f"Attrition of {readable(task)}"))
+def scalar(value: Any) -> str:
+    """One entry of a stage's account, as text."""
+    if isinstance(value, bool) or not is_number(value):
+        return shorten(str(value), 160)
+    return count(value) if float(value).is_integer() else number(value, 4)

@@ -1,6 +1,7 @@
-"""One held-out subject: the record up to the prediction time, then the futures the model simulated beside what happened.
+"""One subject: the record up to the prediction time, then the futures the model simulated beside what happened.
 
-The only place of the page that shows a single person; `patient=None` leaves it out.
+The only place of the page that shows a single person. By itself it shows nobody real: of a simulated population a held-out subject, else
+one that the model wrote. A real person is shown only when asked for by id, and the page then says so at its head.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
+from cehrxgpt.report.history import bin_edges, read_history
+from cehrxgpt.report.history_chart import VISIT_COLOURS
+from cehrxgpt.report.history_tables import visits_table
 from cehrxgpt.report.markup import (
     Markup,
     Section,
@@ -23,7 +27,6 @@ from cehrxgpt.report.markup import (
     is_number,
     join,
     legend,
-    note,
     number,
     paragraph,
     percent,
@@ -33,19 +36,18 @@ from cehrxgpt.report.markup import (
     tag,
 )
 from cehrxgpt.report.methods import method, ordered
+from cehrxgpt.report.patient_page import demographic, drawing, who
+from cehrxgpt.report.quality.facts import clinical
 from cehrxgpt.report.run import EVENT_COLUMNS, KEY, RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.sections.data import clinical
-from cehrxgpt.report.sections.patient_charts import VISIT_COLOURS, incidence_chart, lab_chart, raster_chart, timeline_chart
+from cehrxgpt.report.sections.patient_charts import incidence_chart, lab_chart, raster_chart
 from cehrxgpt.report.svg import responsive
 from cehrxgpt.report.units import unit_name
 
 Patient = int | Literal["auto"] | None
 
-_GROUPS = (
-    ("Conditions", "condition_occurrence", "condition/", "c7", 8), ("Drugs", "drug_exposure", "drug/", "c3", 8),
-    ("Procedures", "procedure_occurrence", "procedure/", "c4", 5), ("Observations", "observation", "observation/", "c5", 3),
-)  # fmt: skip
+REAL_PERSON = "This page shows one real person’s record with its dates, because it was asked for. It is not for sharing."
+_CANDIDATES = 200
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,23 @@ def section(run: RunFolder, patient: Patient) -> Section:
     Raises:
         MissingInputs: no events, no forecast of anybody, or the subject asked for is not there.
     """
+    if patient == "auto" and not run.simulated:
+        return _synthetic(run)
     if run.events is None:
         raise MissingInputs("events/")
     case = _choose(run, patient)
     has_futures = not case.samples.is_empty()
     held_out = ", held out from training," if _split(run, case.subject) == s.HELD_OUT else ""
-    parts: list[Any] = [
+    parts: list[Any] = [] if run.simulated else [tag("div", paragraph(tag("b", REAL_PERSON)), class_="left-out")]
+    parts += [
         paragraph(f"Subject {case.subject}{held_out} as the record stood on {day(case.at)}{', the prediction time' if has_futures else ''}."),
         _demographics(run, case),
         tag("h3", "The record so far", id="patient-record"),
         _record(run, case),
     ]
     children = [("patient-record", "The record so far")]
-    if labs := _labs(run, case):
-        parts += [tag("h3", "Values" + (", and where the futures take them" if has_futures else ""), id="patient-labs"), labs]
+    if has_futures and (labs := _labs(run, case)):
+        parts += [tag("h3", "Values, and where the futures take them", id="patient-labs"), labs]
         children.append(("patient-labs", "Values"))
     if has_futures:
         parts += [tag("h3", f"{len(case.samples)} simulated futures", id="patient-futures"), _futures(run, case)]
@@ -89,6 +94,24 @@ def section(run: RunFolder, patient: Patient) -> Section:
     if risks := _risks(run, case):
         parts.append(risks)
     return Section("patient", "One patient, and their simulated futures" if has_futures else "One patient", join(parts), tuple(children))
+
+
+def _synthetic(run: RunFolder) -> Section:
+    """A patient whom the model wrote, where the population is real and nobody was asked for."""
+    events = run.synthetic_events
+    if events is None:
+        raise MissingInputs("--patient ID: nobody real is shown unless asked for by id, and there is no synthetic patient to show instead")
+    few = events.select("subject_id").unique().sort("subject_id").head(_CANDIDATES).collect()
+    own = events.filter(pl.col("subject_id").is_in(few["subject_id"].implode())).drop("split").collect()
+    last = own.filter(clinical()).group_by("subject_id").agg(pl.col("time").max().alias("prediction_time")).sort("subject_id")
+    if last.is_empty():
+        raise MissingInputs("a synthetic patient with an event")
+    subject, _ = _most_telling(own, last)
+    history = read_history(own, subject, run.names)
+    said = "Nobody real stands behind this record: the model wrote it. A real person is shown only when asked for (cehrxgpt report DIR --patient ID)."
+    shown = drawing(history, run.names, bin_edges(run.parquet("timeline/vocabulary.parquet")))
+    body = [paragraph(said), paragraph(*who(history, run.names, history.last)), shown, details("Visits as a table", visits_table(history))]
+    return Section("patient", "One synthetic patient", join(body))
 
 
 # -- choosing and loading ---------------------------------------------------------------------------------------------------------
@@ -141,7 +164,7 @@ def _choose(run: RunFolder, patient: Patient) -> Case:
             candidates = pl.DataFrame({"subject_id": [patient], "prediction_time": [last]}, schema_overrides={"prediction_time": pl.Datetime("us")})
     elif patient == "auto":
         held_out = run.events.filter(pl.col("split") == s.HELD_OUT).select("subject_id").unique().collect()
-        candidates = candidates.join(held_out, on="subject_id", how="semi").head(200)
+        candidates = candidates.join(held_out, on="subject_id", how="semi").head(_CANDIDATES)
     if candidates.is_empty():
         raise MissingInputs("forecast/trajectories/*.parquet or forecast/<task>.parquet of a held-out subject")
     events = run.events.filter(pl.col("subject_id").is_in(candidates["subject_id"].unique().implode())).drop("split").collect()
@@ -205,18 +228,12 @@ def _demographics(run: RunFolder, case: Case) -> Markup:
     if isinstance(born, datetime):
         years = int((case.at - born).days / 365.25)
         facts.append(f"aged {years}" if years < 90 else "aged 90 or more")  # very old people are few
-    facts += [_demographic(run, code) for code in static]
+    facts += [demographic(run.names, code) for code in static]
     rows = case.past.filter(clinical())
     seen = case.past.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX)).height
     facts.append(f"{count(rows.height)} events and {count(seen)} visits so far")
-    return paragraph("; ".join(facts).capitalize(), ".")
-
-
-def _demographic(run: RunFolder, code: str) -> str:
-    kind, _, value = code.partition("/")
-    known = {"gender/8532": "female", "gender/8507": "male"}.get(code)
-    name = run.name(code)
-    return known or (name.lower() if name != code else f"{kind} {value}" if value not in ("", "0") else f"{kind} unknown")
+    said = "; ".join(facts)
+    return paragraph(said[0].upper() + said[1:], ".")
 
 
 def with_class(events: pl.DataFrame) -> pl.DataFrame:
@@ -227,36 +244,10 @@ def with_class(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _record(run: RunFolder, case: Case) -> Markup:
-    rows = case.past.filter(clinical())
-    groups, hidden = [], []
-    for title, origin, prefix, colour, limit in _GROUPS:
-        own = rows.filter((pl.col("origin") == origin) | (pl.col("origin").is_null() & pl.col("code").str.starts_with(prefix)))
-        # Codes that read alike share a lane; those of most days come first.
-        own = own.with_columns(pl.col("code").replace_strict(run.names, default=pl.col("code"), return_dtype=pl.String).alias("name"))
-        counted = own.group_by("name").agg(pl.col("time").dt.date().n_unique().alias("n"), pl.col("time").min().alias("first"))
-        ranked = counted.sort("n", "name", descending=[True, False])
-        if ranked.is_empty():
-            continue
-        kept = ranked.head(limit).sort("first", "name")["name"].to_list()
-        groups.append((title, colour, [(name, own.filter(pl.col("name") == name).select("time", "end_time")) for name in kept]))
-        if ranked.height > limit:
-            hidden.append(f"{ranked.height - limit} more {title.lower()}")
-    stays = with_class(case.past)
-    start = case.past["time"].drop_nulls().filter(~case.past.filter(pl.col("time").is_not_null())["code"].is_in([s.BIRTH])).min()
-    if not isinstance(start, datetime):
-        return note("There is no dated event before the prediction time.")
-    shown = sorted(set(stays["class"].to_list()), key=visits.CLASSES.index)
-    chart = responsive(
-        lambda width: timeline_chart(width, start, case.at, stays, groups),
-        f"Timeline of visits and codes of subject {case.subject} up to {day(case.at)}",
-    )
-    caption = "Each row is a code; dots are records of it, bars the length of a drug." + (f" Not shown: {', '.join(hidden)}." if hidden else "")
-    parts: list[Any] = [
-        legend([(name, f"{VISIT_COLOURS[name]} box") for name in shown]) if shown else "",
-        figure(chart, caption),
-        _last_events(run, case),
-    ]
-    return join(parts)
+    """The drawing of the record up to the prediction time, and the last of it as a table."""
+    history = read_history(case.past, case.subject, run.names)
+    edges = bin_edges(run.parquet("timeline/vocabulary.parquet"))
+    return join([drawing(history, run.names, edges), details("Visits as a table", visits_table(history)), _last_events(run, case)])
 
 
 def _last_events(run: RunFolder, case: Case, limit: int = 60) -> Markup:

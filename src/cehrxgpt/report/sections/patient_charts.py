@@ -1,4 +1,4 @@
-"""The drawings of one subject: lanes of codes, small plots of values with a fan of simulated ones, rows of futures."""
+"""The drawings of one subject's futures: values with a fan of simulated ones, futures as rows, first events by day."""
 
 from __future__ import annotations
 
@@ -9,63 +9,12 @@ import numpy as np
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.report.markup import number, percent, shorten
+from cehrxgpt.report.history_chart import VISIT_COLOURS
+from cehrxgpt.report.markup import number, percent
 from cehrxgpt.report.svg import Axis, Chart, days
 
 if TYPE_CHECKING:
     from cehrxgpt.report.sections.patient import Case
-
-VISIT_COLOURS = {"inpatient": "c6", "emergency": "c2", "observation": "c8", "outpatient": "c1", "other": "c5"}
-
-Group = tuple[str, str, list[tuple[str, pl.DataFrame]]]
-
-
-def timeline_chart(width: int, start: datetime, at: datetime, stays: pl.DataFrame, groups: list[Group]) -> Chart:
-    """Visits as spans, then one lane per code; on a narrow screen the names stand above their lanes."""
-    wide = width > 500
-    left, lane, lane_head = (204, 20, 24) if wide else (8, 32, 26)
-    lanes = sum(len(rows) for _, _, rows in groups)
-    height = 24 + 34 + len(groups) * lane_head + lanes * lane + 30
-    axis = Axis.dates(start - (at - start) * 0.015, at, target=7 if wide else 4)
-    chart = Chart(width, height, axis, Axis.linear(0, 1), margin=(24, 14, 26, left), show_y=False)
-    for value, _ in axis.ticks:
-        px = float(chart.at_x(value))
-        chart.raw(f"M{px:.1f} 24V{height - 26}", "grid")
-    y = 26.0
-    chart.label(0, y + 15, "Visits", class_="strong")
-    _visit_lane(chart, stays, y + (2 if wide else 20), 16)
-    y += 34 if wide else 44
-    for title, colour, rows in groups:
-        chart.label(0, y + 16, title, class_="strong")
-        y += lane_head
-        for name, records in rows:
-            middle = y + (lane / 2 if wide else lane - 9)
-            chart.label(0 if wide else 8, y + (middle - y) + 4 if wide else y + 13, shorten(name, 27 if wide else 46), class_="plain")
-            _lane(chart, records, middle, colour)
-            y += lane
-    return chart
-
-
-def _visit_lane(chart: Chart, stays: pl.DataFrame, y: float, height: float) -> None:
-    for row in stays.sort("time").to_dicts():
-        begin = float(chart.at_x(days(row["time"])))
-        end = float(chart.at_x(days(row["end_time"]))) if row["end_time"] is not None else begin
-        title = f"{row['class']} visit, {row['time']:%Y-%m-%d}" + (f" to {row['end_time']:%Y-%m-%d}" if row["end_time"] is not None else "")
-        chart.box(begin, y, max(min(end, chart.width - chart.right) - begin, 3), height, f"fill {VISIT_COLOURS[row['class']]}", title=title, radius=1)
-
-
-def _lane(chart: Chart, records: pl.DataFrame, middle: float, colour: str) -> None:
-    edge = chart.width - chart.right
-    chart.raw(f"M{chart.left:.1f} {middle:.1f}H{edge:.1f}", "grid")
-    spots = []
-    for time, end in records.select("time", "end_time").iter_rows():
-        px = float(chart.at_x(days(time)))
-        spots.append(round(px, 1))
-        if end is not None:
-            stop = min(float(chart.at_x(days(end))), edge)
-            if stop - px > 3:
-                chart.box(px, middle - 3, stop - px, 6, f"fill pale {colour}", radius=2)
-    chart.raw("".join(f"M{px:.1f} {middle:.1f}h0" for px in sorted(set(spots))), f"dots full {colour}")
 
 
 def lab_chart(title: str, at: datetime, horizon_days: float, past: pl.DataFrame, simulated: pl.DataFrame, actual: pl.DataFrame) -> Chart:

@@ -8,6 +8,8 @@ from cehrxgpt.report.markup import Markup, Section, definitions, details, durati
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.data import flatten
+from cehrxgpt.report.suppress import UNDER, is_small
+from cehrxgpt.schema import SPLITS
 
 
 def stages(run: RunFolder) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def section(run: RunFolder) -> Section:
         parts.append(
             paragraph(f"The stages took {duration(sum(seconds))} in all; a stage that still held from an earlier run counts the time it took then.")
         )
-        parts.append(table(["Stage", "Status", "Time", "Figures"], rows, caption="Stages of the run", left=4))
+        parts.append(table(["Stage", "Status", "Finished", "Took", "Figures"], rows, caption="Stages of the run", left=5))
     versions: Any = (facts or {}).get("versions") or next((m["versions"] for m in manifests.values() if isinstance(m.get("versions"), dict)), {})
     if isinstance(versions, dict) and versions:
         parts += [tag("h3", "Versions"), definitions((name, str(version)) for name, version in versions.items())]
@@ -45,11 +47,11 @@ def _stage_rows(run: RunFolder) -> list[list[Any]]:
     rows = []
     for stage in stages(run):
         status = "still held" if stage.get("skipped") else str(stage.get("status", "–"))
+        when = str(stage.get("finished") or "–").replace("T", " ")[:16]
         figures = [(name, value) for name, value in flatten(stage.get("figures") or {}, depth=2) if is_number(value)]
-        shown = "; ".join(f"{readable(name)} {_figure(value)}" for name, value in figures[:5])
-        rows.append(
-            [readable(str(stage.get("name", "?"))), _whole(status), _whole(duration(stage.get("seconds"))), tag("span", shown, class_="figures")]
-        )
+        shown = "; ".join(f"{readable(name)} {_figure(name, value)}" for name, value in figures[:5])
+        cells = [_whole(status), _whole(when), _whole(duration(stage.get("seconds")))]
+        rows.append([readable(str(stage.get("name", "?"))), *cells, tag("span", shown, class_="figures")])
     return rows
 
 
@@ -57,7 +59,13 @@ def _whole(value: str) -> Markup:
     return tag("span", value, class_="whole")
 
 
-def _figure(value: float) -> str:
+_OF_PEOPLE = ("subject", "patient", "positive", "negative", "null", "death", "row", *SPLITS, "total")
+
+
+def _figure(name: str, value: float) -> str:
+    """A stage's figure; small ones that count people or their rows are hidden as everywhere else."""
+    if is_small(value) and any(word in name for word in _OF_PEOPLE):
+        return UNDER
     return f"{value:,.0f}" if float(value).is_integer() else number(value, 3)
 
 

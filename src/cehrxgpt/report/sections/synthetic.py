@@ -28,7 +28,7 @@ from cehrxgpt.report.markup import (
 )
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.sections.data import SMALL_CELL
+from cehrxgpt.report.suppress import SMALL_CELL
 from cehrxgpt.report.svg import Axis, Chart, grid, responsive
 
 _SIDES = (("real", "c1"), ("synthetic", "c2"))

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt.report import suppress
 from cehrxgpt.report.markup import (
     Markup,
     Section,
-    count,
     details,
     figure,
     is_number,
@@ -123,7 +123,7 @@ def _forest(width: int, by_task: dict[str, list[dict[str, Any]]]) -> Chart:
         positives = max((row["positives"] for row in rows if row["positives"] is not None), default=None)
         chart.label(0, y + 20, readable(task), class_="strong")
         if width > 500:
-            chart.label(width, y + 20, f"{count(positives)} positives", anchor="end")
+            chart.label(width, y + 20, f"{suppress.plain(positives)} positives", anchor="end")
         y += head_height
         for name in ordered([row["method"] for row in rows]):
             row = next(row for row in rows if row["method"] == name)
@@ -197,12 +197,14 @@ def _metric_table(task: str, rows: list[dict[str, Any]]) -> Markup:
     for name in ordered(list(sizes)):
         digits = [2 if column in ("calibration_slope", "calibration_intercept") else 3 for column in columns]
         shown = [interval(cells.get((name, column)), places) for column, places in zip(columns, digits, strict=True)]
-        body.append([method(name).label, *shown, *(() if same else (count(size) for size in sizes[name]))])
+        body.append([method(name).label, *shown, *(() if same else (suppress.plain(size) for size in sizes[name]))])
     heads = ["Method", *(_METRICS[name] for name in columns), *(() if same else ("Rows", "Subjects", "Positive"))]
     size = next(iter(sizes.values()))
-    of = f" ({count(size[0])} rows of {count(size[1])} subjects, {count(size[2])} positive)" if same else ""
+    positive = suppress.parts([size[2], max(size[0] - size[2], 0)])[0]
+    of = f" ({suppress.plain(size[0])} rows of {suppress.plain(size[1])} subjects, {positive} positive)" if same else ""
     shown_table = table(heads, body, caption=f"Held-out {readable(task)}: value and 95% interval{of}")
-    others = [row for row in rows if row["metric"] not in _METRICS]
+    # The prevalence times the rows would tell how few the positives are.
+    others = [row for row in rows if row["metric"] not in _METRICS and not (suppress.is_small(row["positives"]) and row["metric"] == "prevalence")]
     if not others:
         return shown_table
     further = [[method(row["method"]).label, readable(row["metric"]), interval(row)] for row in others]
@@ -226,8 +228,12 @@ def _outcome_line(predictions: pl.DataFrame, metrics: list[dict[str, Any]]) -> M
     positives = int(known["boolean_value"].sum() or 0)
     if rows.is_empty():
         return note("There are no predictions of this task in the run’s folder, so no curves.")
-    line = f"{count(rows.height)} rows predicted, {count(known.height)} with a known outcome, {count(positives)} positive"
-    line += f" ({percent(positives / known.height)})." if known.height else "."
+    said = suppress.Counts(
+        {"all": rows.height, "known": known.height, "unknown": rows.height - known.height, "yes": positives, "no": known.height - positives},
+        [["all", "known", "unknown"], ["known", "yes", "no"]],
+    )
+    share = said.share("yes", "known")
+    line = f"{said['all']} rows predicted, {said['known']} with a known outcome, {said['yes']} positive{f' ({share})' if share else ''}."
     if not positives or positives == known.height:
         line += " Without both outcomes there is nothing to rank, so there is no ROC curve."
     elif not metrics:

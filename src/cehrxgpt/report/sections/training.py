@@ -1,14 +1,12 @@
-"""What the model reads, and how it learned: vocabulary, lengths, what was out of vocabulary; loss, speed."""
+"""How the model learned: loss, speed, learning rate, and what the model is."""
 
 from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from cehrxgpt.report.markup import (
     Markup,
@@ -22,111 +20,12 @@ from cehrxgpt.report.markup import (
     legend,
     number,
     paragraph,
-    percent,
     readable,
-    shorten,
-    table,
-    tag,
 )
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.sections.data import flatten, log_histogram
+from cehrxgpt.report.sections.data import flatten, scalar
 from cehrxgpt.report.svg import Axis, Chart, grid, responsive
-
-# Twin of timeline.kinds.Kind (the report reads the file, not the package); the numbers are part of the stored vocabulary.
-_KINDS = {
-    "prompt": (1, 2, 3, 4, 5, 6, 7), "visit structure": (8, 9, 10, 11, 12, 13), "time between visits": (14, 15, 16), "time inside visits": (17, 18),
-    "plain codes": (19,), "codes with a value bin": (20,), "codes with a category": (21,), "death and end": (22, 23),
-}  # fmt: skip
-
-
-def vocabulary_section(run: RunFolder) -> Section:
-    """Vocabulary and sequence lengths.
-
-    Raises:
-        MissingInputs: there is no token store.
-    """
-    facts = run.json("timeline/tokenize.json")
-    vocabulary = run.parquet("timeline/vocabulary.parquet", ("token", "kind"))
-    lengths = _lengths(run.root / "timeline")
-    if facts is None and vocabulary is None and lengths is None:
-        raise MissingInputs("timeline/tokenize.json, timeline/vocabulary.parquet")
-    parts: list[Any] = [
-        paragraph("Each history is a sequence of tokens: a prompt of year, age, gender and race, then visits, codes, value bins and elapsed time.")
-    ]
-    charts = []
-    if lengths is not None and len(lengths):
-        q = [float(np.quantile(lengths, share)) for share in (0.5, 0.9)]
-        caption = f"Tokens per subject: median {count(q[0])}, nine in ten at most {count(q[1])}; {count(float(lengths.sum()))} tokens in all."
-        charts.append(figure(log_histogram(lengths, "tokens").svg(caption), caption))
-    if vocabulary is not None:
-        charts.append(_kinds(vocabulary))
-    parts.append(grid(charts))
-    if facts is not None:
-        parts.append(_facts(facts))
-        parts += _dropped(run, facts)
-    return Section("vocabulary", "Vocabulary and sequences", join(parts))
-
-
-def _kinds(vocabulary: pl.DataFrame) -> Markup:
-    known = dict(vocabulary.group_by(pl.col("kind").cast(pl.Int64)).len().iter_rows())
-    rows = [[name, count(sum(known.get(kind, 0) for kind in kinds))] for name, kinds in _KINDS.items()]
-    return table(["Kind of token", "Tokens"], [*rows, ["all", count(vocabulary.height)]], caption="The vocabulary by kind", class_="sum")
-
-
-def _lengths(folder: Path) -> Any:
-    """Tokens per subject from the store's `offsets`, or None."""
-    for name in ("offsets.npy", "arrays/offsets.npy"):
-        path = folder / name
-        if path.is_file():
-            try:
-                offsets = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):
-                return None
-            return np.diff(np.asarray(offsets, dtype=np.int64))
-    path = folder / "offsets.bin"
-    if path.is_file() and path.stat().st_size % 8 == 0:
-        return np.diff(np.fromfile(path, dtype=np.int64))
-    return None
-
-
-def _facts(facts: dict[str, Any]) -> Markup:
-    simple = [(readable(name), value) for name, value in facts.items() if is_number(value) or isinstance(value, str)]
-    return (
-        definitions((name, percent(value) if "share" in name and is_number(value) else _scalar(value)) for name, value in simple[:24])
-        if simple
-        else Markup("")
-    )
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool) or not is_number(value):
-        return shorten(str(value), 160)
-    return count(value) if float(value).is_integer() else number(value, 4)
-
-
-def _dropped(run: RunFolder, facts: dict[str, Any]) -> list[Markup]:
-    """Tables of the lists in `tokenize.json`: codes out of vocabulary, counts of what quantising changed."""
-    found = []
-    for key, value in facts.items():
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            heads = list(dict.fromkeys(column for row in value[:15] for column in row))
-            body = [[_cell(run, column, row.get(column)) for column in heads] for row in value[:15]]
-            inner = table([readable(head) for head in heads], body, caption=readable(key), left=1)
-        elif isinstance(value, dict) and value:
-            inner = table(["What", "Value"], [[readable(name), _scalar(item)] for name, item in flatten(value)[:60]], caption=readable(key), left=1)
-        else:
-            continue
-        found.append(details(readable(key).capitalize(), inner))
-    return found
-
-
-def _cell(run: RunFolder, column: str, value: Any) -> Any:
-    if column == "code" and isinstance(value, str):
-        name = run.name(value)
-        return join([shorten(name, 60), " ", tag("code", shorten(value, 60))]) if name != value else tag("code", shorten(value, 60))
-    return percent(value) if "share" in column and is_number(value) else _scalar(value) if value is not None else None
-
 
 # -- training ---------------------------------------------------------------------------------------------------------------------
 
@@ -275,5 +174,5 @@ def _model_facts(run: RunFolder) -> list[Markup]:
     weights = parameters(run)
     pairs = [("parameters", count(weights))] if weights else []
     if config:
-        pairs += [(readable(name), _scalar(value)) for name, value in flatten(config)[:40]]
+        pairs += [(readable(name), scalar(value)) for name, value in flatten(config)[:40]]
     return [details("The model's configuration", definitions(pairs))] if pairs else []

@@ -1,0 +1,246 @@
+"""Who is in and who is not: from rows read to events, and for each task from subjects to labels, as flow diagrams and tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.report import suppress
+from cehrxgpt.report.flow import End, Step, flow
+from cehrxgpt.report.markup import Section, details, figure, is_number, join, paragraph, readable, table, tag
+from cehrxgpt.report.run import RunFolder
+from cehrxgpt.report.sections import MissingInputs
+
+_END_NAMES = {"positive": ("Outcome: yes", "c2"), "negative": ("Outcome: no", "c1"), "unknown": ("Not known", "soft")}
+_END_WORDS = {"unknown": "observation ended before the outcome could be told"}
+_NOT_LEFT_OUT = ("subjects in the data", "asked of this data")
+_LEFT_OUT = {
+    "alive at the prediction time": "dead by the prediction time",
+    "under observation at the prediction time": "not under observation then",
+}
+_OUTCOMES = ("positive", "negative", "unknown")
+
+
+def section(run: RunFolder) -> Section:
+    """The chapter.
+
+    Raises:
+        MissingInputs: neither an ingest account nor labels.
+    """
+    parts: list[Any] = []
+    children: list[tuple[str, str]] = []
+    ingest = run.json("events/ingest.json")
+    if ingest is not None and (steps := data_steps(ingest, run.json("timeline/tokenize.json"))):
+        children.append(("flow-data", "From rows to events"))
+        chart = flow(steps, (), "Flow of rows: " + "; ".join(" ".join((step.title, *step.lines, step.side_title, *step.side)) for step in steps))
+        parts += [tag("h3", "From rows to events", id="flow-data"), figure(chart)]
+    found = [task for task in (task_counts(run, name) for name in run.stems("labels")) if task is not None]
+    for task in found:
+        identifier = f"flow-{task.task}"
+        children.append((identifier, readable(task.task)))
+        parts += [tag("h3", readable(task.task), id=identifier), _task(task)]
+    if found:
+        children.append(("labels", "Labels by split"))
+        parts += [tag("h3", "Labels by split", id="labels"), _label_table(found)]
+    if not parts:
+        raise MissingInputs("events/ingest.json or labels/")
+    lead = paragraph(f"Who is in, who was left out, and why. Counts of one to ten are written {suppress.UNDER}, here and below.")
+    return Section("attrition", "Attrition", join([lead, *parts]), tuple(children))
+
+
+# -- rows to events ---------------------------------------------------------------------------------------------------------------
+
+
+def data_steps(ingest: dict[str, Any], tokenized: dict[str, Any] | None) -> list[Step]:
+    """Rows read, left out by reason, kept; events; what the model reads of them. Empty where the account names no table."""
+    tables = ingest.get("tables")
+    accounts = [one for one in tables.values() if isinstance(one, dict)] if isinstance(tables, dict) else []
+    read, kept = (sum(one[key] for one in accounts if is_number(one.get(key))) for key in ("read", "kept"))
+    if not read:
+        return []
+    reasons: Counter[str] = Counter()
+    for one in accounts:
+        reasons.update({name: n for name, n in (one.get("dropped") or {}).items() if is_number(n)} if isinstance(one.get("dropped"), dict) else {})
+    pooled = suppress.pool(reasons.items())
+    keys = {f"reason {index}": reason.count for index, reason in enumerate(pooled)}
+    said = suppress.Counts({"read": read, "kept": kept, **keys}, [["read", "kept", *keys]])
+    side = tuple(f"{said[key]} {', '.join(map(readable, reason.names))}" for key, reason in zip(keys, pooled, strict=True))
+    share = suppress.share(read - kept, read)
+    left_out = f"Left out{f': {share} of rows' if share else ''}" if side else ""
+    steps = [Step("Rows of the source", (f"{said['read']} in {len(accounts)} tables",), left_out, side)]
+    events, subjects = (ingest.get(key) or {} for key in ("events", "subjects"))
+    derived = sum(n for one in (ingest.get("derived") or {}).values() if isinstance(one, dict) for n in one.values() if is_number(n))
+    steps.append(Step("Rows kept", (said["kept"], *([f"and {derived:,} rows derived from them"] if derived else []))))
+    if isinstance(events, dict) and is_number(events.get("total")):
+        people = suppress.plain(subjects.get("total")) if isinstance(subjects, dict) else ""
+        steps.append(Step("Events", (f"{events['total']:,}" + (f" of {people} subjects" if people else ""),)))
+    if tokenized is not None and is_number(tokenized.get("events")) and is_number(tokenized.get("events_dropped")):
+        steps += _token_steps(steps.pop(), tokenized["events"], tokenized["events_dropped"], tokenized)
+    return steps
+
+
+def _token_steps(before: Step, events: int, unknown: int, tokenized: dict[str, Any]) -> list[Step]:
+    lines = (*before.lines, f"{events:,} of them are to be written as tokens")
+    side = (f"{suppress.plain(unknown)} ({suppress.share(unknown, events)})",) if suppress.share(unknown, events) else (suppress.plain(unknown),)
+    told = suppress.Counts({"in": events - unknown, "out": unknown}, [["in", "out"]])
+    tokens = f"{tokenized['tokens']:,} tokens" if is_number(tokenized.get("tokens")) else ""
+    after = Step("Events the model reads", tuple(line for line in (told["in"], tokens) if line))
+    if not unknown:
+        return [Step(before.title, lines), after]
+    return [Step(before.title, lines, "Codes outside the vocabulary", side), after]
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """One task's counts from subjects to labels, all of them in one `suppress.Counts`.
+
+    Attributes:
+        reasons: the steps between the index and the labels, as they are named in the account; key `reason i`.
+        splits: in order; keys `split outcome`, `split rows`, `split subjects`.
+        absent: what the data lacks of what the task asks for; empty where it lacks nothing.
+    """
+
+    task: str
+    index: str
+    reasons: tuple[str, ...]
+    splits: tuple[str, ...]
+    said: suppress.Counts
+    absent: str
+
+
+def task_counts(run: RunFolder, task: str) -> TaskCounts | None:
+    """Counts of `labels/<task>.parquet` and its account; None where there is no such table."""
+    labels = run.labels(task)
+    if labels is None:
+        return None
+    steps = [step for step in run.json_rows(f"labels/{task}.attrition.json") if isinstance(step.get("step"), str)]
+    by_split = _by_split(run, labels)
+    counts: dict[str, int] = {}
+    lines: list[list[str]] = []
+    for split, row in by_split.items():
+        counts |= {f"{split} {key}": value for key, value in row.items()}
+        lines.append([f"{split} {key}" for key in (*_OUTCOMES, "rows")])
+    for key in (*_OUTCOMES, "rows", "subjects"):
+        counts[f"all {key}"] = sum(row[key] for row in by_split.values())
+        lines.append([f"all {key}", *(f"{split} {key}" for split in by_split)] if len(by_split) > 1 else [])
+    lines.append([f"all {key}" for key in (*_OUTCOMES, "rows")])
+    if len(by_split) == 1:
+        only = next(iter(by_split))
+        lines += [[f"all {key}", f"{only} {key}"] for key in (*_OUTCOMES, "rows", "subjects")]
+    reasons = _reasons(steps, counts, lines)
+    index = next((str(step["step"]) for step in steps if str(step["step"]).startswith("index")), "")
+    absent = next((str(step.get("note") or "its concepts") for step in steps if step["step"] == "asked of this data"), "")
+    return TaskCounts(task, index, reasons, tuple(by_split), suppress.Counts(counts, lines), absent)
+
+
+def _reasons(steps: list[dict[str, Any]], counts: dict[str, int], lines: list[list[str]]) -> tuple[str, ...]:
+    """Add the counts above the labels, with the sums that bind them; returns the names of the steps at which rows were left out."""
+    if steps and steps[0]["step"] == "subjects in the data" and is_number(steps[0].get("subjects")):
+        counts["subjects"] = steps[0]["subjects"]
+    index = next((place for place, step in enumerate(steps) if str(step["step"]).startswith("index")), None)
+    if index is None:
+        return ()
+    counts |= {"index rows": steps[index].get("rows") or 0, "index subjects": steps[index].get("subjects") or 0}
+    if "subjects" in counts:
+        counts["no index"] = counts["subjects"] - counts["index subjects"]
+        lines.append(["subjects", "no index", "index subjects"])
+    later = [step for step in steps[index + 1 :] if step["step"] not in _NOT_LEFT_OUT]
+    keys = [f"reason {place}" for place in range(len(later))]
+    before = [steps[index], *later]
+    counts |= {key: (one.get("rows") or 0) - (step.get("rows") or 0) for key, one, step in zip(keys, before, later, strict=False)}
+    counts["lost subjects"] = counts["index subjects"] - counts["all subjects"]
+    lines += [["index rows", *keys, "all rows"], ["index subjects", "lost subjects", "all subjects"]]
+    return tuple(str(step["step"]) for step in later)
+
+
+def _by_split(run: RunFolder, labels: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """split -> positive, negative, unknown, rows, subjects; one split "all subjects" where the data names none."""
+    splits = run.parquet("events/metadata/subject_splits.parquet", ("subject_id", "split"))
+    if splits is None:
+        labels = labels.with_columns(pl.lit("all subjects").alias("split"))
+    else:
+        known = splits.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String)).unique("subject_id")
+        labels = labels.join(known, on="subject_id", how="left").with_columns(pl.col("split").fill_null("none"))
+    value = pl.col("boolean_value")
+    counted = labels.group_by("split").agg(
+        value.fill_null(False).sum().alias("positive"), (~value.fill_null(True)).sum().alias("negative"), value.is_null().sum().alias("unknown"),
+        pl.len().alias("rows"), pl.col("subject_id").n_unique().alias("subjects"),
+    )  # fmt: skip
+    order = {split: place for place, split in enumerate(s.SPLITS)}
+    rows = sorted(counted.to_dicts(), key=lambda row: (order.get(row["split"], 9), row["split"]))
+    empty = dict.fromkeys((*_OUTCOMES, "rows", "subjects"), 0)
+    return {row.pop("split"): row for row in rows} or {"all subjects": empty}
+
+
+def task_flow(task: TaskCounts) -> tuple[list[Step], list[End]]:
+    """The diagram's boxes."""
+    said, steps = task.said, []
+    known = said.counts
+    if "subjects" in known:
+        missing = task.absent or "no index event"
+        side = (f"{said['no index']} {missing}",) if "no index" in known else (missing,) if task.absent else ()
+        steps.append(Step("Subjects in the data", (said["subjects"],), "Not asked about" if side else "", side))
+    if "index rows" in known:
+        what = readable(task.index.removeprefix("index: "))
+        lines = (what, f"{said['index rows']} events of {said['index subjects']} subjects")
+        lost = tuple(f"{said[f'reason {place}']} {_left_out(name)}" for place, name in enumerate(task.reasons))
+        steps.append(Step("Index events", lines, "Left out" if lost else "", lost))
+    steps.append(Step("Prediction times", (f"{said['all rows']} of {said['all subjects']} subjects",)))
+    ends = [_end(said, key) for key in _OUTCOMES] if known["all rows"] else []
+    return steps, ends
+
+
+def _end(said: suppress.Counts, key: str) -> End:
+    title, colour = _END_NAMES[key]
+    share = said.share(f"all {key}", "all rows")
+    words = (_END_WORDS[key],) if key in _END_WORDS and said.counts[f"all {key}"] else ()
+    return End(title, (said[f"all {key}"] + (f" ({share})" if share else ""), *words), colour)
+
+
+def _left_out(step: str) -> str:
+    """What a step of the account says of those it left out."""
+    if step in _LEFT_OUT:
+        return _LEFT_OUT[step]
+    for prefix, words in (("history of ", "with a history of under "), ("included: ", "without "), ("excluded: ", "with ")):
+        if step.startswith(prefix):
+            return words + readable(step.removeprefix(prefix))
+    if step.startswith("first onset: no "):
+        return "with " + readable(step.removeprefix("first onset: no "))
+    return "at: " + readable(step)
+
+
+def _task(task: TaskCounts) -> Any:
+    steps, ends = task_flow(task)
+    words = "; ".join(" ".join((step.title, *step.lines, step.side_title, *step.side)) for step in steps)
+    words += "; " + "; ".join(f"{end.title} {' '.join(end.lines)}" for end in ends)
+    said = task.said
+    rows = [["Subjects in the data", said["subjects"], ""]] if "subjects" in said.counts else []
+    if "index rows" in said.counts:
+        rows.append([readable(task.index), said["index subjects"], said["index rows"]])
+        rows += [[f"left out: {_left_out(name)}", "", said[f"reason {place}"]] for place, name in enumerate(task.reasons)]
+    rows.append(["Labels", said["all subjects"], said["all rows"]])
+    same = details("The same as a table", table(["Step", "Subjects", "Rows"], rows, caption=f"Attrition of {readable(task.task)}"))
+    return join([figure(flow(steps, ends, f"Flow diagram of {readable(task.task)}: {words}")), same])
+
+
+def _label_table(tasks: list[TaskCounts]) -> Any:
+    rows = []
+    for task in tasks:
+        for place, split in enumerate(task.splits):
+            key = partial("{} {}".format, split)
+            said = task.said
+            share = suppress.share(said.counts[key("positive")], said.counts[key("positive")] + said.counts[key("negative")])
+            shown = share if not {key("positive"), key("negative")} & said.hidden else ""
+            cells = [said[key(name)] for name in ("rows", "subjects", *_OUTCOMES)]
+            rows.append([readable(task.task) if place == 0 else "", readable(split), *cells, shown or "–"])
+    heads = ["Task", "Split", "Rows", "Subjects", "Outcome: yes", "Outcome: no", "Not known", "Share of yes"]
+    note = "Not known: observation ended before the outcome could be told; such rows are neither. The share is of rows whose outcome is known."
+    return join([paragraph(note), table(heads, rows, caption="Label rows by task and split", left=2, class_="grouped")])
