@@ -161,9 +161,9 @@ def test_times_beat_order(forty_thousand: Path, task: str, least: float) -> None
 
 @pytest.mark.slow
 def test_all_tasks_on_a_hundred_events(tmp_path: Path) -> None:
-    """Every library task, as many people as give 100 events of most; tens of minutes."""
+    """Every library task, as many people as give 100 events of the rarest; a quarter of an hour."""
     cdm = tmp_path / "cdm"
-    simulate(cdm, SimulateConfig(population="full", patients=100_000, seed=5, truth_samples=0))
+    simulate(cdm, SimulateConfig(population="full", patients=120_000, seed=5, truth_samples=0))
     events = cx.read_omop(cdm, out=tmp_path / "events")
     for task in true_tasks(cdm):
         assert agrees(judged(cdm, events, task).head(20_000), cdm, task, samples=20, groups=10) >= 100, task
