@@ -40,13 +40,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cx.EventDatase
 
 
 def judged(cdm: Path, events: cx.EventDataset, task: str) -> pl.DataFrame:
-    """One labelled row per subject, the planned observation covering the window, so that no outcome decides who is judged."""
+    """The first labelled row of each subject whose planned observation covers the window, so that no outcome decides who is judged.
+
+    A row picked at random from a subject's rows would be picked by the outcome: a readmission adds a row beside the one that it answers.
+    """
     asked = FULL.tasks[task]
     labels = cx.label(events, task).labels.join(pl.read_parquet(cdm / "truth" / "people.parquet"), on="subject_id")
     if not asked.in_stay:
         labels = labels.filter(pl.col("prediction_time") + pl.duration(days=int(asked.gap_days + asked.days)) <= pl.col("planned_end"))
     labels = labels.filter(pl.col("boolean_value").is_not_null())
-    return labels.sample(fraction=1.0, shuffle=True, seed=0).unique("subject_id", keep="first", maintain_order=True)
+    return labels.sort("subject_id", "prediction_time").unique("subject_id", keep="first", maintain_order=True)
 
 
 def agrees(rows: pl.DataFrame, cdm: Path, task: str, *, samples: int, groups: int) -> int:
