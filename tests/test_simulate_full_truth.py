@@ -17,9 +17,9 @@ from cehrxgpt.simulate.index import task_rows
 from cehrxgpt.simulate.lives import live
 from cehrxgpt.simulate.oracles import FOLDS, events_since, expected_auroc, formula, known_without_times, measure
 from cehrxgpt.simulate.populations.full import FULL
-from cehrxgpt.simulate.state import DAY, NEVER, State
+from cehrxgpt.simulate.state import AT_INPATIENT, DAY, NEVER, State
 from cehrxgpt.simulate.transitions import replan
-from cehrxgpt.simulate.truth import described, restore
+from cehrxgpt.simulate.truth import described, resimulate, restore
 
 PATIENTS = 800
 
@@ -83,9 +83,24 @@ def test_a_question_about_a_stay_is_asked_in_one(made: tuple[Path, cx.EventDatas
         true_risk(cdm, task_rows(cdm, FULL, "emergency_visit_1y"), "long_stay_7d", samples=2)
 
 
-def test_discharges_drawn_anew_are_like_those_planned() -> None:
+@pytest.fixture(scope="module")
+def states() -> State:
+    return next(live(FULL, 500, 4)).states
+
+
+def test_an_operation_still_to_be_written_is_the_outcome(states: State) -> None:
+    """A disease first coded on the day of its operation: asked between the code and the procedure the risk is 1, after both it is 0."""
+    operated = states.take(states.is_event("bypass"))
+    assert len(operated) >= 2
+    for minutes, risk in ((60.0, 1.0), (60.0 + 4 * DAY, 0.0)):
+        task = FULL.tasks["cad_cabg_1y"]
+        found = resimulate(operated, operated.row, operated.time + minutes, task, samples=4)
+        assert (found[operated.visit == AT_INPATIENT] == risk).all()
+
+
+def test_discharges_drawn_anew_are_like_those_planned(states: State) -> None:
     """Of all stays that go on at 48 hours, the ends drawn anew are distributed as the ends that were planned."""
-    s = next(live(FULL, 500, 4)).states
+    s = states
     opened = s.take(np.flatnonzero((s.visit == 2) & (s.stay_days > 0)))
     opened.clock = opened.time + 2 * DAY
     still = opened.take(opened.discharge_at > opened.clock)

@@ -90,7 +90,8 @@ class TrueTask:
     Attributes:
         outcome: see `Outcome`.
         days: length of the window.
-        settled: rows of a re-simulated start whose plan, drawn anew, is the outcome already.
+        settled: rows of a re-simulated start that are the outcome already: by the plan, drawn anew, or by what is still to be written of
+            the last event.
         gap_days: the window opens so long after the prediction time.
         number: tells the tasks' random futures apart.
         stay_over_days: asked in a stay; the outcome is that it has not ended (`outcome` is its end) so many days after the admission.

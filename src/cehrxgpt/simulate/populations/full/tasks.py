@@ -168,7 +168,10 @@ def tasks(entries: dict[str, Entry], diabetes_drugs: tuple[int, ...]) -> dict[st
 
     return {
         "t2dm_hf_1y": TrueTask(outcome=Coded(failing), days=365.0, number=1, rows=diabetics),
-        "cad_cabg_1y": TrueTask(outcome=Operated("bypass"), days=365.0, number=2, rows=coronary),
+        "cad_cabg_1y": TrueTask(
+            # a disease first coded on the day of its operation is asked about an hour before the operation is written
+            outcome=Operated("bypass"), settled=Operated("bypass"), days=365.0, number=2, rows=coronary,
+        ),
         "discharge_home_death_1y": TrueTask(outcome=Death(), days=360.0, number=3, rows=lambda cdm: _ready(_discharges(cdm).filter(pl.col("home")))),
         "afib_stroke_1y": TrueTask(
             outcome=Coded(("stroke",)), days=360.0, number=4, rows=lambda cdm: _ready(_history(cdm, first_code("fibrillation")(cdm), 720))
