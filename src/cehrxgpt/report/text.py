@@ -181,7 +181,16 @@ def _model(path: Path) -> list[str]:
     if steps:
         best = min(range(len(tuning)), key=tuning.__getitem__)
         rows.append(["best tuning loss", f"{number(tuning[best])} at step {count(steps[best])}"])
-    return [f"{path.name}: a model", *_columns(rows[:40], left=2)]
+    return [f"{path.name}: a model", *_columns(rows[:40], left=2), *_adapted(run.json(f"{path.name}/adapt.json"))]
+
+
+def _adapted(facts: dict[str, Any] | None) -> list[str]:
+    """The transfer report of a model that was adapted to another data set."""
+    if facts is None:
+        return []
+    rows = [[name.replace("_", " "), _scalar(value)] for name, value in flatten(facts, depth=4) if not isinstance(value, list)]
+    shown = [row for row in rows if not row[0].startswith("training")]
+    return ["", "  adapted to another data set", *_columns(shown[:60], indent="    ", left=2)]
 
 
 def _cdm_files(path: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cehrxgpt.stages.adapting import adapt
     from cehrxgpt.stages.data import ingest, inspect, simulate, tokenize
     from cehrxgpt.stages.discovery import discover
     from cehrxgpt.stages.embedding import embed, embed_all, probe, probe_all
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cehrxgpt.stages.writing import synthesize, synthesize_and_ingest
 
 _PUBLIC = {
+    "adapting": ("adapt",),
     "data": ("ingest", "inspect", "simulate", "tokenize"),
     "discovery": ("discover",),
     "embedding": ("embed", "embed_all", "probe", "probe_all"),
@@ -34,6 +36,7 @@ _PUBLIC = {
 _MODULE = {name: f"cehrxgpt.stages.{module}" for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [  # loaded on first use
+    "adapt",
     "choose_rows",
     "discover",
     "embed",

@@ -53,7 +53,7 @@ def tokenize(
     dataset = EventDataset(events)
     refuse_existing(out, force=force, inputs=[events, *([vocabulary] if vocabulary else [])])
     if vocabulary is not None:
-        timeline = Timeline.load(vocabulary)
+        timeline = Timeline.load(vocabulary).on(dataset)
     else:
         timeline = Timeline.fit(dataset, split=s.TRAIN, config=from_dict(TimelineConfig, dict(settings), where="tokenize"))
     return write_store(dataset, timeline, out, force=force, progress=progress)

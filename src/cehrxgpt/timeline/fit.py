@@ -65,7 +65,7 @@ def is_category(text: pl.Expr) -> pl.Expr:
     return text.str.contains(r"[\pL\pN]").fill_null(False)
 
 
-class _Counts:
+class Counts:
     """What is accumulated over shards."""
 
     def __init__(self, config: TimelineConfig):
@@ -113,7 +113,7 @@ class _Counts:
             self.levels = pl.concat([others, raised])
 
 
-def _origins(counts: _Counts) -> pl.DataFrame:
+def _origins(counts: Counts) -> pl.DataFrame:
     """code -> its most common origin and its patients (a code with several origins counts the most common one's at least)."""
     return (
         counts.codes.sort("subjects", "origin", descending=[True, False], nulls_last=True)
@@ -158,7 +158,7 @@ def _value_rows(code: str, origin: str | None, groups: pl.DataFrame, config: Tim
     return rows
 
 
-def _event_rows(counts: _Counts) -> list[Row]:
+def event_rows(counts: Counts) -> list[Row]:
     """Tokens of visit types, discharge places, genders, races, codes, values and categories."""
     config = counts.config
     values = {key[0]: part for key, part in counts.values.sort("code", "unit", "numeric_value", "subject_id").group_by("code")}
@@ -192,7 +192,7 @@ def _unknown_rows(rows: list[Row]) -> list[Row]:
     return made
 
 
-def _unique(rows: list[Row]) -> list[Row]:
+def unique_tokens(rows: list[Row]) -> list[Row]:
     """Tell tokens apart that read the same (a code spelled like a structural token, bounds equal to six digits)."""
     seen: set[str] = set()
     for row in rows:
@@ -204,7 +204,7 @@ def _unique(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _year_range(counts: _Counts, calendar: str) -> range:
+def year_range(counts: Counts, calendar: str) -> range:
     """Years from the first to the last in which at least `min_subjects` patients have events; none on a shifted calendar."""
     years = counts.years.filter(pl.col("subjects") >= counts.config.min_subjects)["year"]
     if calendar != "true" or years.is_empty():
@@ -216,6 +216,14 @@ def _shards(events: EventDataset | pl.DataFrame, split: str | None) -> Iterable[
     if isinstance(events, pl.DataFrame):
         return [events]
     return (frame for _, frame in events.iter_shards(split))
+
+
+def count_events(events: EventDataset | pl.DataFrame, split: str | None, config: TimelineConfig) -> Counts:
+    """Everything a vocabulary is made of, counted over one split of a data set, or over a whole EventTable."""
+    counts = Counts(config)
+    for frame in _shards(events, split):
+        counts.add(frame)
+    return counts
 
 
 def fit_vocabulary(
@@ -233,17 +241,15 @@ def fit_vocabulary(
     """
     config = config or TimelineConfig()
     calendar = calendar or (events.calendar if isinstance(events, EventDataset) else "true")
-    counts = _Counts(config)
-    for frame in _shards(events, split):
-        counts.add(frame)
-    rows = _event_rows(counts)
+    counts = count_events(events, split, config)
+    rows = event_rows(counts)
     if not any(row["kind"] == Kind.CODE for row in rows):
         most = counts.codes.filter(~pl.col("code").str.contains(r"^(gender|race|Visit|discharge)/"))["subjects"].max()
         raise InputError(
             f"no code is left for the vocabulary: {counts.subjects:,} training patients, the most common code has {most or 0!s}, "
             f"min_subjects is {config.min_subjects}; lower min_subjects or add patients"
         )
-    structural = structural_rows(_year_range(counts, calendar), config.long_gap)
+    structural = structural_rows(year_range(counts, calendar), config.long_gap)
     classes = {row["token"] for row in structural}
     seen = {row["token"]: row["subjects"] for row in rows if row["kind"] == Kind.VISIT_TYPE and row["token"] in classes}
     for row in structural:  # a data set whose visit types are the classes themselves
@@ -251,7 +257,7 @@ def fit_vocabulary(
             row["subjects"] = seen[row["token"]]
     rows = [row for row in rows if not (row["kind"] == Kind.VISIT_TYPE and row["token"] in classes)]
     names = events.names() if isinstance(events, EventDataset) else {}
-    everything = _unique([*structural, *_unknown_rows(rows), *rows])
+    everything = unique_tokens([*structural, *_unknown_rows(rows), *rows])
     for row in everything:
         if row.get("code") in names:
             row["name"] = names[row["code"]]

@@ -53,6 +53,14 @@ class Timeline:
     def _encoder(self) -> Encoder:
         return Encoder(self.vocabulary, calendar=self.calendar)
 
+    def on(self, events: EventDataset | pl.DataFrame) -> Timeline:
+        """This timeline with the data set's calendar: shifted dates say nothing of the year, whatever the vocabulary was fitted on.
+
+        A bare table has no calendar of its own and takes the vocabulary's.
+        """
+        calendar = events.calendar if isinstance(events, EventDataset) else self.calendar
+        return self if calendar == self.calendar else Timeline(self.vocabulary, calendar=calendar)
+
     def encode_frame(self, events: pl.DataFrame, *, key: Sequence[str] = ("subject_id",)) -> EncodedHistories:
         """Events to tokens, one history per key; see `encode.Encoder.encode`."""
         return self._encoder.encode(events, key=key)
