@@ -12,6 +12,7 @@ everything is done.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -70,7 +71,8 @@ def adapt(
         model: a model, or its folder.
         events: the other data set, as ingest leaves it.
         out: MODEL folder to be, with `adapt.json` beside the weights; None: a temporary one that goes when the returned model does.
-        config: settings, or the name or file of a recipe; the model's shape is its own, whatever `model` says there.
+        config: settings, or the name or file of a recipe; the model's shape is its own, whatever `model` says there, and
+            the learning rate never above the one that it was trained with.
         steps: optimiser steps, instead of the recipe's.
         old: a token store of the data the model was trained on, to measure what is forgotten.
         replay: train on histories of `old` as well, about as many tokens as the new data's.
@@ -97,10 +99,17 @@ def adapt(
         raise InputError("replay: no old data to replay; give the token store that the model was trained on (--old TIMELINE)")
     settings = to_dict(config if isinstance(config, TrainConfig) else load_recipe(config))
     shape = {name: value for name, value in model.config.to_dict().items() if name != "vocabulary_size"}
-    settings |= {"model": shape} | ({} if steps is None else {"steps": steps})
+    settings |= {"model": shape, "tokens_per_batch": max(settings["tokens_per_batch"], model.config.context)}
+    settings |= {"learning_rate": min(settings["learning_rate"], _peak(model))} | ({} if steps is None else {"steps": steps})
     return _Run(model, events, Path(out), from_dict(TrainConfig, settings, where="adapt"), store, replay).go(
         resume=resume, force=force, progress=progress
     )
+
+
+def _peak(model: Loaded) -> float:
+    """The highest learning rate the model was trained with; no limit where nothing says so."""
+    path = model.folder / MANIFEST_FILE
+    return float(read_json(path).get("settings", {}).get("learning_rate", math.inf)) if path.exists() else math.inf
 
 
 class _Run:
