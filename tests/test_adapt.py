@@ -103,9 +103,9 @@ def test_what_is_new_is_appended_and_what_is_known_keeps_its_bins(hospitals: Hos
 
 def test_a_rare_code_stays_out_and_years_leave_no_hole(hospitals: Hospitals) -> None:
     old = fit_vocabulary(hospitals.first)
-    few = [static(s) + [row(s, START_LATER, "condition/77"), row(s, START_LATER, "condition/1")] for s in range(10)]
+    few = [[*static(s), row(s, START_LATER, "condition/77"), row(s, START_LATER, "condition/1")] for s in range(10)]
     assert "condition/77" not in expand(old, table([one for rows in few for one in rows]), split=None)
-    many = [static(s) + [row(s, START_LATER, "condition/77")] for s in range(11)]
+    many = [[*static(s), row(s, START_LATER, "condition/77")] for s in range(11)]
     bigger = expand(old, table([one for rows in many for one in rows]), split=None)
     assert "condition/77" in bigger
     years = sorted(year for year in bigger.amount_to_id[Kind.YEAR] if year >= 0)

@@ -470,7 +470,7 @@ def test_quantise_counts(timeline: Timeline) -> None:
         row(1, begin + timedelta(days=30), "Visit/424242", end_time=begin + timedelta(days=30), visit_id=3),
     ]
     made = quantise(table(rows), timeline)
-    expected = {"events": 8, "unmapped": 1, "time_moved": 3, "value_binned": 1, "value_set_aside": 1, "visit_type_mapped": 1}
+    expected = {"events": 8, "backed_off": 0, "unmapped": 1, "time_moved": 3, "value_binned": 1, "value_set_aside": 1, "visit_type_mapped": 1}
     assert made.counts == expected | {"visits_merged": 1, "links_changed": 1}
     assert made.events.filter(pl.col("code").str.starts_with("Visit/"))["code"].to_list() == ["Visit/9201", "Visit/other"]
     assert table_row("x", made).count("|") == table_head().split("\n")[0].count("|")

@@ -25,7 +25,8 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
-from cehrxgpt.timeline.fit import Counts, TimelineConfig, count_events, event_rows, unique_tokens, year_range
+from cehrxgpt.timeline.back_off import joined_facts, ontology_facts, sets_of
+from cehrxgpt.timeline.fit import Counts, TimelineConfig, codes_of, count_events, event_rows, unique_tokens, year_range
 from cehrxgpt.timeline.kinds import EVENT_KINDS, Kind
 from cehrxgpt.timeline.structure import Row, structural_rows
 from cehrxgpt.timeline.vocabulary import Vocabulary
@@ -37,8 +38,9 @@ def settings_of(vocabulary: Vocabulary) -> TimelineConfig:
     """How the vocabulary was fitted."""
     known = {field.name for field in fields(TimelineConfig)}
     given = {name: value for name, value in vocabulary.settings.items() if name in known}
-    edges = {code: tuple(values) for code, values in given.pop("fixed_edges", {}).items()}
-    return TimelineConfig(**given, fixed_edges=edges)
+    given["fixed_edges"] = {code: tuple(values) for code, values in given.get("fixed_edges", {}).items()}
+    given["roll_up"] = tuple(given.get("roll_up", ()))
+    return TimelineConfig(**given)
 
 
 def meaning(row: Row) -> Hashable:
@@ -65,7 +67,7 @@ def expand(vocabulary: Vocabulary, events: EventDataset | pl.DataFrame, *, split
     """
     config = settings_of(vocabulary)
     calendar = calendar or (events.calendar if isinstance(events, EventDataset) else str(vocabulary.settings.get("calendar", "true")))
-    counts = count_events(events, split, config)
+    counts = count_events(events, split, config, sets_of(vocabulary))
     old = vocabulary.table.to_pylist()
     there = {meaning(row) for row in old}
     found = [*structural_rows(_years(vocabulary, counts, calendar), config.long_gap), *event_rows(counts)]
@@ -78,7 +80,11 @@ def expand(vocabulary: Vocabulary, events: EventDataset | pl.DataFrame, *, split
         if row.get("code") in names:
             row["name"] = names[row["code"]]
     expansions = [*vocabulary.settings.get("expansions", []), {"first": len(old), "tokens": len(new), "train_subjects": counts.subjects}]
-    return Vocabulary.from_rows(unique_tokens([*old, *new]), {**vocabulary.settings, "expansions": expansions})
+    settings = {**vocabulary.settings, "expansions": expansions}
+    if "ontology" in settings:
+        kept = [row["code"] for row in (*old, *new) if row["kind"] == Kind.CODE]
+        settings["ontology"] = joined_facts(settings["ontology"], ontology_facts(kept, codes_of(events), sets_of(vocabulary)))
+    return Vocabulary.from_rows(unique_tokens([*old, *new]), settings)
 
 
 def _years(vocabulary: Vocabulary, counts: Counts, calendar: str) -> range:

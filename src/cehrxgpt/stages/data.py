@@ -55,8 +55,22 @@ def tokenize(
     if vocabulary is not None:
         timeline = Timeline.load(vocabulary).on(dataset)
     else:
-        timeline = Timeline.fit(dataset, split=s.TRAIN, config=from_dict(TimelineConfig, dict(settings), where="tokenize"))
+        config = from_dict(TimelineConfig, dict(settings), where="tokenize")
+        timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
     return write_store(dataset, timeline, out, force=force, progress=progress)
+
+
+def boundaries() -> dict[str, Any]:
+    """The concept sets of the task library, as the timeline takes them: it may not know the tasks."""
+    from cehrxgpt.tasks import library_tasks, load_task
+    from cehrxgpt.timeline.back_off import ConceptSet
+
+    tasks = {name: load_task(name) for name in library_tasks()}
+    return {
+        f"{name}/{which}": ConceptSet(concepts.patterns, concepts.descendants)
+        for name, task in tasks.items()
+        for which, concepts in task.concept_sets.items()
+    }
 
 
 def inspect(path: Path, *, subject: int | None = None) -> list[str]:

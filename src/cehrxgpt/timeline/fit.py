@@ -18,6 +18,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.config import to_dict
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
+from cehrxgpt.timeline.back_off import ConceptSets, ontology_facts, rolled_up
 from cehrxgpt.timeline.bins import value_bins
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.structure import Row, structural_rows
@@ -38,6 +39,8 @@ class TimelineConfig:
         long_gap: `exact` writes gaps from 1,080 days as years and days, `lt` as one token that counts 1,080 days.
         fixed_edges: code -> values that must be edges of its bins.
         max_values: numbers kept per (code, unit) while fitting.
+        roll_up: codes whose descendants are written as them; see `back_off`.
+        back_off: write a code outside the vocabulary as its nearest ancestor in it.
     """
 
     min_subjects: int = 11
@@ -46,6 +49,8 @@ class TimelineConfig:
     long_gap: str = "exact"
     fixed_edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     max_values: int = 200_000
+    roll_up: tuple[str, ...] = ()
+    back_off: bool = False
 
     def __post_init__(self) -> None:
         if self.min_subjects < 1:
@@ -218,16 +223,27 @@ def _shards(events: EventDataset | pl.DataFrame, split: str | None) -> Iterable[
     return (frame for _, frame in events.iter_shards(split))
 
 
-def count_events(events: EventDataset | pl.DataFrame, split: str | None, config: TimelineConfig) -> Counts:
+def count_events(events: EventDataset | pl.DataFrame, split: str | None, config: TimelineConfig, concept_sets: ConceptSets | None = None) -> Counts:
     """Everything a vocabulary is made of, counted over one split of a data set, or over a whole EventTable."""
     counts = Counts(config)
+    aliases = rolled_up(codes_of(events), config.roll_up, concept_sets or {})
     for frame in _shards(events, split):
-        counts.add(frame)
+        counts.add(aliases.apply(frame))
     return counts
 
 
+def codes_of(events: EventDataset | pl.DataFrame) -> pl.DataFrame:
+    """The data set's ontology; none for a bare table."""
+    return events.codes if isinstance(events, EventDataset) else pl.DataFrame(schema={"code": pl.String, "parent_codes": pl.List(pl.String)})
+
+
 def fit_vocabulary(
-    events: EventDataset | pl.DataFrame, *, split: str | None = "train", config: TimelineConfig | None = None, calendar: str | None = None
+    events: EventDataset | pl.DataFrame,
+    *,
+    split: str | None = "train",
+    config: TimelineConfig | None = None,
+    calendar: str | None = None,
+    concept_sets: ConceptSets | None = None,
 ) -> Vocabulary:
     """Fit a vocabulary on one split.
 
@@ -235,13 +251,17 @@ def fit_vocabulary(
         events: an event data set, of which only `split` is read; or an EventTable, all of which counts as training data.
         split: name of the training split; None reads every shard.
         calendar: `true` or `shifted`; by default what the data set says (`true` for a bare table).
+        concept_sets: whose boundaries roll-up and back-off keep; needed with either, and {} says that there are none.
 
     Raises:
         InputError: no code is left, or there is no such split.
+        ConfigError: codes are to be rolled up or backed off and nobody says across which boundaries not.
     """
     config = config or TimelineConfig()
+    if (config.roll_up or config.back_off) and concept_sets is None:
+        raise ConfigError("roll_up and back_off need concept_sets, whose boundaries they must not cross; give the task library's, or {} for none")
     calendar = calendar or (events.calendar if isinstance(events, EventDataset) else "true")
-    counts = count_events(events, split, config)
+    counts = count_events(events, split, config, concept_sets)
     rows = event_rows(counts)
     if not any(row["kind"] == Kind.CODE for row in rows):
         most = counts.codes.filter(~pl.col("code").str.contains(r"^(gender|race|Visit|discharge)/"))["subjects"].max()
@@ -263,4 +283,7 @@ def fit_vocabulary(
             row["name"] = names[row["code"]]
     settings: dict[str, Any] = to_dict(config) | {"calendar": calendar, "split": split, "train_subjects": counts.subjects}
     settings["fixed_edges"] = {code: list(edges) for code, edges in config.fixed_edges.items()}
+    if config.roll_up or config.back_off:
+        kept = [row["code"] for row in everything if row["kind"] == Kind.CODE]
+        settings["ontology"] = ontology_facts(kept, codes_of(events), concept_sets or {})
     return Vocabulary.from_rows(everything, settings)
