@@ -5,9 +5,9 @@
 FIRST, SECOND: two folders made by ingest; by default GiBleed and the MIMIC demo (OMOP), ingested from $CEHRXGPT_DATA. A model of the first is
 pretrained, its vocabulary expanded by the second, and then, all with the same steps and settings:
 
-    related, kind, random     where new rows begin (`grow`), with the bias that bounds the mass of new tokens
-    related without the bias  the same rows, and a bias of zero
-    related with replay       trained on histories of the first data set as well
+    related, kind, random     where new rows begin (`grow`); the bias that bounds the mass of new tokens is released when training begins
+    related, bias kept        the same rows, trained with the bias as expansion left it
+    related, with replay      trained on histories of the first data set as well
     from scratch              the expanded vocabulary, weights drawn anew: what the second data set teaches by itself
 
 Per line: largest change of an old token's log-probability on the first data set by expansion alone; held-out loss on the second of the
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from cehrxgpt.adapt.expand import expand
-from cehrxgpt.adapt.grow import grow
+from cehrxgpt.adapt.grow import grow, release
 from cehrxgpt.adapt.run import mix
 from cehrxgpt.adapt.scores import largest_change, looked_at, store_loss
 from cehrxgpt.adapt.transfer import Models, held_out_losses, known_shares
@@ -69,9 +69,6 @@ def begin(how: str, before: Decoder, models: Models) -> Decoder:
         torch.manual_seed(0)
         return Decoder(replace(models.grown.config))
     grown = grow(before, models.old, models.new, start=how if how in ("kind", "random") else "related")  # type: ignore[arg-type]
-    if how == "related without the bias":
-        assert grown.head_bias is not None
-        grown.head_bias.data.zero_()
     return grown
 
 
@@ -108,11 +105,12 @@ def main() -> None:
     settings = to_dict(load_recipe("adapt")) | {"model": shape, "steps": asked.steps, "precision": "float32"}
 
     lines: list[dict[str, Any]] = []
-    for how in ("related", "kind", "random", "related without the bias", "related with replay", "from scratch"):
+    for how in ("related", "kind", "random", "related, bias kept", "related, with replay", "from scratch"):
         start = begin(how, before.decoder, models)
         change = None if how == "from scratch" else largest_change(before.decoder, start, looked_at(old_store, "held_out", start.config.context))
-        store = out / ("mixed" if how == "related with replay" else "second")
-        pretrain(store, out / "trained", from_dict(TrainConfig, settings, where="benchmark"), start=start, force=True)
+        store = out / ("mixed" if how == "related, with replay" else "second")
+        released = start if how in ("related, bias kept", "from scratch") else release(start, len(models.old))
+        pretrain(store, out / "trained", from_dict(TrainConfig, settings, where="benchmark"), start=released, force=True)
         trained = load_model(out / "trained").decoder
         found = held_out_losses(replace(models, grown=start, adapted=trained), second, "held_out")
         real, generated = new_share(trained, timeline, second, len(models.old))

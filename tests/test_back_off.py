@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from cehrxgpt import stages
 from cehrxgpt.adapt.expand import expand
-from cehrxgpt.errors import ConfigError
+from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.stages.data import boundaries
 from cehrxgpt.tasks import library_tasks, load_task, resolve
 from cehrxgpt.tasks.codes import matching_codes
 from cehrxgpt.timeline import Timeline, TimelineConfig
-from cehrxgpt.timeline.back_off import Aliases, ConceptSet, Ontology, aliases, rolled_up
+from cehrxgpt.timeline.back_off import Aliases, ConceptSet, Ontology, aliases, common_ancestors, ontology_facts, rolled_up
 from cehrxgpt.timeline.fit import fit_vocabulary
 from cehrxgpt.timeline.moments import encode_moments
 from cehrxgpt.timeline.vocabulary import Vocabulary
@@ -139,8 +139,6 @@ def test_no_code_crosses_a_library_sets_edge(known: str) -> None:
     ]
     plain = Vocabulary.from_rows(rows, {})
     codes = codes_table(parents)
-    from cehrxgpt.timeline.back_off import ontology_facts
-
     facts = ontology_facts([row["code"] for row in rows[1:]], codes, boundaries())
     vocabulary = Vocabulary(plain.table, {"back_off": True, "ontology": facts})
     found = aliases(vocabulary, codes).target
@@ -227,6 +225,63 @@ def test_roll_up_comes_before_counting(tmp_path: Path) -> None:
     assert rolled_up(codes_table(PARENTS), (), SETS).target == {}
 
 
+def test_rare_codes_of_enough_patients_bring_their_ancestor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three codes of five patients each under condition/50, which nobody has itself; two under condition/60, ten patients together."""
+    monkeypatch.setattr("cehrxgpt.stages.data.boundaries", lambda: SETS)
+    rows = []
+    for subject in range(25):
+        number = subject // 5
+        rows += [*static(subject), row(subject, START, "condition/10", origin="condition_occurrence")]
+        rows.append(row(subject, START, f"condition/{(501, 502, 503, 601, 602)[number]}", origin="condition_occurrence"))
+    path = tmp_path / "events" / "data" / "train" / "0.parquet"
+    path.parent.mkdir(parents=True)
+    table(rows).write_parquet(path)
+    (tmp_path / "events" / "metadata").mkdir()
+    parents = {f"condition/{code}": [f"condition/{code // 10}", "condition/1"] for code in (501, 502, 503)}
+    parents |= {f"condition/{code}": ["condition/60", "condition/1"] for code in (601, 602)}
+    codes_table(parents).write_parquet(tmp_path / "events" / "metadata" / "codes.parquet")
+    facts = stages.tokenize(tmp_path / "events", tmp_path / "timeline", {"back_off": True})
+    vocabulary = Vocabulary.load(tmp_path / "timeline")
+    added = {code: vocabulary.subjects[i] for i, code in enumerate(vocabulary.code) if code in ("condition/50", "condition/60", "condition/1")}
+    # condition/1 is above all five: 25 patients, and the nearest for the last two alone, who are ten: it is not worth a token.
+    assert added == {"condition/50": 15}
+    assert vocabulary.origin[vocabulary.id_of("condition/50")] == "condition_occurrence"
+    assert (facts["events_backed_off"], facts["events_dropped"]) == (15, 10)
+    assert_round_trip(Timeline(vocabulary).on(EventDataset(tmp_path / "events")), table(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    edges=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).filter(lambda pair: pair[0] < pair[1]), max_size=16),
+    having=st.lists(st.tuples(st.integers(0, 7), st.integers(3, 8)), min_size=1, max_size=20, unique=True),
+    known=st.dictionaries(st.sampled_from([f"condition/{number}" for number in range(3)]), st.integers(1, 9), max_size=2),
+)
+def test_added_ancestors_are_said_of_enough_patients(edges: list[tuple[int, int]], having: list[tuple[int, int]], known: dict[str, int]) -> None:
+    parents: dict[str, list[str]] = {}
+    for above, below in edges:
+        parents.setdefault(f"condition/{below}", []).append(f"condition/{above}")
+    rare = pl.DataFrame([(subject, f"condition/{code}") for subject, code in having], schema=["subject_id", "code"], orient="row")
+    added = common_ancestors(rare, known, codes_table(parents), SETS, 2)
+    ontology = Ontology(parents, SETS)
+    said: dict[str, set[int]] = {}
+    for subject, code in rare.iter_rows():
+        target = code if code in added else ontology.nearest(code, {**known, **added})
+        if target is not None:
+            assert ontology.members_of(target) == ontology.members_of(code)
+            said.setdefault(target, set()).add(subject)
+    assert all(len(said.get(one, ())) >= 2 for one in added)
+    assert all(subjects >= len(said[one]) for one, subjects in added.items())
+
+
+def test_a_list_of_codes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "codes.txt").write_text("# ingredients\ndrug/1125315  # acetaminophen\n\ndrug/1118084\n")
+    assert stages.read_codes(tmp_path / "codes.txt") == ["drug/1125315", "drug/1118084"]
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    for name in ("none.txt", "absent.txt"):
+        with pytest.raises(InputError, match=f"{name}: .*expected one"):
+            stages.read_codes(tmp_path / name)
+
+
 def test_a_grown_vocabulary_knows_the_ancestors_of_its_new_codes(tmp_path: Path) -> None:
     few, many = _dataset(tmp_path / "few"), _dataset(tmp_path / "many", rare=20)
     vocabulary = fit_vocabulary(few, config=TimelineConfig(back_off=True), concept_sets=SETS)
@@ -239,7 +294,7 @@ def test_a_grown_vocabulary_knows_the_ancestors_of_its_new_codes(tmp_path: Path)
     assert expand(grown, many) is grown
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(events=histories())
 def test_round_trip_with_aliases(events: pl.DataFrame) -> None:
     target = {"unheard/9": "condition/1", "condition/2": "condition/1", "measurement/4": "measurement/5"}

@@ -139,6 +139,8 @@ def tokenize(
     vocabulary: Annotated[Optional[Path], typer.Option("--vocabulary", help="Use this vocabulary (a timeline or model folder).")] = None,  # noqa: UP045
     min_subjects: Annotated[int, typer.Option("--min-subjects", min=1, help="Codes and bins of fewer patients are left out.")] = 11,
     value_bins: Annotated[int, typer.Option("--value-bins", min=1, help="Quantile bins per code and unit.")] = 10,
+    back_off: Annotated[bool, typer.Option("--back-off", help="Write codes that are too rare as their nearest ancestor.")] = False,
+    roll_up: Annotated[Optional[Path], typer.Option("--roll-up", help="A file of codes, one a line: their descendants are written as them.")] = None,  # noqa: UP045
     force: Force = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -151,7 +153,9 @@ def tokenize(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    settings = {"min_subjects": min_subjects, "value_bins": value_bins}
+    settings: dict[str, Any] = {"min_subjects": min_subjects, "value_bins": value_bins, "back_off": back_off}
+    if roll_up is not None:
+        settings["roll_up"] = stages.read_codes(roll_up)
     with console.progress("tokenize") as progress:
         console.result(stages.tokenize(events, out, settings, vocabulary=vocabulary, force=force, progress=progress))
 

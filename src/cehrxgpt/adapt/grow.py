@@ -12,6 +12,7 @@ mass, in every context, and no old token's log-probability falls by more than lo
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -78,6 +79,17 @@ def grow(
         grown = Decoder(replace(decoder.config, vocabulary_size=len(new), head_bias=True))
     grown.load_state_dict(state, assign=True)
     return grown.train(decoder.training)
+
+
+def release(grown: Decoder, first_new: int) -> Decoder:
+    """A copy whose new tokens have no bias against them: where training begins.
+
+    An optimiser that moves every number by about its learning rate per step would be busy for thousands of steps undoing the bias.
+    """
+    released = copy.deepcopy(grown)
+    if released.head_bias is not None:
+        released.head_bias.data[first_new:] = 0
+    return released
 
 
 def _rows(weight_VD: Tensor, parents: list[Ints], start: Start) -> Tensor:

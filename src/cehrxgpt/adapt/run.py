@@ -3,7 +3,7 @@
     1. expand     the vocabulary by what the new data's training split brings (`expand`)
     2. grow       the decoder, so that old predictions hardly move (`grow`)
     3. tokenize   the new data with it; with `replay`, histories of the old data beside them (ids are the same in both)
-    4. train      by the recipe, early stopping on the new data's tuning split (`train`)
+    4. train      from there with the new tokens' bias released, by the recipe, early stopping on the new data's tuning split (`train`)
     5. report     what was known, gained, forgotten, and how values drifted (`transfer`)
 
 Intermediate results stand in `.<out>.adapting/` beside the output; an interrupted run goes on with `resume`. Nothing appears at `out` before
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from cehrxgpt.adapt.expand import expand
-from cehrxgpt.adapt.grow import NEW_MASS, grow
+from cehrxgpt.adapt.grow import NEW_MASS, grow, release
 from cehrxgpt.adapt.transfer import Models, Transfer, report
 from cehrxgpt.atomic import atomic_path, refuse_existing, write_json
 from cehrxgpt.config import fingerprint, from_dict, to_dict
@@ -137,7 +137,8 @@ class _Run:
         timeline = self._timeline(Timeline(vocabulary).on(self.events))
         shape = {name: value for name, value in grown.config.to_dict().items() if name != "vocabulary_size"}
         config = from_dict(TrainConfig, to_dict(self.config) | {"model": shape}, where="adapt")
-        summary = pretrain(timeline, self.work / "model", config, start=grown, resume=True, progress=progress)
+        start = release(grown, len(self.model.vocabulary))
+        summary = pretrain(timeline, self.work / "model", config, start=start, resume=True, progress=progress)
         adapted = load_model(self.work / "model")
         device = choose_device(config.device)
         decoders: list[Decoder] = [decoder.to(device).eval() for decoder in (self.model.decoder, grown, adapted.decoder)]

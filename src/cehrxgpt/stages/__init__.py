@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cehrxgpt.stages.adapting import adapt
-    from cehrxgpt.stages.data import ingest, inspect, simulate, tokenize
+    from cehrxgpt.stages.data import ingest, inspect, read_codes, simulate, tokenize
     from cehrxgpt.stages.discovery import discover
     from cehrxgpt.stages.embedding import embed, embed_all, probe, probe_all
     from cehrxgpt.stages.forecasting import choose_rows, forecast, forecast_all
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "adapting": ("adapt",),
-    "data": ("ingest", "inspect", "simulate", "tokenize"),
+    "data": ("ingest", "inspect", "read_codes", "simulate", "tokenize"),
     "discovery": ("discover",),
     "embedding": ("embed", "embed_all", "probe", "probe_all"),
     "forecasting": ("choose_rows", "forecast", "forecast_all"),
@@ -54,6 +54,7 @@ __all__ = [  # loaded on first use
     "pretrain",
     "probe",
     "probe_all",
+    "read_codes",
     "report",
     "show_task",
     "simulate",

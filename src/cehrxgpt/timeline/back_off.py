@@ -1,10 +1,12 @@
 """Codes written as one of their ancestors: rolled up to a listed one, or backed off because they are too rare.
 
     roll up     a descendant of a listed code is written as the nearest listed one, before anything is counted
-    back off    a code outside the vocabulary is written as its nearest ancestor in it
+    back off    a code outside the vocabulary is written as its nearest ancestor in it; an ancestor joins the vocabulary where rare codes
+                of enough patients together are written as it
 
-*Nearest* is an ancestor that is no ancestor of another candidate; of several, the one that fewest training patients have. An event that is
-written as an ancestor says only that: its number, unit and text belong to another code and are set aside.
+*Nearest* is an ancestor that is no ancestor of another candidate; of several (a data set tells the ancestors of its own codes, not of those
+ancestors), the one that fewest training patients stand behind. An event that is written as an ancestor says only that: its number, unit
+and text belong to another code and are set aside.
 
 **The boundary.** Neither may cross the edge of a concept set that a task is defined by, or a label would depend on how rare its code is: a code goes
 only to ancestors that are members of exactly the same sets. Sets come from outside as patterns (`ConceptSets`); a code is a member where a
@@ -71,6 +73,7 @@ class Ontology:
                 else:
                     self._exact.setdefault(pattern, set()).add(name)
         self._ancestors: dict[str, frozenset[str]] = {}
+        self._members: dict[str, frozenset[str]] = {}
 
     def ancestors(self, code: str) -> frozenset[str]:
         """All of them, without the code itself."""
@@ -87,8 +90,11 @@ class Ontology:
 
     def members_of(self, code: str) -> frozenset[str]:
         """Names of the sets that the code is a member of."""
+        if code in self._members:
+            return self._members[code]
         inherited = {name for above in self.ancestors(code) for name in self._named(above) if self.sets[name].descendants}
-        return frozenset(self._named(code) | inherited) | self._elsewhere.get(code, frozenset())
+        self._members[code] = frozenset(self._named(code) | inherited) | self._elsewhere.get(code, frozenset())
+        return self._members[code]
 
     def _named(self, code: str) -> set[str]:
         """Sets of which a pattern names the code."""
@@ -101,7 +107,8 @@ class Ontology:
             return None
         mine = self.members_of(code)
         allowed = {one for one in above if self.members_of(one) == mine}
-        lowest = {one for one in allowed if not any(one in self.ancestors(other) and other not in self.ancestors(one) for other in allowed)}
+        covered = {one for other in allowed for one in self.ancestors(other) & allowed if other not in self.ancestors(one)}
+        lowest = allowed - covered
         return min(lowest, key=lambda one: (targets[one], one)) if lowest else None
 
 
@@ -133,6 +140,37 @@ def rolled_up(codes: pl.DataFrame, listed: Iterable[str], sets: ConceptSets) -> 
     ontology = Ontology(parents, sets)
     found = ((code, ontology.nearest(code, targets)) for code in parents if code not in targets)
     return Aliases({code: target for code, target in found if target is not None})
+
+
+def common_ancestors(rare: pl.DataFrame, known: Mapping[str, int], codes: pl.DataFrame, sets: ConceptSets, minimum: int) -> dict[str, int]:
+    """Ancestors to add to a vocabulary, so that rare codes can be written as them.
+
+    Args:
+        rare: `subject_id`, `code`, distinct: who has which code outside the vocabulary.
+        known: code -> patients, of the vocabulary.
+        minimum: patients whose rare codes must be written as an added ancestor (distinct people, after the nearest has been chosen).
+
+    Returns:
+        ancestor -> patients who have any rare code below it: at least as many as those whose codes are written as it.
+    """
+    ontology = Ontology(parents_of(codes), sets)
+    mine = rare["code"].unique().sort().to_list()
+    below = [(code, code) for code in mine]
+    below += [
+        (code, one) for code in mine for one in ontology.ancestors(code) - known.keys() if ontology.members_of(one) == ontology.members_of(code)
+    ]
+    people = pl.DataFrame(below, schema={"code": pl.String, "above": pl.String}, orient="row").join(rare, on="code")
+    counted = people.group_by("above").agg(pl.col("subject_id").n_unique().alias("subjects")).filter(pl.col("subjects") >= minimum)
+    added: dict[str, int] = dict(counted.sort("above").iter_rows())
+    while added:
+        said = [(code, code if code in added else ontology.nearest(code, {**known, **added})) for code in mine]
+        written = pl.DataFrame(said, schema={"code": pl.String, "above": pl.String}, orient="row").drop_nulls().join(rare, on="code")
+        having = dict(written.group_by("above").agg(pl.col("subject_id").n_unique()).iter_rows())
+        kept = {code: subjects for code, subjects in added.items() if having.get(code, 0) >= minimum}
+        if len(kept) == len(added):
+            break
+        added = kept
+    return added
 
 
 def ontology_facts(vocabulary_codes: Iterable[str], codes: pl.DataFrame, sets: ConceptSets) -> dict[str, Any]:

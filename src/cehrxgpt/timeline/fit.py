@@ -18,7 +18,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.config import to_dict
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
-from cehrxgpt.timeline.back_off import ConceptSets, ontology_facts, rolled_up
+from cehrxgpt.timeline.back_off import ConceptSets, common_ancestors, ontology_facts, rolled_up
 from cehrxgpt.timeline.bins import value_bins
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.structure import Row, structural_rows
@@ -232,6 +232,23 @@ def count_events(events: EventDataset | pl.DataFrame, split: str | None, config:
     return counts
 
 
+def _ancestor_rows(events: EventDataset | pl.DataFrame, split: str | None, counts: Counts, rows: list[Row], concept_sets: ConceptSets) -> list[Row]:
+    """Tokens of ancestors that rare codes of enough patients can be written as. Reads the events once more, for the rare codes alone."""
+    known = {row["code"]: int(row["subjects"]) for row in rows if row["kind"] == Kind.CODE}
+    outside = counts.codes.filter(~pl.col("code").is_in(list(known)) & (pl.col("code") != s.DEATH))
+    outside = outside.filter(~pl.col("code").str.contains(r"^(gender|race|Visit|discharge)/"))
+    codes = codes_of(events)
+    rolled = rolled_up(codes, counts.config.roll_up, concept_sets)
+    wanted = pl.col("code").is_in(outside["code"].unique().to_list())
+    rare = pl.concat([rolled.apply(frame).filter(wanted).select("subject_id", "code").unique() for frame in _shards(events, split)])
+    added = common_ancestors(rare, known, codes, concept_sets, counts.config.min_subjects)
+    origins = dict(outside.sort("subjects").select(pl.col("code").str.extract(r"^([^/]*/)"), "origin").iter_rows())  # the most common one's
+    return [
+        {"token": code, "kind": int(Kind.CODE), "code": code, "origin": origins.get(f"{code.split('/')[0]}/"), "subjects": subjects}
+        for code, subjects in sorted(added.items(), key=lambda one: (-one[1], one[0]))
+    ]
+
+
 def codes_of(events: EventDataset | pl.DataFrame) -> pl.DataFrame:
     """The data set's ontology; none for a bare table."""
     return events.codes if isinstance(events, EventDataset) else pl.DataFrame(schema={"code": pl.String, "parent_codes": pl.List(pl.String)})
@@ -263,6 +280,8 @@ def fit_vocabulary(
     calendar = calendar or (events.calendar if isinstance(events, EventDataset) else "true")
     counts = count_events(events, split, config, concept_sets)
     rows = event_rows(counts)
+    if config.back_off:
+        rows += _ancestor_rows(events, split, counts, rows, concept_sets or {})
     if not any(row["kind"] == Kind.CODE for row in rows):
         most = counts.codes.filter(~pl.col("code").str.contains(r"^(gender|race|Visit|discharge)/"))["subjects"].max()
         raise InputError(
