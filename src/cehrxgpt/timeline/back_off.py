@@ -154,23 +154,38 @@ def common_ancestors(rare: pl.DataFrame, known: Mapping[str, int], codes: pl.Dat
         ancestor -> patients who have any rare code below it: at least as many as those whose codes are written as it.
     """
     ontology = Ontology(parents_of(codes), sets)
-    mine = rare["code"].unique().sort().to_list()
-    below = [(code, code) for code in mine]
-    below += [
-        (code, one) for code in mine for one in ontology.ancestors(code) - known.keys() if ontology.members_of(one) == ontology.members_of(code)
-    ]
-    people = pl.DataFrame(below, schema={"code": pl.String, "above": pl.String}, orient="row").join(rare, on="code")
-    counted = people.group_by("above").agg(pl.col("subject_id").n_unique().alias("subjects")).filter(pl.col("subjects") >= minimum)
-    added: dict[str, int] = dict(counted.sort("above").iter_rows())
-    while added:
-        said = [(code, code if code in added else ontology.nearest(code, {**known, **added})) for code in mine]
-        written = pl.DataFrame(said, schema={"code": pl.String, "above": pl.String}, orient="row").drop_nulls().join(rare, on="code")
-        having = dict(written.group_by("above").agg(pl.col("subject_id").n_unique()).iter_rows())
-        kept = {code: subjects for code, subjects in added.items() if having.get(code, 0) >= minimum}
-        if len(kept) == len(added):
-            break
-        added = kept
-    return added
+    people = {code: frozenset(subjects) for code, subjects in rare.group_by("code").agg("subject_id").iter_rows()}
+    below: dict[str, set[str]] = {}
+    for code in people:
+        above = {one for one in ontology.ancestors(code) - known.keys() if ontology.members_of(one) == ontology.members_of(code)}
+        for one in above | {code}:
+            below.setdefault(one, set()).add(code)
+    subjects = {one: len(frozenset().union(*(people[code] for code in under))) for one, under in below.items()}
+    # From the narrowest up, each takes what none before it took; where it gets too few, they are left to a broader one.
+    own = {code: ontology.nearest(code, known) for code in people}
+    added: dict[str, int] = {}
+    waiting = set(people)
+    for one in sorted((one for one, count in subjects.items() if count >= minimum), key=lambda one: (subjects[one], one)):
+        taken = {code for code in below[one] & waiting if _goes(ontology, code, one, subjects[one], own[code], known)}
+        if len(frozenset().union(*(people[code] for code in taken))) >= minimum:
+            added[one] = subjects[one]
+            waiting -= taken
+    # What encoding will choose, by the same rule as ever: should one come out too small after all, it goes, the narrowest first.
+    while True:
+        written: dict[str, set[int]] = {}
+        for code, having in people.items():
+            target = code if code in added else ontology.nearest(code, {**known, **added})
+            if target is not None:
+                written.setdefault(target, set()).update(having)
+        small = [one for one in added if len(written.get(one, ())) < minimum]
+        if not small:
+            return added
+        del added[min(small, key=lambda one: (subjects[one], one))]
+
+
+def _goes(ontology: Ontology, code: str, one: str, subjects: int, own: str | None, known: Mapping[str, int]) -> bool:
+    """Whether a code would be written as the ancestor `one` rather than as its own nearest in the vocabulary."""
+    return code == one or own is None or ontology.nearest(code, {own: known[own], one: subjects}) == one
 
 
 def ontology_facts(vocabulary_codes: Iterable[str], codes: pl.DataFrame, sets: ConceptSets) -> dict[str, Any]:
