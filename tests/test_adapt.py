@@ -270,7 +270,8 @@ def test_the_report(hospitals: Hospitals) -> None:
 
 
 def test_adapting_again_adds_nothing(hospitals: Hospitals) -> None:
-    again = cx.adapt(hospitals.adapted, hospitals.second, config=replace(SMALL, steps=1))
+    again = cx.adapt(hospitals.adapted, hospitals.second, config=replace(SMALL, steps=1, learning_rate=0.5))
+    assert json.loads((again.folder / "manifest.json").read_text())["settings"]["learning_rate"] == 0.01  # never above the model's own
     adapted = load_model(hospitals.adapted)
     assert again.vocabulary.table.equals(adapted.vocabulary.table)
     assert again.vocabulary.settings == adapted.vocabulary.settings
