@@ -19,7 +19,10 @@ EVENTS = {
     "procedure_occurrence": ("procedure", "procedure"),
     "measurement": ("measurement", "measurement"),
     "observation": ("observation", "observation"),
+    "device_exposure": ("device", "device_exposure_start"),
+    "visit_detail": ("visit_detail", "visit_detail_start"),
 }
+DETAIL_KEYS = ("visit_detail_id", "preceding_visit_detail_id", "parent_visit_detail_id", "visit_detail_parent_id", "visit_detail_source_value")
 INPATIENT, INPATIENT_IF_LONG, EMERGENCY = "(9201, 262)", "(8870, 581385, 8883)", "(9203)"
 Count = dict[str, dict[str, Any]]
 
@@ -37,7 +40,7 @@ class Recount:
     def _load(self, path: Path) -> None:
         name = path.name.lower().split(".")[0]
         table = next((known for known in ("person", "observation_period", "visit_occurrence", "death", *EVENTS) if name.endswith(known)), None)
-        if table is None or name in ("drug_era", "condition_era", "visit_detail"):
+        if table is None or name in ("drug_era", "condition_era"):
             return
         if path.is_dir() or path.suffix == ".parquet":
             scan = f"read_parquet('{path}{'/*.parquet' if path.is_dir() else ''}')"
@@ -138,16 +141,29 @@ class Recount:
         midnight = self._midnight(table, time)
         shown = f"date_trunc('day', {time})" if midnight else time
         concept, source = self._column(table, f"{stem}_concept_id", "DOUBLE"), self._column(table, f"{stem}_source_value", "VARCHAR")
+        detail = table == "visit_detail"
+        keys = DETAIL_KEYS if detail else (f"{table}_id",)
+        uncoded = "FALSE" if detail else f"{concept} IS NULL AND {source} IS NULL"
         columns = (
-            f"TRY_CAST(person_id AS BIGINT) AS subject, {shown} AS t, {concept} IS NULL AND {source} IS NULL AS uncoded, "
-            f"{self._again(table, f'{table}_id', first='person_id')} AS again"
+            f"TRY_CAST(person_id AS BIGINT) AS subject, {shown} AS t, {uncoded} AS uncoded, "
+            f"{self._again(table, *keys, first='person_id')} AS again, coalesce({concept}::BIGINT, 0) AS concept, "
+            f"{self._column(table, 'visit_occurrence_id', 'BIGINT')} AS visit"
         )
         reasons = [
             ("subject IS NULL", "no_subject_id"), ("NOT known", "subject_not_in_person"), ("t IS NULL", "no_date"), ("again", "duplicate"),
             ("uncoded", "no_code"), (f"t > {self.latest}", "in_the_future"), ("t < '1900-01-02'", "placeholder_date"), ("t < born", "before_birth"),
             ("t > died + INTERVAL 1 DAY", "after_death"),
         ]  # fmt: skip
+        if detail:
+            reasons.append((self._says_its_visit(), "repeats_its_visit"))
         return self._judge(table, columns, reasons)
+
+    def _says_its_visit(self) -> str:
+        """Whether the visit that a detail names, as it was kept, has the detail's concept."""
+        if "visit_occurrence" not in self.columns:
+            return "FALSE"
+        kept = "SELECT 1 FROM judged_visit_occurrence v WHERE v.reason IS NULL"
+        return f"EXISTS ({kept} AND v.subject = x.subject AND v.visit = x.visit AND v.concept = x.concept)"
 
     def visits(self) -> Count:
         """`visit_occurrence`, with the merging of emergency visits into admissions."""
@@ -262,7 +278,8 @@ def recount_mimic(folder: Path, placed: set[str]) -> Count:
         "AND a.first = 'HOSPITAL_ADMISSION' AND a.t BETWEEN ed.t AND ed.e)"
     )
     reason = (
-        "CASE WHEN unreal THEN 'not_an_exposure' WHEN first = 'ED_OUT' THEN 'only_ends_a_visit' WHEN again THEN 'duplicate' "
+        "CASE WHEN unreal THEN 'not_an_exposure' WHEN first = 'ED_OUT' THEN 'only_ends_a_visit' "
+        "WHEN first = 'ICU_DISCHARGE' THEN 'only_ends_intensive_care' WHEN again THEN 'duplicate' "
         "WHEN t > TIMESTAMP '2899-12-31 23:59:59' THEN 'in_the_future' "
         "WHEN first NOT IN ('MEDS_BIRTH', 'MEDS_DEATH') AND t < born THEN 'before_birth' "
         f"WHEN t > died + INTERVAL 1 DAY THEN 'after_death' WHEN first = 'ED_REGISTRATION' AND {merges} THEN 'merged_into_admission' END"

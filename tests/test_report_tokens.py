@@ -86,6 +86,7 @@ def test_the_budget_adds_up(tmp_path: Path) -> None:
     assert kinds == {
         "prompt": 21, "visit structure": 6, "time between visits": 1, "time inside visits": 0, "plain codes": 3,
         "codes with a value bin": 2, "codes with a category": 0, "death and end": 0,
+        "intensive care": 0, "lengths of drugs": 0,
     }  # fmt: skip
     assert sum(kinds.values()) == counts.sum() == 33
     assert budget.by_origin(words, counts) == [("condition_occurrence", 3), ("measurement", 2)]

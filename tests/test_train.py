@@ -400,7 +400,9 @@ def test_every_recipe_is_valid(name: str) -> None:
     model = config.model_config(3000)
     assert config.tokens_per_batch >= model.context
     parameters = model.matmul_parameters
-    low, high = {"tiny": (1e5, 4e5), "demo": (5e5, 2e6), "base": (80e6, 130e6), "large": (3e8, 6e8)}[name]
+    low, high = {"tiny": (1e5, 4e5), "demo": (5e5, 2e6), "base": (80e6, 130e6), "large": (3e8, 6e8), "adapt": (0, 1e9)}[
+        name
+    ]  # its shape is the model's
     assert low < parameters < high, parameters
     assert name != "base" or (model.width, model.layers, config.learning_rate, config.tokens_per_batch) == (768, 14, 2e-4, 16384)
 

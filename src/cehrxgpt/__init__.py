@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     "EventDataset": "cehrxgpt.events",
     "Timeline": "cehrxgpt.timeline",
+    "adapt": "cehrxgpt.adapt",
     "discover": "cehrxgpt.features.neighbours",
     "embed": "cehrxgpt.features.embed",
     "label": "cehrxgpt.tasks",
@@ -34,7 +35,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        module = import_module(_PUBLIC[name])
+        return module if name == "adapt" else getattr(module, name)  # that package is its function
     raise AttributeError(f"module 'cehrxgpt' has no attribute '{name}'; it offers {', '.join(sorted(__all__))}")
 
 

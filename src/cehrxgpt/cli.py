@@ -159,6 +159,8 @@ def tokenize(
     min_subjects: Annotated[int, typer.Option("--min-subjects", min=1, help="Codes and bins of fewer patients are left out.")] = 11,
     value_bins: Annotated[int, typer.Option("--value-bins", min=1, help="Quantile bins per code and unit.")] = 10,
     drug_lengths: Annotated[bool, typer.Option("--drug-lengths", help="Write how long each drug is taken, in bins of days.")] = False,
+    back_off: Annotated[bool, typer.Option("--back-off", help="Write codes that are too rare as their nearest ancestor.")] = False,
+    roll_up: Annotated[Optional[Path], typer.Option("--roll-up", help="A file of codes, one a line: their descendants are written as them.")] = None,  # noqa: UP045
     force: Force = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -171,7 +173,9 @@ def tokenize(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    settings = {"min_subjects": min_subjects, "value_bins": value_bins, "drug_lengths": drug_lengths}
+    settings: dict[str, Any] = {"min_subjects": min_subjects, "value_bins": value_bins, "drug_lengths": drug_lengths, "back_off": back_off}
+    if roll_up is not None:
+        settings["roll_up"] = stages.read_codes(roll_up)
     with console.progress("tokenize") as progress:
         console.result(stages.tokenize(events, out, settings, vocabulary=vocabulary, force=force, progress=progress))
 
@@ -222,6 +226,39 @@ def pretrain(
     overrides = {"steps": steps, "max_minutes": minutes, "seed": seed}
     with console.progress("pretrain") as progress:
         console.result(stages.pretrain(timeline, out, recipe, overrides=overrides, resume=resume, force=force, progress=progress))
+
+
+@app.command()
+def adapt(
+    model: Model,
+    events: Events,
+    out: Out,
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train on: adapt, another recipe, or a YAML file.")] = "adapt",
+    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Optimiser steps, instead of the recipe's epochs.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option("--minutes", help="Stop training after this much time.")] = None,  # noqa: UP045
+    old: Annotated[Optional[Path], typer.Option("--old", help="What the model was trained on (a timeline): measures what is forgotten.")] = None,  # noqa: UP045
+    replay: Annotated[bool, typer.Option("--replay", help="Train on histories of --old as well, so that less is forgotten.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random (default: the recipe's).")] = None,  # noqa: UP045
+    force: Force = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json_only: Json = False,
+) -> None:
+    """Another data set: the vocabulary grows, training goes on, adapt.json reports what was carried over.
+
+    Example: cehrxgpt adapt model other_events --out adapted
+    """
+    from cehrxgpt import stages
+
+    console = _prepare(threads, quiet=quiet, json_only=json_only)
+    overrides = {"steps": steps, "max_minutes": minutes, "seed": seed}
+    with console.progress("adapt") as progress:
+        figures = stages.adapt(model, events, out, recipe, overrides=overrides, old=old, replay=replay, resume=resume, force=force, progress=progress)
+    console.table("Transfer", ["what", "figure"], figures.pop("rows"))
+    for note in figures["notes"]:
+        console.say(f"note: {note}")
+    console.result(figures)
 
 
 @app.command()

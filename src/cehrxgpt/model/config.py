@@ -25,6 +25,7 @@ class ModelConfig:
         feedforward: inner width of SwiGLU; 0 = 8/3 of `width`, rounded up to a multiple of 32.
         norm_eps: added to the mean square in every RMSNorm.
         tie: the head is the embedding, transposed.
+        head_bias: the head adds a number per token. Off as models begin; `adapt` switches it on, so that tokens it adds start out rare.
     """
 
     vocabulary_size: int
@@ -37,6 +38,7 @@ class ModelConfig:
     feedforward: int = 0
     norm_eps: float = 1e-6
     tie: bool = True
+    head_bias: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "width", "layers", "heads", "kv_heads", "context"):

@@ -123,7 +123,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Loaded:
     with torch.device("meta"):  # no random numbers are drawn only to be thrown away
         decoder = Decoder(config)
     _load_weights(decoder, folder / WEIGHTS_FILE, dtype)
-    population = _read_json(folder / POPULATION_FILE) if (folder / POPULATION_FILE).exists() else None
+    population = read_json(folder / POPULATION_FILE) if (folder / POPULATION_FILE).exists() else None
     return Loaded(decoder.eval(), vocabulary, config, folder, population)
 
 
@@ -157,13 +157,18 @@ def _check_size(config: ModelConfig, vocabulary: Vocabulary, *, where: str) -> N
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).exists():
         raise InputError(f"{folder}: no {CONFIG_FILE}; give a folder made by pretrain")
-    facts = _read_json(folder / CONFIG_FILE)
+    facts = read_json(folder / CONFIG_FILE)
     if facts.get("model_type") != MODEL_TYPE:
         raise InputError(f"{folder / CONFIG_FILE}: a model of type '{facts.get('model_type')}'; expected '{MODEL_TYPE}'")
     return facts
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model's folder.
+
+    Raises:
+        InputError: it is not one.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -251,6 +251,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.untied = None if config.tie else nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self.head_bias = nn.Parameter(torch.zeros(config.vocabulary_size)) if config.head_bias else None
         self._frequencies = rotary_frequencies(config)  # NumPy, so that casting the model leaves them in float64
         self._initialise()
 
@@ -301,7 +302,7 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        return F.linear(hidden, self.embedding.weight if self.untied is None else self.untied.weight)
+        return F.linear(hidden, self.embedding.weight if self.untied is None else self.untied.weight, self.head_bias)
 
 
 def right_padded(segment_id_BT: Tensor) -> bool:

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cehrxgpt.stages.data import ingest, inspect, simulate, tokenize
+    from cehrxgpt.stages.adapting import adapt
+    from cehrxgpt.stages.data import ingest, inspect, read_codes, simulate, tokenize
     from cehrxgpt.stages.discovery import discover
     from cehrxgpt.stages.embedding import embed, embed_all, probe, probe_all
     from cehrxgpt.stages.forecasting import choose_rows, forecast, forecast_all
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from cehrxgpt.stages.writing import synthesize, synthesize_and_ingest
 
 _PUBLIC = {
-    "data": ("ingest", "inspect", "simulate", "tokenize"),
+    "adapting": ("adapt",),
+    "data": ("ingest", "inspect", "read_codes", "simulate", "tokenize"),
     "discovery": ("discover",),
     "embedding": ("embed", "embed_all", "probe", "probe_all"),
     "forecasting": ("choose_rows", "forecast", "forecast_all"),
@@ -34,6 +36,7 @@ _PUBLIC = {
 _MODULE = {name: f"cehrxgpt.stages.{module}" for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [  # loaded on first use
+    "adapt",
     "choose_rows",
     "discover",
     "embed",
@@ -51,6 +54,7 @@ __all__ = [  # loaded on first use
     "pretrain",
     "probe",
     "probe_all",
+    "read_codes",
     "report",
     "show_task",
     "simulate",

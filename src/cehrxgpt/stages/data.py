@@ -53,10 +53,40 @@ def tokenize(
     dataset = EventDataset(events)
     refuse_existing(out, force=force, inputs=[events, *([vocabulary] if vocabulary else [])])
     if vocabulary is not None:
-        timeline = Timeline.load(vocabulary)
+        timeline = Timeline.load(vocabulary).on(dataset)
     else:
-        timeline = Timeline.fit(dataset, split=s.TRAIN, config=from_dict(TimelineConfig, dict(settings), where="tokenize"))
+        config = from_dict(TimelineConfig, dict(settings), where="tokenize")
+        timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
     return write_store(dataset, timeline, out, force=force, progress=progress)
+
+
+def read_codes(path: Path) -> list[str]:
+    """Codes of a text file, one a line; what follows a blank and `#` is a comment.
+
+    Raises:
+        InputError: no such file, or no code in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable text file; expected one code a line, e.g. drug/1125315") from error
+    codes = [code for line in lines if (code := line.split(" #")[0].strip()) and not code.startswith("#")]
+    if not codes:
+        raise InputError(f"{path}: no code in it; expected one a line, e.g. drug/1125315")
+    return codes
+
+
+def boundaries() -> dict[str, Any]:
+    """The concept sets of the task library, as the timeline takes them: it may not know the tasks."""
+    from cehrxgpt.tasks import library_tasks, load_task
+    from cehrxgpt.timeline.back_off import ConceptSet
+
+    tasks = {name: load_task(name) for name in library_tasks()}
+    return {
+        f"{name}/{which}": ConceptSet(concepts.patterns, concepts.descendants)
+        for name, task in tasks.items()
+        for which, concepts in task.concept_sets.items()
+    }
 
 
 def inspect(

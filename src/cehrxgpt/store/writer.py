@@ -31,6 +31,7 @@ from cehrxgpt.timeline.population import Population
 
 TOKENIZE_FILE = "tokenize.json"
 MAX_WORKERS = 2  # more shards in memory at once would gain little: each uses Polars' threads too
+ALIASED = ("events_rolled_up", "events_backed_off")
 LENGTH_QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 Progress = Callable[[int, int, str], None]
@@ -43,6 +44,8 @@ class _Encoded:
 
     histories: EncodedHistories
     codes: dict[str, int]
+    rolled_up: int  # events written as an ancestor that the settings list
+    backed_off: int  # events written as an ancestor because their own code is not in the vocabulary
 
 
 @dataclass
@@ -55,6 +58,8 @@ class _SplitCounts:
     tokens: int = 0
     events: int = 0
     unknown: int = 0
+    rolled_up: int = 0
+    backed_off: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     lengths: list[np.ndarray[Any, np.dtype[np.int64]]] = field(default_factory=list)
 
@@ -67,6 +72,8 @@ class _SplitCounts:
         self.tokens += len(histories.token_id)
         self.events += int(histories.events.sum())
         self.unknown += int(histories.unknown.sum())
+        self.rolled_up += shard.rolled_up
+        self.backed_off += shard.backed_off
         self.codes.update(shard.codes)
         self.lengths.append(histories.lengths)
 
@@ -84,6 +91,9 @@ class _SplitCounts:
             "events": self.events,
             "events_dropped": self.unknown,
             "dropped_share": self.unknown / max(self.events, 1),
+            "events_rolled_up": self.rolled_up,
+            "events_backed_off": self.backed_off,
+            "backed_off_share": self.backed_off / max(self.events, 1),
             "codes_kept": sum(code in known for code in self.codes),
             "codes_dropped": sum(code not in known for code in self.codes),
             **{f"length_p{share * 100:g}": value for share, value in zip(LENGTH_QUANTILES, quantiles, strict=True)},
@@ -95,7 +105,10 @@ def _encode(dataset: EventDataset, timeline: Timeline, path: Path) -> _Encoded:
     frame = dataset.read_shard(path)
     apart = [s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]
     counted = frame.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in(apart)).group_by("code").len()
-    return _Encoded(timeline.encode_frame(frame), dict(zip(counted["code"].to_list(), counted["len"].to_list(), strict=True)))
+    counts = dict(zip(counted["code"].to_list(), counted["len"].to_list(), strict=True))
+    aliased = {code: count for code, count in counts.items() if code in timeline.aliases.target}
+    backed_off = sum(count for code, count in aliased.items() if code in timeline.aliases.backed_off)
+    return _Encoded(timeline.encode_frame(frame), counts, sum(aliased.values()) - backed_off, backed_off)
 
 
 def _prompts_and_ends(histories: EncodedHistories) -> EncodedHistories:
@@ -159,6 +172,7 @@ def write_store(
     """
     out = Path(out)
     refuse_existing(out, force=force)
+    timeline = timeline.knowing(dataset)
     splits = list(dataset.splits)
     counts = {split: _SplitCounts() for split in splits}
     ends: list[EncodedHistories] = []
@@ -198,20 +212,24 @@ def _write_json(path: Path, value: Any) -> None:
 def store_fingerprint(dataset: EventDataset, timeline: Timeline) -> str:
     """Sixteen hex digits of what decides the tokens: events, vocabulary, calendar, formats."""
     schema = [f"{column.name}:{column.type}" for column in s.EVENT_SCHEMA]
-    return fingerprint([dataset.fingerprint, timeline.vocabulary.fingerprint, timeline.calendar, schema, VERSION])
+    facts: list[Any] = [dataset.fingerprint, timeline.vocabulary.fingerprint, timeline.calendar, schema, VERSION]
+    if timeline.aliases.target:
+        facts.append(sorted(timeline.aliases.target.items()))
+    return fingerprint(facts)
 
 
 def _facts(counts: dict[str, _SplitCounts], timeline: Timeline) -> dict[str, Any]:
     """Sums first, then a line per split."""
-    known = {code for code in timeline.vocabulary.code if code is not None}
+    known = {code for code in timeline.vocabulary.code if code is not None} | timeline.aliases.target.keys()
     rows = [count.row(split, known) for split, count in counts.items()]
     codes: Counter[str] = Counter()
     for count in counts.values():
         codes.update(count.codes)
-    total = {name: sum(row[name] for row in rows) for name in ("patients", "patients_without_tokens", "tokens", "events", "events_dropped")}
+    total = {name: sum(row[name] for row in rows) for name in ("patients", "patients_without_tokens", "tokens", "events", "events_dropped", *ALIASED)}
     return {
         **total,
         "dropped_share": total["events_dropped"] / max(total["events"], 1),
+        "backed_off_share": total["events_backed_off"] / max(total["events"], 1),
         "codes_kept": sum(code in known for code in codes),
         "codes_dropped": sum(code not in known for code in codes),
         "vocabulary": len(timeline.vocabulary),

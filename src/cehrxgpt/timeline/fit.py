@@ -18,6 +18,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.config import to_dict
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
+from cehrxgpt.timeline.back_off import ConceptSets, common_ancestors, ontology_facts, rolled_up
 from cehrxgpt.timeline.bins import value_bins
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.lengths import UsualLengths
@@ -41,6 +42,8 @@ class TimelineConfig:
         drug_lengths: write how long a drug is taken, in bins of days, after it.
         fixed_edges: code -> values that must be edges of its bins.
         max_values: numbers kept per (code, unit) while fitting.
+        roll_up: codes whose descendants are written as them; see `back_off`.
+        back_off: write a code outside the vocabulary as its nearest ancestor in it.
     """
 
     min_subjects: int = 11
@@ -50,6 +53,8 @@ class TimelineConfig:
     drug_lengths: bool = False
     fixed_edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     max_values: int = 200_000
+    roll_up: tuple[str, ...] = ()
+    back_off: bool = False
 
     def __post_init__(self) -> None:
         if self.min_subjects < 1:
@@ -69,7 +74,7 @@ def is_category(text: pl.Expr) -> pl.Expr:
     return text.str.contains(r"[\pL\pN]").fill_null(False)
 
 
-class _Counts:
+class Counts:
     """What is accumulated over shards."""
 
     def __init__(self, config: TimelineConfig):
@@ -178,7 +183,7 @@ def _standing(numbers: pl.DataFrame) -> pl.DataFrame:
     return numbers.filter(pl.col("subject_id").hash(seed=17) & mask == 0)
 
 
-def _origins(counts: _Counts) -> pl.DataFrame:
+def _origins(counts: Counts) -> pl.DataFrame:
     """code -> its most common origin and its patients (a code with several origins counts the most common one's at least)."""
     return (
         counts.codes.sort("subjects", "origin", descending=[True, False], nulls_last=True)
@@ -223,7 +228,7 @@ def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, st
     return rows
 
 
-def _event_rows(counts: _Counts) -> list[Row]:
+def event_rows(counts: Counts) -> list[Row]:
     """Tokens of visit types, discharge places, genders, races, codes, values and categories."""
     config = counts.config
     values = counts.numbers.by_code()
@@ -247,7 +252,7 @@ def _event_rows(counts: _Counts) -> list[Row]:
     return rows
 
 
-def _optional_rows(counts: _Counts) -> list[Row]:
+def _optional_rows(counts: Counts) -> list[Row]:
     """Intensive care under its most common code, where enough patients have it; lengths of drugs, where they are asked for."""
     rows: list[Row] = []
     if counts.icu_subjects >= counts.config.min_subjects:
@@ -267,7 +272,7 @@ def _unknown_rows(rows: list[Row]) -> list[Row]:
     return made
 
 
-def _unique(rows: list[Row]) -> list[Row]:
+def unique_tokens(rows: list[Row]) -> list[Row]:
     """Tell tokens apart that read the same (a code spelled like a structural token, bounds equal to six digits)."""
     seen: set[str] = set()
     for row in rows:
@@ -279,7 +284,7 @@ def _unique(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _year_range(counts: _Counts, calendar: str) -> range:
+def year_range(counts: Counts, calendar: str) -> range:
     """Years from the first to the last in which at least `min_subjects` patients have events; none on a shifted calendar."""
     years = counts.years.filter(pl.col("subjects") >= counts.config.min_subjects)["year"]
     if calendar != "true" or years.is_empty():
@@ -293,8 +298,44 @@ def _shards(events: EventDataset | pl.DataFrame, split: str | None) -> Iterable[
     return (frame for _, frame in events.iter_shards(split))
 
 
+def count_events(events: EventDataset | pl.DataFrame, split: str | None, config: TimelineConfig, concept_sets: ConceptSets | None = None) -> Counts:
+    """Everything a vocabulary is made of, counted over one split of a data set, or over a whole EventTable."""
+    counts = Counts(config)
+    aliases = rolled_up(codes_of(events), config.roll_up, concept_sets or {})
+    for frame in _shards(events, split):
+        counts.add(aliases.apply(frame))
+    return counts
+
+
+def _ancestor_rows(events: EventDataset | pl.DataFrame, split: str | None, counts: Counts, rows: list[Row], concept_sets: ConceptSets) -> list[Row]:
+    """Tokens of ancestors that rare codes of enough patients can be written as. Reads the events once more, for the rare codes alone."""
+    known = {row["code"]: int(row["subjects"]) for row in rows if row["kind"] == Kind.CODE}
+    outside = counts.codes.filter(~pl.col("code").is_in(list(known)) & (pl.col("code") != s.DEATH))
+    outside = outside.filter(~pl.col("code").str.contains(r"^(gender|race|Visit|discharge)/"))
+    codes = codes_of(events)
+    rolled = rolled_up(codes, counts.config.roll_up, concept_sets)
+    wanted = pl.col("code").is_in(outside["code"].unique().to_list())
+    rare = pl.concat([rolled.apply(frame).filter(wanted).select("subject_id", "code").unique() for frame in _shards(events, split)])
+    added = common_ancestors(rare, known, codes, concept_sets, counts.config.min_subjects)
+    origins = dict(outside.sort("subjects").select(pl.col("code").str.extract(r"^([^/]*/)"), "origin").iter_rows())  # the most common one's
+    return [
+        {"token": code, "kind": int(Kind.CODE), "code": code, "origin": origins.get(f"{code.split('/')[0]}/"), "subjects": subjects}
+        for code, subjects in sorted(added.items(), key=lambda one: (-one[1], one[0]))
+    ]
+
+
+def codes_of(events: EventDataset | pl.DataFrame) -> pl.DataFrame:
+    """The data set's ontology; none for a bare table."""
+    return events.codes if isinstance(events, EventDataset) else pl.DataFrame(schema={"code": pl.String, "parent_codes": pl.List(pl.String)})
+
+
 def fit_vocabulary(
-    events: EventDataset | pl.DataFrame, *, split: str | None = "train", config: TimelineConfig | None = None, calendar: str | None = None
+    events: EventDataset | pl.DataFrame,
+    *,
+    split: str | None = "train",
+    config: TimelineConfig | None = None,
+    calendar: str | None = None,
+    concept_sets: ConceptSets | None = None,
 ) -> Vocabulary:
     """Fit a vocabulary on one split.
 
@@ -302,23 +343,27 @@ def fit_vocabulary(
         events: an event data set, of which only `split` is read; or an EventTable, all of which counts as training data.
         split: name of the training split; None reads every shard.
         calendar: `true` or `shifted`; by default what the data set says (`true` for a bare table).
+        concept_sets: whose boundaries roll-up and back-off keep; needed with either, and {} says that there are none.
 
     Raises:
         InputError: no code is left, or there is no such split.
+        ConfigError: codes are to be rolled up or backed off and nobody says across which boundaries not.
     """
     config = config or TimelineConfig()
+    if (config.roll_up or config.back_off) and concept_sets is None:
+        raise ConfigError("roll_up and back_off need concept_sets, whose boundaries they must not cross; give the task library's, or {} for none")
     calendar = calendar or (events.calendar if isinstance(events, EventDataset) else "true")
-    counts = _Counts(config)
-    for frame in _shards(events, split):
-        counts.add(frame)
-    rows = _event_rows(counts)
+    counts = count_events(events, split, config, concept_sets)
+    rows = event_rows(counts)
+    if config.back_off:
+        rows += _ancestor_rows(events, split, counts, rows, concept_sets or {})
     if not any(row["kind"] == Kind.CODE for row in rows):
         most = counts.codes.filter(~pl.col("code").str.contains(r"^(gender|race|Visit|discharge)/"))["subjects"].max()
         raise InputError(
             f"no code is left for the vocabulary: {counts.subjects:,} training patients, the most common code has {most or 0!s}, "
             f"min_subjects is {config.min_subjects}; lower min_subjects or add patients"
         )
-    structural = structural_rows(_year_range(counts, calendar), config.long_gap) + _optional_rows(counts)
+    structural = structural_rows(year_range(counts, calendar), config.long_gap) + _optional_rows(counts)
     classes = {row["token"] for row in structural}
     seen = {row["token"]: row["subjects"] for row in rows if row["kind"] == Kind.VISIT_TYPE and row["token"] in classes}
     for row in structural:  # a data set whose visit types are the classes themselves
@@ -326,10 +371,13 @@ def fit_vocabulary(
             row["subjects"] = seen[row["token"]]
     rows = [row for row in rows if not (row["kind"] == Kind.VISIT_TYPE and row["token"] in classes)]
     names = events.names() if isinstance(events, EventDataset) else {}
-    everything = _unique([*structural, *_unknown_rows(rows), *rows])
+    everything = unique_tokens([*structural, *_unknown_rows(rows), *rows])
     for row in everything:
         if row.get("code") in names:
             row["name"] = names[row["code"]]
     settings: dict[str, Any] = to_dict(config) | {"calendar": calendar, "split": split, "train_subjects": counts.subjects}
     settings["fixed_edges"] = {code: list(edges) for code, edges in config.fixed_edges.items()}
+    if config.roll_up or config.back_off:
+        kept = [row["code"] for row in everything if row["kind"] == Kind.CODE]
+        settings["ontology"] = ontology_facts(kept, codes_of(events), concept_sets or {})
     return Vocabulary.from_rows(everything, settings)

@@ -100,6 +100,7 @@ def encode_moments(timeline: Timeline, events: EventDataset | pl.DataFrame, at: 
     keys = check_moments(at, where="prediction times").with_row_index("_index")
     if keys.select("subject_id", "prediction_time").is_duplicated().any():
         raise SchemaError("prediction times: a subject and time stand twice; make them distinct")
+    timeline = timeline.on(events)
     frames = events.iter_shards() if isinstance(events, EventDataset) else iter([("", events)])
     for _, frame in frames:
         mine = keys.join(frame.select("subject_id").unique(), on="subject_id", how="semi", maintain_order="left").sort(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -29,6 +29,7 @@ LONG_GAP = 1080
 LONGEST_LENGTH = 180  # days that the last bin of lengths goes to
 COUNTS = {
     "events": "events that could be tokens",
+    "backed_off": "codes written as one of their ancestors",
     "unmapped": "codes (or discharge places) the vocabulary lacks, or discharges without a visit: set aside",
     "time_moved": "time moved to the grid",
     "value_binned": "number moved to its bin's median",
@@ -80,7 +81,8 @@ class _Visit:
 class _Words:
     """What the vocabulary can say."""
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: Vocabulary, ancestor: Mapping[str, str]):
+        self.ancestor = ancestor
         self.codes: dict[str, str | None] = {}
         self.bins: dict[tuple[str, str | None, str | None], list[tuple[float, float]]] = {}  # (lower edge, median), ascending
         self.categories: set[tuple[str, str]] = set()
@@ -225,6 +227,12 @@ def _patient(rows: list[dict[str, Any]], words: _Words, counts: Counter[str]) ->
     """The quantised rows of one history."""
     dated = [row for row in rows if row["time"] is not None and row["code"] not in (s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END)]
     counts["events"] += len(dated)
+    for row in dated:  # an event that is written as an ancestor says nothing else
+        if row["code"] in words.ancestor:
+            row["code"] = words.ancestor[row["code"]]
+            counts["backed_off"] += 1
+            counts["value_set_aside"] += row["numeric_value"] is not None or any(letter.isalnum() for letter in row["text_value"] or "")
+            row["numeric_value"] = row["text_value"] = row["unit"] = None
     deaths = [row for row in dated if row["code"] == s.DEATH]
     death = deaths[0]["time"] if deaths else None
     discharges = [row for row in dated if row["code"].startswith(s.DISCHARGE_PREFIX)]
@@ -370,7 +378,7 @@ def quantise(events: pl.DataFrame, timeline: Timeline | Vocabulary, *, key: Sequ
         the rows of visits, intensive care, clinical events in the vocabulary, discharges and deaths, with only these changed: times on their grid
         (hours inside span visits, else days), values at their bin's median, codes that cannot be mapped, merged and changed visits.
     """
-    words = _Words(timeline if isinstance(timeline, Vocabulary) else timeline.vocabulary)
+    words = _Words(timeline, {}) if isinstance(timeline, Vocabulary) else _Words(timeline.vocabulary, timeline.aliases.target)
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     made: list[dict[str, Any]] = []
     columns = [*EVENT_DTYPES, *(name for name in key if name not in EVENT_DTYPES)]

@@ -11,6 +11,7 @@ import polars as pl
 
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
+from cehrxgpt.timeline.back_off import Aliases, ConceptSets, aliases
 from cehrxgpt.timeline.encode import Encoder
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.fit import TimelineConfig, fit_vocabulary
@@ -26,10 +27,12 @@ class Timeline:
     Attributes:
         vocabulary: what tokens there are.
         calendar: `true` | `shifted` (dates moved to other centuries: years are not written).
+        aliases: codes that are written as an ancestor, by the ontology of the data in hand; see `knowing`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, calendar: str | None = None):
+    def __init__(self, vocabulary: Vocabulary, *, calendar: str | None = None, aliases: Aliases | None = None):
         self.vocabulary = vocabulary
+        self.aliases = aliases or Aliases()
         self.calendar = calendar or str(vocabulary.settings.get("calendar", "true"))
 
     @cached_property
@@ -45,17 +48,31 @@ class Timeline:
         split: str | None = "train",
         config: TimelineConfig | None = None,
         calendar: str | None = None,
+        concept_sets: ConceptSets | None = None,
     ) -> Timeline:
         """Fit on one split of a data set (or on a whole EventTable); see `fit.fit_vocabulary`."""
-        return cls(fit_vocabulary(events, split=split, config=config, calendar=calendar))
+        return cls(fit_vocabulary(events, split=split, config=config, calendar=calendar, concept_sets=concept_sets)).knowing(events)
 
     @cached_property
     def _encoder(self) -> Encoder:
         return Encoder(self.vocabulary, calendar=self.calendar)
 
+    def on(self, events: EventDataset | pl.DataFrame) -> Timeline:
+        """This timeline with what the data set says of itself: its calendar (shifted dates say nothing of the year, whatever the vocabulary
+        was fitted on) and its ontology. A bare table has neither: it takes the vocabulary's calendar and no code is written as another.
+        """
+        calendar = events.calendar if isinstance(events, EventDataset) else self.calendar
+        return self.knowing(events) if calendar == self.calendar else Timeline(self.vocabulary, calendar=calendar).knowing(events)
+
+    def knowing(self, events: EventDataset | pl.DataFrame) -> Timeline:
+        """This timeline with the data set's ontology, by which codes are rolled up and backed off if the vocabulary was fitted so."""
+        if not isinstance(events, EventDataset):
+            return self
+        return Timeline(self.vocabulary, calendar=self.calendar, aliases=aliases(self.vocabulary, events.codes))
+
     def encode_frame(self, events: pl.DataFrame, *, key: Sequence[str] = ("subject_id",)) -> EncodedHistories:
         """Events to tokens, one history per key; see `encode.Encoder.encode`."""
-        return self._encoder.encode(events, key=key)
+        return self._encoder.encode(self.aliases.apply(events), key=key)
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary (settings inside) and a readable copy of the settings into an existing folder."""

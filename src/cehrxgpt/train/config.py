@@ -15,7 +15,7 @@ from cehrxgpt.config import from_dict, read_config
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.model.config import ModelConfig
 
-RECIPES = ("tiny", "demo", "base", "large")
+RECIPES = ("tiny", "demo", "base", "large", "adapt")
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -124,7 +124,7 @@ class TrainConfig:
 
 
 def load_recipe(name_or_path: str | Path) -> TrainConfig:
-    """A recipe by name (`tiny`, `demo`, `base`, `large`) or from a YAML file.
+    """A recipe by name (`tiny`, `demo`, `base`, `large`, `adapt`) or from a YAML file.
 
     Raises:
         ConfigError: no such recipe, or it has an unknown key or a wrong value.

@@ -6,17 +6,21 @@ the same number of threads (unless `max_minutes` is set: time does not repeat).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cehrxgpt.atomic import atomic_path, refuse_existing, write_json
 from cehrxgpt.config import fingerprint, from_dict, to_dict
 from cehrxgpt.errors import MismatchError, OutputExistsError
 from cehrxgpt.manifest import versions
 from cehrxgpt.model.hub import save_model
+from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.store.format import POPULATION_FILE, TokenStore
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import TrainConfig, load_recipe
@@ -33,6 +37,7 @@ def pretrain(
     steps: int | None = None,
     resume: bool = False,
     force: bool = False,
+    start: Decoder | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train a model on the `train` split of a token store and keep the weights that are best on its `tuning` split.
@@ -44,6 +49,7 @@ def pretrain(
         steps: optimiser steps, instead of the recipe's.
         resume: go on from the newest whole checkpoint, where there is one; a finished `out` of the same settings is left as it is.
         force: replace `out`, and throw away checkpoints of other settings.
+        start: weights to begin with instead of new ones; its shape must be the one that `config.model` and the store ask for.
         progress: see `Progress`.
 
     Raises:
@@ -55,17 +61,27 @@ def pretrain(
     config = config if isinstance(config, TrainConfig) else load_recipe(config)
     config = from_dict(TrainConfig, {**to_dict(config), **({} if steps is None else {"steps": steps})}, where="training settings")
     store = TokenStore(store_folder)
-    key = fingerprint({"config": to_dict(config), "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint})
+    decisive = {"config": to_dict(config), "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
+    key = fingerprint(decisive if start is None else {**decisive, "start": weights_fingerprint(start)})
     if resume and (done := _finished(out, key)) is not None:
         return done
     refuse_existing(out, force=force)
     folder = checkpoint.training_folder(out)
     _clear(folder, key, resume=resume, force=force)
-    trainer = Trainer(store, config, folder, key, progress)
+    trainer = Trainer(store, config, folder, key, progress, start)
     summary = trainer.run()
     _publish(out, trainer, summary, force=force)
     shutil.rmtree(folder, ignore_errors=True)
     return summary
+
+
+def weights_fingerprint(decoder: Decoder) -> str:
+    """Sixteen hex digits of a decoder's weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(decoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _finished(out: Path, key: str) -> TrainSummary | None:
@@ -73,14 +89,14 @@ def _finished(out: Path, key: str) -> TrainSummary | None:
     try:
         manifest = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
         known = {field.name for field in fields(TrainSummary)}
-        whole = manifest["outputs"] == _sizes(out)
+        whole = manifest["outputs"] == sizes(out)
         figures = {name: value for name, value in manifest["figures"].items() if name in known}
         return TrainSummary(**figures) if manifest["key"] == key and whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a model but the manifest."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE}
 
@@ -115,5 +131,5 @@ def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool)
     with atomic_path(out, force=force, folder=True) as folder:
         save_model(folder, trainer.decoder, store.vocabulary, extra)
         shutil.copyfile(trainer.log_path, folder / LOG_FILE)
-        manifest["outputs"] = _sizes(folder)
+        manifest["outputs"] = sizes(folder)
         write_json(folder / MANIFEST_FILE, manifest)

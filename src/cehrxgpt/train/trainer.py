@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cehrxgpt.errors import TrainingError
+from cehrxgpt.errors import MismatchError, TrainingError
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import build
 from cehrxgpt.schema import TRAIN, TUNING
@@ -86,9 +86,12 @@ class Trainer:
     Args:
         folder: for checkpoints and the log; a checkpoint there is gone on from.
         key: fingerprint of settings and store, kept in the checkpoints.
+        start: a decoder of the settings' shape whose weights the run begins with; None: new ones, drawn from the seed.
     """
 
-    def __init__(self, store: TokenStore, config: TrainConfig, folder: Path, key: str, progress: Progress | None):
+    def __init__(
+        self, store: TokenStore, config: TrainConfig, folder: Path, key: str, progress: Progress | None = None, start: Decoder | None = None
+    ):
         self.store, self.config, self.folder, self.key, self.progress = store, config, folder, key, progress
         self.log_path = folder / LOG_FILE
         self.device = choose_device(config.device)
@@ -98,6 +101,10 @@ class Trainer:
             torch.manual_seed(config.seed)
             self.decoder = Decoder(shape)
             self.objectives = build(config.objectives, store.vocabulary, shape)
+        if start is not None:
+            if start.config != shape:
+                raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
+            self.decoder.load_state_dict(start.state_dict())
         self.decoder.to(self.device)
         self.objectives.to(self.device)
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")

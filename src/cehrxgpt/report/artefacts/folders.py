@@ -134,6 +134,10 @@ def model(path: Path) -> Artefact:
     if steps:
         best = min(range(len(tuning)), key=tuning.__getitem__)
         found.facts.append(("best tuning loss", f"{tuning[best]:.3f} at step {int(steps[best]):,}"))
+    transfer = flatten(folder.json(f"{path.name}/adapt.json") or {}, depth=4)
+    if transfer:
+        rows = [[name.replace("_", " "), value] for name, value in transfer if not name.startswith("training")]
+        found.tables.append(("adapted to another data set", ["", "value"], rows[:60], 1))
     found.made = made_from(path)
     found.next = [
         f"cehrxgpt forecast {path} EVENTS --labels LABELS.parquet --out RISK.parquet",
