@@ -104,7 +104,7 @@ class Recount:
         self.db.execute(
             f"CREATE OR REPLACE TABLE judged_{name} AS SELECT *, CASE {cases} END AS reason FROM ("
             f"SELECT x.*, {known} AS known, birth.born, died.died FROM (SELECT {columns} FROM {table}) x "
-            f"LEFT JOIN birth ON birth.id = x.subject LEFT JOIN died ON died.id = x.subject {people})"
+            f"LEFT JOIN birth ON birth.id = x.subject LEFT JOIN died ON died.id = x.subject {people}) j"
         )
         dropped = dict(self.db.execute(f"SELECT reason, count(*) FROM judged_{name} WHERE reason IS NOT NULL GROUP BY reason").fetchall())
         read = self.one(f"SELECT count(*) FROM judged_{name}")
@@ -159,11 +159,10 @@ class Recount:
         return self._judge(table, columns, reasons)
 
     def _says_its_visit(self) -> str:
-        """Whether the visit that a detail names, as it was kept, has the detail's concept."""
+        """Whether the visit that a detail names, or the admission that this one went into, has the detail's concept."""
         if "visit_occurrence" not in self.columns:
             return "FALSE"
-        kept = "SELECT 1 FROM judged_visit_occurrence v WHERE v.reason IS NULL"
-        return f"EXISTS ({kept} AND v.subject = x.subject AND v.visit = x.visit AND v.concept = x.concept)"
+        return "EXISTS (SELECT 1 FROM own v WHERE v.subject = j.subject AND v.visit = j.visit AND coalesce(v.merged_into, v.concept) = j.concept)"
 
     def visits(self) -> Count:
         """`visit_occurrence`, with the merging of emergency visits into admissions."""
@@ -192,11 +191,13 @@ class Recount:
         found = self._judge(table, columns, reasons)
         ended = f"CASE WHEN u > {self.latest} THEN NULL WHEN u < t THEN t ELSE least(u, coalesce(died, u)) END"
         long = f"date_diff('second', t, {ended}) > 86400"
-        merged = self.one(
-            f"WITH v AS (SELECT *, {ended} AS e, concept IN {INPATIENT} OR (concept IN {INPATIENT_IF_LONG} AND {long}) AS admission "
-            f"FROM judged_{table} WHERE reason IS NULL) SELECT count(*) FROM v WHERE concept IN {EMERGENCY} AND e IS NOT NULL AND EXISTS "
-            "(SELECT 1 FROM v a WHERE a.admission AND a.subject = v.subject AND a.t BETWEEN v.t AND v.e)"
+        admission = f"concept IN {INPATIENT} OR (concept IN {INPATIENT_IF_LONG} AND {long})"
+        into = "SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND a.t BETWEEN v.t AND v.e"
+        self.db.execute(
+            f"CREATE TABLE own AS WITH v AS (SELECT *, {ended} AS e, {admission} AS admission FROM judged_{table} WHERE reason IS NULL) "
+            f"SELECT subject, visit, concept, CASE WHEN concept IN {EMERGENCY} AND e IS NOT NULL THEN ({into}) END AS merged_into FROM v"
         )
+        merged = self.one("SELECT count(merged_into) FROM own")
         if merged:
             row = found[table]
             row["kept"] -= merged
