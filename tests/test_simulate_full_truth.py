@@ -168,7 +168,7 @@ def test_the_oracle_of_order_is_shown_no_time(made: tuple[Path, cx.EventDataset]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "least"), [("hf_readmission_30d", 0.03), ("copd_readmission_30d", 0.03), ("cad_cabg_1y", 0.015)])
+@pytest.mark.parametrize(("task", "least"), [("hf_readmission_30d", 0.03), ("copd_readmission_30d", 0.03), ("cad_cabg_1y", 0.022)])
 def test_times_beat_order(forty_thousand: Path, task: str, least: float) -> None:
     """The lower end of the interval too; and they beat the guess from the number of events between."""
     found = measure(forty_thousand, task, subjects=5000, samples=100)
