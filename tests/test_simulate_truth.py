@@ -119,6 +119,17 @@ def test_an_outcome_that_cannot_come_has_no_risk(cdm: Path) -> None:
     assert true_risk(cdm, rows.rename({"person_id": "subject_id"}), "t2dm_hf_1y", samples=20)["true_risk"].sum() == 0
 
 
+def test_on_the_day_of_a_death_by_date_the_record_may_still_ask(cdm: Path) -> None:
+    """The death is dated to the day's end: until then it is still to come, and nothing else is; on the next day nobody is asked."""
+    dated = pl.read_parquet(cdm / "death.parquet").filter(pl.col("death_datetime").is_null())
+    rows = dated.select(subject_id="person_id", prediction_time=pl.col("death_date").cast(pl.Datetime("us")).dt.offset_by("1d").dt.offset_by("-1m"))
+    assert rows.height > 5
+    assert (true_risk(cdm, rows, "discharge_home_death_1y", samples=2)["true_risk"] == 1).all()
+    assert (true_risk(cdm, rows, "cad_cabg_1y", samples=2)["true_risk"] == 0).all()
+    with pytest.raises(InputError, match="after death"):
+        true_risk(cdm, rows.with_columns(pl.col("prediction_time").dt.offset_by("1m")), "cad_cabg_1y")
+
+
 def test_bad_questions_get_one_clear_line(cdm: Path, tmp_path: Path) -> None:
     rows = index_rows(cdm, "t2dm_hf_1y").head(2)
     with pytest.raises(InputError, match="there is one for t2dm_hf_1y, cad_cabg_1y"):

@@ -57,6 +57,7 @@ def test_synthea(shared_data: Path, tmp_path: Path) -> None:
     assert EventDataset(tmp_path / "out").codes["description"].null_count() < 40
 
 
+@pytest.mark.e2e
 def test_mimic_omop(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "mimic_iv_demo_omop53"
     events, report = run(folder, tmp_path / "out")

@@ -29,6 +29,7 @@ def check(folder: Path, out: Path, **config: Any) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", UNTIDY)
 def test_untidy_tables(name: str, tmp_path: Path) -> None:
     untidy = UNTIDY[name]

@@ -28,10 +28,10 @@ EXPECTED = {
         "long_icu_stay_7d": (21, 95, 0),
     },
 }
-SLOW = ("gibleed_omop53", "mimic_iv_demo_meds")
+LANES = {"mimic_iv_demo_omop53": pytest.mark.e2e, "gibleed_omop53": pytest.mark.slow, "mimic_iv_demo_meds": pytest.mark.slow}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXPECTED])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LANES.get(name, ())) for name in EXPECTED])
 def test_library_on_real_data(shared_data, tmp_path, name):
     events = ingest(shared_data / name, tmp_path / "events", IngestConfig())
     deaths = events.read().filter(pl.col("code") == s.DEATH).select("subject_id", pl.col("time").alias("death"))

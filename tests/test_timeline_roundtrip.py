@@ -155,7 +155,12 @@ def test_the_future_does_not_leak(timeline: Timeline, events: pl.DataFrame, othe
 
 @pytest.mark.parametrize(
     "name",
-    ["gibleed_omop53", "synthea27nj_omop54", "mimic_iv_demo_omop53", pytest.param("mimic_iv_demo_meds", marks=pytest.mark.slow)],
+    [
+        "synthea27nj_omop54",
+        pytest.param("gibleed_omop53", marks=pytest.mark.e2e),
+        pytest.param("mimic_iv_demo_omop53", marks=pytest.mark.e2e),
+        pytest.param("mimic_iv_demo_meds", marks=pytest.mark.slow),
+    ],
 )
 def test_round_trip_of_a_real_set(shared_data: Path, tmp_path: Path, name: str) -> None:
     """Equal to the last row; nothing is merged or unlinked that ingest had not mended already."""

@@ -24,7 +24,7 @@ from cehrxgpt.simulate.draws import make_keys
 from cehrxgpt.simulate.lives import Lives
 from cehrxgpt.simulate.populations import population
 from cehrxgpt.simulate.process import Process
-from cehrxgpt.simulate.state import State, from_columns, to_columns
+from cehrxgpt.simulate.state import DAY, IN_STAY, State, from_columns, to_columns
 from cehrxgpt.simulate.transitions import replan
 from cehrxgpt.simulate.truth_tasks import TrueTask, window_of
 
@@ -77,7 +77,9 @@ def resimulate(
             replan(start)
         window = window_of(task, start, instant[at], hospital)
         settled = task.settled(start, window) if task.settled is not None else np.zeros(len(start), dtype=bool)
-        met = process.run(start.take(~settled), window.close, stop=lambda part: task.outcome(part, window))
+        dead = start.is_event("death")  # earlier on the day of the question: what the record dates to the day's end is still to come
+        settled |= dead & task.outcome(start, window)
+        met = process.run(start.take(~settled & ~dead), window.close, stop=lambda part: task.outcome(part, window))
         yes = task.outcome(met, window) if len(met) else np.zeros(0, dtype=bool)
         hits[rows] = np.bincount(np.concatenate([met.row[yes], np.flatnonzero(settled)]) // samples, minlength=len(rows))
         return rows
@@ -120,7 +122,10 @@ def true_tasks(cdm: Path | str) -> tuple[str, ...]:
 
 
 def restore(cdm: Path, people: Population, rows: pl.DataFrame) -> State:
-    """The last recorded state at or before each row's `minute`, in the order of `rows`."""
+    """The last recorded state at or before each row's `minute`, in the order of `rows`.
+
+    A death outside hospital is recorded by its date, so on that day the record's people may still be asked; after it nobody may.
+    """
     path = Path(cdm) / "truth" / STATES_FILE
     if not path.exists():
         raise InputError(f"{cdm}: no truth/{STATES_FILE}; true risks exist for simulated populations only (cehrxgpt simulate)")
@@ -137,7 +142,8 @@ def restore(cdm: Path, people: Population, rows: pl.DataFrame) -> State:
         raise InputError(
             f"{cdm}: {early.height} prediction times lie before the first visit (first: subject {early['subject_id'][0]}); none has a state"
         )
-    late = found.filter(pl.col("event") == people.death)
+    written = pl.when(pl.col("visit") == IN_STAY).then(pl.col("time")).otherwise((pl.col("time") / DAY).floor() * DAY + DAY - 1)
+    late = found.filter((pl.col("event") == people.death) & (pl.col("minute") > written))
     if late.height:
         raise InputError(f"{cdm}: {late.height} prediction times lie after death (first: subject {late['subject_id'][0]}); the risk is not defined")
     n = found.height

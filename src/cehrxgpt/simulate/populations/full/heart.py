@@ -28,7 +28,7 @@ HEART: tuple[Entry, ...] = (
     chronic(
         "coronary_disease", "Coronary artery disease",
         {317576: "Coronary artery disease", 764123: "Coronary disease without angina", 36712983: "Coronary disease with angina"},
-        {"women": {30: 0.00004, 45: 0.0003, 60: 0.0012, 75: 0.0032, 90: 0.0052}, "men": {30: 0.00008, 45: 0.0008, 60: 0.0029, 75: 0.0056, 90: 0.0076}},
+        {"women": {30: 0.00004, 45: 0.0003, 60: 0.0012, 75: 0.0032, 90: 0.0052}, "men": {30: 0.00008, 45: 8e-4, 60: 0.0029, 75: 0.0056, 90: 0.0076}},
         terms={"ldl": 0.25, "systolic": 0.15, "statin": -0.35, "bmi": 0.1}, since={"chest_pain": (6.6, 150.0), "diabetes": (0.8, 700.0)},
         visit=(0.7, 0.1, 0.2), stay_days=2.0, noted=0.85, again=(0.45, 0.25, 0.75), ruled_out={"chest_pain": 0.015},
         brought={30: 0.001, 45: 0.018, 60: 0.075, 75: 0.17, 90: 0.24}, brought_men=1.9, seen_every_days=140.0,
