@@ -88,3 +88,27 @@ def test_results_of_observations_and_signs_of_measurements(tmp_path: Path) -> No
     assert labs["operator"].to_list() == ["<", "<=", ">=", ">", None, None]
     assert labs["text_value"].to_list()[:2] == [None, "45884084"]
     assert labs["numeric_value"].to_list() == [5.0] * 6
+
+
+def test_a_date_is_known_at_the_end_of_its_day(tmp_path: Path) -> None:
+    """Intensive care by date alone on the day of the admission; an admission by date alone that takes up an emergency visit."""
+    day = detail(1, "2010-01-01", "2010-01-04 11:30:00", 32037) | {"visit_detail_start_datetime": None}
+    found, _ = read(tmp_path, visit_detail=[day])
+    assert found.select("time", "available_time", "time_precision").row(0) == (
+        datetime(2010, 1, 1, 8), datetime(2010, 1, 1, 23, 59, 59, 999999), "day",
+    )  # fmt: skip
+    emergency = visit(7, 1, "2010-01-01 10:00:00", "2010-01-02 15:00:00", 9203)
+    admitted = visit(8, 1, "2010-01-02", "2010-01-09 12:00:00") | {"visit_start_datetime": None}
+    events, _ = run(write_cdm(tmp_path / "other", base() | {"visit_occurrence": [emergency, admitted]}), tmp_path / "events")
+    row = events.filter(pl.col("code") == "Visit/9201")
+    assert row.select("time", "available_time").row(0) == (datetime(2010, 1, 1, 10), datetime(2010, 1, 2, 23, 59, 59, 999999))
+
+
+def test_a_supply_that_says_nothing_leaves_the_end_unknown(tmp_path: Path) -> None:
+    drugs = [
+        {"drug_exposure_id": number, "person_id": 1, "drug_concept_id": number, "drug_exposure_start_date": "2010-01-02", "days_supply": supply}
+        for number, supply in enumerate(["1e30", "inf", "nan", "9223372036854775807", "-3", "7"], 1)
+    ]
+    found, report = read(tmp_path, drug_exposure=drugs)
+    assert report["tables"]["drug_exposure"]["kept"] == 6
+    assert found.sort("code")["end_time"].is_not_null().to_list() == [False] * 5 + [True]

@@ -237,3 +237,31 @@ def test_metadata_say_what_it_is(mimic: tuple[pl.DataFrame, dict[str, Any], Path
     assert about["cehrxgpt"] == {"format": "meds", "dialect": "mimic", "calendar": "shifted", "observation_policy": "first_to_last_event"}
     shard = EventDataset(folder).shards()[0]
     assert pl.read_parquet_schema(shard) == EVENT_DTYPES
+
+
+def test_rows_without_a_code_or_a_time(tmp_path: Path) -> None:
+    """No code: dropped and counted. No time: a fact is static, what ends or begins a stay is dropped."""
+    rows = [
+        *stay(1),
+        {"subject_id": 1, "time": t(1), "code": None},
+        {"subject_id": 1, "time": None, "code": "HOSPITAL_DISCHARGE//DIED", "hadm_id": 5},
+    ]
+    events, report = run(write_meds(tmp_path / "in", rows), tmp_path / "out")
+    assert report["tables"]["other"]["dropped"] == {"no_code": 1}
+    assert report["tables"]["HOSPITAL_DISCHARGE"]["dropped"]["no_date"] == 1
+    assert "discharge/DIED" not in events["code"].to_list()
+
+
+def test_intensive_care_moved_on_ends_as_the_next_begins(tmp_path: Path) -> None:
+    rows = [*stay(1)] + [
+        {"subject_id": 1, "time": t(day, hour), "code": code, "hadm_id": 5}
+        for day, hour, code in [(1, 14, "ICU_ADMISSION//MICU"), (1, 20, "ICU_ADMISSION//SICU"), (2, 6, "ICU_DISCHARGE//SICU")]
+    ]
+    events, _ = run(write_meds(tmp_path / "in", rows), tmp_path / "out")
+    stays = events.filter(pl.col("code") == "VisitDetail/icu").sort("time")
+    assert stays["end_time"].to_list() == [t(1, 20), t(2, 6)]
+
+
+def test_a_folder_with_brackets_is_a_folder(tmp_path: Path) -> None:
+    events, _ = run(write_meds(tmp_path / "in", stay(1)), tmp_path / "out[2]")
+    assert events.height

@@ -192,7 +192,7 @@ class EventDataset:
             InputError: it is damaged.
         """
         with _readable(path):
-            return conform(pl.read_parquet(path))
+            return conform(pl.read_parquet(path, glob=False))
 
     def read(self, split: str | None = None, *, subject_ids: Any = None) -> pl.DataFrame:
         """All events of a split (or of everything) as one frame; `subject_ids` restricts it."""
@@ -212,7 +212,7 @@ class EventDataset:
         """Raise `InputError` where the shards lack our columns: plain MEDS becomes an event table by ingest, not by itself."""
         for shard in self.shards()[:1]:
             with _readable(shard):
-                names = set(pl.read_parquet_schema(shard))
+                names = set(pl.read_parquet(shard, n_rows=0, glob=False).columns)
             if "available_time" not in names:
                 raise InputError(f"{self.root}: plain MEDS, without available_time; run: cehrxgpt ingest {self.root} --out EVENTS, and use EVENTS")
 
@@ -226,9 +226,10 @@ class EventDataset:
         """`subject_id`, `split` of every subject."""
         path = self.root / "metadata" / "subject_splits.parquet"
         if path.exists():
-            return pl.read_parquet(path).select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String))
+            return pl.read_parquet(path, glob=False).select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String))
         frames = [
-            pl.read_parquet(shard, columns=["subject_id"]).unique().with_columns(pl.lit(shard.parent.name).alias("split")) for shard in self.shards()
+            pl.read_parquet(shard, columns=["subject_id"], glob=False).unique().with_columns(pl.lit(shard.parent.name).alias("split"))
+            for shard in self.shards()
         ]
         return pl.concat(frames).sort("subject_id")
 
@@ -244,7 +245,7 @@ class EventDataset:
         }
         if not path.exists():
             return pl.DataFrame(schema=empty)
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         return frame.select(pl.col(name) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name) for name, dtype in empty.items())
 
     def names(self) -> dict[str, str]:

@@ -129,7 +129,7 @@ class _Run:
     def go(self, *, resume: bool, force: bool, progress: Progress | None) -> Loaded:
         if resume and self._finished():
             return load_model(self.out)
-        refuse_existing(self.out, force=force, inputs=[self.model.folder, self.events.root])
+        refuse_existing(self.out, force=force, inputs=[self.model.folder, self.events.root, *([] if self.old is None else [self.old.folder])])
         vocabulary = expand(self.model.vocabulary, self.events)
         ancestors = {code: parents for code, parents in self.events.codes.select("code", "parent_codes").iter_rows() if parents}
         grown = grow(self.model.decoder, self.model.vocabulary, vocabulary, ancestors=ancestors)

@@ -17,10 +17,10 @@ from cehrxgpt.events import EVENT_DTYPES, conform, rank_expression
 from cehrxgpt.sources import visit_rules
 from cehrxgpt.sources.bucket import EVENTS, Bucket, shaped
 from cehrxgpt.sources.detail_rules import mend_details
+from cehrxgpt.sources.instants import last_instant
 from cehrxgpt.sources.ledger import Ledger
 
 DAY = pl.duration(days=1)
-_LAST = pl.duration(microseconds=86_400_000_000 - 1)
 EARLIEST = datetime(1900, 1, 2)  # up to 1900-01-01, dates of events are placeholders for unknown ones
 LATEST_SHIFTED = datetime(2899, 12, 31, 23, 59, 59, 999999)  # 2999-12-31 and 9999-12-31 are placeholders too
 OWN_PERIODS, FIRST_TO_LAST = "observation_period", "first_to_last_event"
@@ -39,11 +39,6 @@ class Rules:
     date_only_groups: frozenset[str] = frozenset()
     latest: datetime | None = None
     shifted: bool = False
-
-
-def last_instant(time: pl.Expr) -> pl.Expr:
-    """23:59:59.999999 of each date."""
-    return time.dt.truncate("1d") + _LAST
 
 
 def _judge_precision(frame: pl.DataFrame, rules: Rules, time: str, flag: str, group: str) -> pl.DataFrame:

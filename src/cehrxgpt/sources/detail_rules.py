@@ -44,7 +44,8 @@ def mend_details(events: pl.DataFrame, visits: pl.DataFrame, ledger: Ledger) -> 
     details = details.with_columns(
         pl.when(early).then("_start").otherwise("time").alias("time"),
         pl.when(late).then("_end").otherwise("end_time").alias("end_time"),
-        (pl.col("time_is_date") & ~early.fill_null(False)).alias("time_is_date"),
+        # moved from midnight to the visit's hour on the same day, the hour is no more known than before
+        (pl.col("time_is_date") & ~(early & (pl.col("time") < pl.col("_start").dt.truncate("1d"))).fill_null(False)).alias("time_is_date"),
         (pl.col("end_is_date") & ~late.fill_null(False)).alias("end_is_date"),
     )
     return pl.concat([events.filter(pl.col("origin").ne_missing(DETAIL)), details.select(events.columns)])

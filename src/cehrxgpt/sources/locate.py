@@ -72,6 +72,17 @@ def _stem(path: Path) -> str | None:
     return None
 
 
+def _check_parts(folder: Path) -> None:
+    """Raise `SourceError` where a folder with a table's name holds table files that would not be read."""
+    if not any(folder.name.lower().removesuffix(".parquet").endswith(table) for table in TABLES):
+        return
+    held = [path for path in folder.rglob("*") if path.is_file() and path.name.lower().endswith((*TEXT_SUFFIXES, ".parquet"))]
+    unread = sorted(path for path in held if path.parent != folder or path.suffix != ".parquet")
+    if unread:
+        where = unread[0].relative_to(folder.parent)
+        raise SourceError(f"{folder}: {len(unread)} of {len(held)} table files in it are not read (first: {where}); expected {folder.name}/*.parquet")
+
+
 def find_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """OMOP table name -> its file (or folder of parts), and the other table files' names.
 
@@ -83,6 +94,8 @@ def find_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     others = []
     for path in sorted(folder.iterdir()):
         stem = _stem(path)
+        if path.is_dir() and not path.name.startswith("."):
+            _check_parts(path)
         if stem is None or path.name.startswith("."):
             continue
         table = next((name for name in TABLES if stem == name), None)
@@ -96,6 +109,7 @@ def find_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     found = {}
     for table in TABLES:
         candidates = exact.get(table) or prefixed.get(table) or []
+        others += [_stem(path) or path.name for path in prefixed.get(table, []) if path not in candidates]
         if len(candidates) > 1:
             names = ", ".join(path.name for path in candidates)
             raise SourceError(f"{folder}: {len(candidates)} files could be the table {table} ({names}); keep one")

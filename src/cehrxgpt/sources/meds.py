@@ -154,7 +154,7 @@ class MedsSource:
         path = self.folder / "metadata" / "subject_splits.parquet"
         if path.exists():
             try:
-                own = pl.read_parquet(path).select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String))
+                own = pl.read_parquet(path, glob=False).select(pl.col("subject_id").cast(pl.Int64), pl.col("split").cast(pl.String))
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise SourceError(f"{path}: cannot be read; expected the columns subject_id and split") from error
             return own.drop_nulls()
@@ -171,7 +171,7 @@ class MedsSource:
         paths = sorted((folder / "data" / f"bucket={bucket}").glob("*.parquet"))
         if not paths:
             return Bucket()
-        staged = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths])
+        staged = pl.concat([pl.read_parquet(path, hive_partitioning=False, glob=False) for path in paths])
         if self.rules is not None:
             return apply_dialect(staged, self.rules, ledger)
         native = staged.with_columns(pl.lit(False).alias("derived")).cast(pl.Schema(EVENT_DTYPES))
@@ -185,7 +185,7 @@ class MedsSource:
         if not path.exists():
             return codes.with_columns(columns).select(*CODES)
         try:
-            found = pl.read_parquet(path)
+            found = pl.read_parquet(path, glob=False)
             missing = [column for column in columns if column.meta.output_name() not in found.columns]
             found = found.with_columns(missing).select("code", "description", "parent_codes").cast({name: CODES[name] for name in list(CODES)[:3]})
         except (pl.exceptions.PolarsError, OSError) as error:

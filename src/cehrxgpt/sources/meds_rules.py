@@ -35,7 +35,7 @@ def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> Bucket:
     if rules.origin:
         origin = pl.col("group").replace_strict(rules.origin, default=None, return_dtype=pl.String)
     rows = rows.with_columns(origin.alias("origin"))
-    birth, death = pl.col("code") == s.BIRTH, pl.col("code") == s.DEATH
+    birth, death = (pl.col("code").eq_missing(code) for code in (s.BIRTH, s.DEATH))
     found.deaths = shaped(rows.filter(death).with_columns(pl.lit("death").alias("origin")), DEATHS)
     found.statics = _statics(rows, rules)
     for index, kind in enumerate(rules.visits):
@@ -46,9 +46,12 @@ def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> Bucket:
     stays = [_intensive_care(rows, kind) for kind in rules.intensive_care]
     found.events = shaped(_events(_other_rows(rows.filter(~birth & ~death), rules, ledger), rules, ledger), EVENTS)
     found.events = pl.concat([found.events, *stays])
-    unplaced = found.events.filter(pl.col("time").is_null() & pl.col("code").is_not_null())
-    found.statics = pl.concat([found.statics, shaped(unplaced, STATICS)])
-    found.events = found.events.filter(pl.col("time").is_not_null() | pl.col("code").is_null())
+    # A fact without a time is static, but what begins or ends a stay is none: it is dropped for want of a date, else it would be known from birth on.
+    bounds = [code for visit in rules.visits for code in (visit.opens, visit.closes)]
+    bounds += [code for care in rules.intensive_care for code in (care.opens, care.closes)]
+    static = pl.col("time").is_null() & pl.col("code").is_not_null() & ~pl.col("group").is_in(bounds)
+    found.statics = pl.concat([found.statics, shaped(found.events.filter(static), STATICS)])
+    found.events = found.events.filter(~static)
     return found
 
 
@@ -121,14 +124,18 @@ def _paired(opening: pl.DataFrame, closing: pl.DataFrame, number: int) -> pl.Dat
 
 
 def _first_closing(opening: pl.DataFrame, closing: pl.DataFrame, *, at_once: bool) -> pl.DataFrame:
-    """`end_time` of each opening: the first closing, unless the next opening (`_next`) comes before it; `at_once`: it may be the same instant."""
+    """`end_time` of each opening: the first closing, unless the next opening (`_next`) comes before it.
+
+    `at_once`: a closing may be at the same instant, and an opening without a closing of its own has no end; else the next opening ends it.
+    """
     ends = closing.select("subject_id", pl.col("time").alias("end_time")).unique().sort("end_time")
     paired = opening.sort("time").join_asof(
         ends, left_on="time", right_on="end_time", by="subject_id", strategy="forward", coalesce=False, check_sortedness=False,
         allow_exact_matches=at_once,
     )  # fmt: skip
     own = pl.col("_next").is_null() | (pl.col("end_time") <= pl.col("_next"))
-    return paired.with_columns(pl.when(own).then("end_time").alias("end_time")).drop("_next")
+    moved_on = pl.lit(None, dtype=pl.Datetime("us")) if at_once else pl.col("_next")
+    return paired.with_columns(pl.when(own).then("end_time").otherwise(moved_on).alias("end_time")).drop("_next")
 
 
 def _identify_closings(rows: pl.DataFrame, kind: VisitCodes, visits: pl.DataFrame) -> pl.DataFrame:

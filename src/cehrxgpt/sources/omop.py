@@ -25,6 +25,7 @@ from cehrxgpt.sources.names import describe_codes
 from cehrxgpt.visits import intensive_care
 
 OPERATORS = {4171756: "<", 4171754: "<=", 4171755: ">=", 4172704: ">"}  # 4172703 is "=", which is null here
+MOST_DAYS = 36_500  # a supply of more, or one that is no number, says nothing of the end
 BILLING_TYPES = (  # condition types whose rows are written for the bill, when the visit is over
     32821,  # EHR billing record
     32810,  # claim
@@ -112,7 +113,8 @@ def _event_expression(columns: Columns, spec: EventTable) -> dict[str, ir.Value]
         found["code"] = _detail_code(columns)
     if spec.end:
         end, end_is_date = _time(columns, spec.end)
-        supply = columns.number("days_supply").cast("int64")
+        given = columns.number("days_supply")
+        supply = ((given >= 1) & (given <= MOST_DAYS)).ifelse(given, ibis.null("float64")).cast("int64")
         supplied = (time.truncate("D").epoch_seconds() + (supply - 1) * 86400).as_timestamp("s").cast("timestamp(6)")
         found["end_time"] = end.isnull().ifelse((supply > 0).ifelse(supplied, ibis.null("timestamp(6)")), end)
         found["end_is_date"] = end_is_date
@@ -233,7 +235,7 @@ def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable], ledger
     events = []
     for name in tables:
         paths = sorted((stage / name / f"bucket={bucket}").glob("*.parquet"))
-        frame = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths]) if paths else None
+        frame = pl.concat([pl.read_parquet(path, hive_partitioning=False, glob=False) for path in paths]) if paths else None
         if name == "person":
             found.known_subjects = pl.Series("subject_id", [], dtype=pl.Int64) if frame is None else frame["subject_id"].drop_nulls().unique()
         if frame is None:

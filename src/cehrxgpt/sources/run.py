@@ -159,6 +159,11 @@ def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source
     return omop.OmopSource(connection, *locate.open_folder(connection, path), time_zone=config.time_zone)
 
 
+def _only_ends(row: dict[str, Any]) -> bool:
+    """Whether every row was dropped for what it is: the end of a stay that an opening row stands for."""
+    return all(reason.startswith("only_ends_") for reason in row["dropped"])
+
+
 class _Ingest:
     """One run; the steps of the module's docstring."""
 
@@ -328,7 +333,8 @@ class _Ingest:
 
     def _notes(self, tables: dict[str, dict[str, Any]], facts: dict[str, Any]) -> list[str]:
         """What a reader should hear of without opening ingest.json."""
-        notes = [f"{name}: all {row['read']} rows were dropped" for name, row in tables.items() if row["read"] and not row["kept"]]
+        lost = {name: row["read"] for name, row in tables.items() if row["read"] and not row["kept"] and not _only_ends(row)}
+        notes = [f"{name}: all {read} rows were dropped" for name, read in lost.items()]
         if not self.config.time_zone:
             for name, columns in facts["times_with_a_zone"].items():
                 zoned = sum(columns.values())

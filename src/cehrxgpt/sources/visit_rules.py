@@ -7,10 +7,10 @@ from datetime import datetime
 import polars as pl
 
 from cehrxgpt import visits as classes
+from cehrxgpt.sources.instants import last_instant
 from cehrxgpt.sources.ledger import Ledger
 
 DAY = pl.duration(days=1)
-_LAST = pl.duration(microseconds=86_400_000_000 - 1)
 _KEY = ["subject_id", "visit_id"]
 
 
@@ -68,7 +68,7 @@ def _mend_ends(visits: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
 
 def _one_day(visits: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
     """A day visit that spans days ends with its first day."""
-    last = pl.col("time").dt.truncate("1d") + _LAST
+    last = last_instant(pl.col("time"))
     spanning = (~classes.is_span(pl.col("visit_class")) & (pl.col("end_time") > last)).fill_null(False)
     ledger.mend(visits, spanning, "day_visit_spanned_days")
     return visits.with_columns(
@@ -104,7 +104,7 @@ def _merge_emergencies(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFra
     earlier = (pl.col("_start") < pl.col("time")).fill_null(False)
     ledger.mend(flagged, earlier, "admission_start_moved_to_emergency")
     flagged = flagged.with_columns(
-        pl.when(earlier).then("time").alias("admitted"),
+        pl.when(earlier).then(pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")).alias("admitted"),
         pl.when(earlier).then("_start").otherwise("time").alias("time"),
         pl.when(earlier).then("_day").otherwise("time_is_date").alias("time_is_date"),
     )

@@ -35,7 +35,7 @@ def read_table(path: Path, schema: Any, *, what: str) -> pl.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected {what}")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file (truncated or damaged?); expected {what}") from error
     s.check_columns(frame.to_arrow(), schema, where=str(path))

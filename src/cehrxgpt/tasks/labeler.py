@@ -179,7 +179,7 @@ def _facts(events: EventDataset | pl.DataFrame) -> DataFacts:
     """Of the whole data set, whatever split is labelled: absence is a property of the data."""
     if isinstance(events, pl.DataFrame):
         return DataFacts.of([events])
-    return DataFacts.of(pl.scan_parquet(path).select("code", "time", "end_time") for path in events.shards())
+    return DataFacts.of(pl.scan_parquet(path, glob=False).select("code", "time", "end_time") for path in events.shards())
 
 
 def label(

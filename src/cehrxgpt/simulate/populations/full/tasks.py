@@ -159,7 +159,7 @@ def tasks(entries: dict[str, Entry], diabetes_drugs: tuple[int, ...]) -> dict[st
         return rows
 
     def diabetics(cdm: Path) -> pl.DataFrame:
-        both = first_code("diabetes")(cdm).join(_first(_drugs(cdm, diabetes_drugs)), on="person_id", suffix="_drug")
+        both = first_code("diabetes", "retinopathy")(cdm).join(_first(_drugs(cdm, diabetes_drugs)), on="person_id", suffix="_drug")
         return _ready(_none_before(both.with_columns(at=pl.max_horizontal("at", "at_drug")), _conditions(cdm, failing, entries)))
 
     def coronary(cdm: Path) -> pl.DataFrame:
