@@ -128,7 +128,12 @@ ROWS: list[Row] = [
      {"meds": (_raw("SELECT count(*) FROM raw WHERE code LIKE 'HOSPITAL_ADMISSION%'"), lambda s: int(s.report["visits_recovered"]["inpatient"]))}),
     ("emergency room as two codes without an id", "paired in order of time; the way out only ends the visit (`only_ends_a_visit`)", "8b",
      {"meds": (_raw("SELECT count(*) FROM raw WHERE code LIKE 'ED_REGISTRATION%'"), _dropped("only_ends_a_visit"))}),
-    ("ICU stays", "events; they open no visit", "5", {"meds": (_raw("SELECT count(*) FROM raw WHERE code LIKE 'ICU_ADMISSION%'"),)}),
+    (
+        "ICU admissions",
+        "an event, and a stay in intensive care inside its visit (`[ICU] ... [/ICU]`); their ends only end it (`only_ends_intensive_care`)",
+        "5",
+        {"meds": (_raw("SELECT count(*) FROM raw WHERE code LIKE 'ICU_ADMISSION%'"),)},
+    ),
     ("ward moves (`TRANSFER_TO`)", "events; they open no visit", "8b", {"meds": (_raw("SELECT count(*) FROM raw WHERE code LIKE 'TRANSFER_TO%'"),)}),
     ("admissions that are not concept 9201", "classes of visit concepts, overridden by duration", "10",
      _everywhere(_raw("SELECT count(*) FROM visit_occurrence WHERE visit_concept_id <> 9201"),
