@@ -311,3 +311,8 @@ def test_boundaries_must_be_said() -> None:
         fit_vocabulary(training_table(), split=None, config=TimelineConfig(back_off=True))
     facts = fit_vocabulary(training_table(), split=None, config=TimelineConfig(back_off=True), concept_sets={}).settings["ontology"]
     assert json.loads(json.dumps(facts)) == {"sets": {}, "ancestors": {}, "members": {}}
+
+
+def test_a_vocabulary_that_is_given_takes_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--min-subjects: .* was fitted already"):
+        stages.tokenize(tmp_path, tmp_path / "out", {"min_subjects": 50, "value_bins": 10}, vocabulary=tmp_path)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -257,3 +258,25 @@ def test_gzip_is_recognised_by_name(tmp_path: Path) -> None:
     write_cdm(tmp_path / "cdm", base(), suffix=".csv.gz")
     assert gzip.decompress((tmp_path / "cdm" / "person.csv.gz").read_bytes()).startswith(b"person_id")
     assert run(tmp_path / "cdm", tmp_path / "out")[1]["files"]["person"] == "person.csv.gz"
+
+
+def test_schemas_of_a_duckdb_file(tmp_path: Path) -> None:
+    """The same tables in two schemas are read from the one that is named; a folder has none."""
+    path = tmp_path / "two.duckdb"
+    with duckdb.connect(str(path)) as database:
+        for schema in ("cdm_old", "cdm_new"):
+            database.execute(f"CREATE SCHEMA {schema}")
+            database.execute(
+                f"CREATE TABLE {schema}.person AS SELECT unnest([1, 2, 3]) AS person_id, 8532 AS gender_concept_id, 1950 AS year_of_birth"
+            )
+            database.execute(
+                f"CREATE TABLE {schema}.condition_occurrence AS SELECT 1 AS condition_occurrence_id, 1 AS person_id, 320128 AS condition_concept_id, "
+                "DATE '2010-01-01' AS condition_start_date"
+            )
+    with pytest.raises(InputError, match="in the schemas cdm_new and cdm_old"):
+        ingest(path, tmp_path / "out")
+    with pytest.raises(InputError, match="no schema cmd with tables; there is cdm_new, cdm_old"):
+        ingest(path, tmp_path / "out", IngestConfig(schema="cmd"))
+    assert len(ingest(path, tmp_path / "out", IngestConfig(schema="cdm_new")).subject_splits) == 3
+    with pytest.raises(InputError, match="a folder has no schemas"):
+        ingest(tmp_path, tmp_path / "other", IngestConfig(schema="cdm_new"))

@@ -110,6 +110,8 @@ def discover(
     Raises:
         InputError: the subject is not in the data, or cannot be embedded (the message says why).
     """
+    if not events.subject_splits["subject_id"].is_in([like]).any():  # before everyone is embedded
+        raise InputError(f"{events.root}: no subject {like}; cehrxgpt inspect {events.root} shows what is there")
     vectors = embed_subjects(model, events, config, progress=progress)
     mine = vectors.filter(pl.col("subject_id") == like)
     if mine.is_empty():

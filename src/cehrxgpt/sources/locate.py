@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,21 +221,26 @@ def open_folder(connection: Backend, folder: Path) -> tuple[dict[str, SourceTabl
     return {table: read_file(connection, table, path) for table, path in found.items()}, others
 
 
-def open_duckdb(connection: Backend, path: Path) -> tuple[dict[str, SourceTable], list[str]]:
-    """The OMOP tables of a DuckDB file, in whatever schema they are.
+def open_duckdb(connection: Backend, path: Path, schemas: Sequence[str] = ()) -> tuple[dict[str, SourceTable], list[str]]:
+    """The OMOP tables of a DuckDB file, in these schemas or, where none is named, in whatever schema they are.
 
     Raises:
-        SourceError: not a DuckDB file, no OMOP tables, or the same table in two schemas.
+        SourceError: not a DuckDB file, no such schema, no OMOP tables, or the same table in two schemas.
     """
     with reading(path, "a DuckDB database file"):
         connection.raw_sql(f"ATTACH {quoted(path)} AS source (READ_ONLY)")
         listed = connection.raw_sql(
             "SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog = 'source' ORDER BY ALL"
         ).fetchall()
+    there = sorted({schema for schema, _ in listed})
+    if absent := [schema for schema in schemas if schema not in there]:
+        raise SourceError(f"{path}: no schema {', '.join(absent)} with tables; there is {', '.join(there) or 'none'}")
     found: dict[str, tuple[str, str]] = {}
     others = []
     for schema, name in listed:
         table = name.lower()
+        if schemas and schema not in schemas:
+            continue
         if table not in TABLES:
             others.append(table)
         elif table in found:

@@ -125,14 +125,18 @@ def _refuse_absent(source: Path) -> None:
         raise SourceError(f"{source}: empty; {expected}")
 
 
+def _schemas(config: IngestConfig) -> tuple[str, ...]:
+    return tuple(name.strip() for name in config.schema.split(",") if name.strip())
+
+
 def open_database(connection: Backend, url: PostgresUrl, config: IngestConfig, folder: Path, tell: Callable[[str], None]) -> Source:
     """The reader for the OMOP tables of a PostgreSQL database, copied to `folder`; see `postgres.open_postgres`."""
     from cehrxgpt.sources import omop, postgres
 
     if config.format == "meds":
         raise SourceError(f"{url.shown}: a database is read as OMOP tables; MEDS is a folder of Parquet files")
-    asked = tuple(name.strip() for name in config.schema.split(",") if name.strip())
-    return omop.OmopSource(connection, *postgres.open_postgres(connection, url, asked or url.schemas, folder, tell), time_zone=config.time_zone)
+    asked = _schemas(config) or url.schemas
+    return omop.OmopSource(connection, *postgres.open_postgres(connection, url, asked, folder, tell), time_zone=config.time_zone)
 
 
 def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source:
@@ -146,7 +150,9 @@ def open_source(connection: Backend, path: Path, config: IngestConfig) -> Source
     if path.is_file():
         if config.format == "meds" or path.suffix.lower() not in locate.DATABASE_SUFFIXES:
             raise SourceError(f"{path}: a single file; expected a folder, or a DuckDB file ({', '.join(locate.DATABASE_SUFFIXES)}) with OMOP tables")
-        return omop.OmopSource(connection, *locate.open_duckdb(connection, path), time_zone=config.time_zone)
+        return omop.OmopSource(connection, *locate.open_duckdb(connection, path, _schemas(config)), time_zone=config.time_zone)
+    if config.schema:
+        raise SourceError(f"{path}: a folder has no schemas; --schema goes with a DuckDB file or a database URL")
     is_meds = meds.looks_like_meds(path)
     if config.format == "meds" or (config.format == "auto" and is_meds):
         return meds.MedsSource(connection, path, config.dialect, time_zone=config.time_zone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,11 @@ def tokenize(
     from cehrxgpt.store.writer import write_store
     from cehrxgpt.timeline import Timeline, TimelineConfig
 
+    if vocabulary is not None:
+        plain = {field.name: getattr(TimelineConfig(), field.name) for field in fields(TimelineConfig)}
+        unheard = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value != plain[name]]
+        if unheard:
+            raise InputError(f"{', '.join(unheard)}: {vocabulary} was fitted already and is used as it is; leave them out, or leave out --vocabulary")
     dataset = EventDataset(events)
     refuse_existing(out, force=force, inputs=[events, *([vocabulary] if vocabulary else [])])
     if vocabulary is not None:
