@@ -100,7 +100,7 @@ def run(
 def simulate(
     out: Out,
     patients: Annotated[int, typer.Option("--patients", min=1, help="How many people.")] = 10_000,
-    population: Annotated[str, typer.Option("--population", help="core (ten diseases, fast) or full (adults of all ages, 100 entries).")] = "core",
+    population: Annotated[str, typer.Option("--population", help="core (a few diseases, fast) or full (adults of all ages, 100 entries).")] = "core",
     hospital: Annotated[str, typer.Option("--hospital", help="a or b (of full): other people, units, codes and habits.")] = "a",
     truth_samples: Annotated[int, typer.Option("--truth-samples", min=0, help="Futures per row of truth/<task>.parquet; 0 = none.")] = 2000,
     seed: Seed = 1,
@@ -505,6 +505,7 @@ def report(
     out: Annotated[Optional[Path], typer.Option("--out", help="The page (default: DIR/report.html).")] = None,  # noqa: UP045
     patient: Annotated[str, typer.Option("--patient", help="Whose record to show: auto (nobody real), none, or a subject id.")] = "auto",
     force: Force = False,
+    quiet: Quiet = False,
     json_only: Json = False,
 ) -> None:
     """One self-contained HTML page of a run.
@@ -513,7 +514,7 @@ def report(
     """
     from cehrxgpt import stages
 
-    ui.Console(json_only=json_only).result(stages.report(folder, out, patient=patient, force=force))
+    ui.Console(quiet=quiet, json_only=json_only).result(stages.report(folder, out, patient=patient, force=force))
 
 
 @app.callback(invoke_without_command=True)

@@ -122,18 +122,23 @@ def compare_codes(models: Models, events: EventDataset, least: int) -> tuple[pl.
 
 
 def known_shares(models: Models, events: EventDataset) -> dict[str, dict[str, float]]:
-    """split -> events, and the share of them in the vocabulary before and after."""
+    """split -> events, and the share of them in the vocabulary before and after; results (numbers, texts), and the share written as such."""
     found: dict[str, dict[str, float]] = {}
+    names = ("known_before", "known_after", "results_before", "results_after")
     timelines = [Timeline(vocabulary).on(events) for vocabulary in (models.old, models.new)]
     for split, frame in events.iter_shards():
-        row = found.setdefault(split, {"events": 0, "known_before": 0.0, "known_after": 0.0})
-        for name, timeline in zip(("known_before", "known_after"), timelines, strict=True):
+        row = found.setdefault(split, {"events": 0, "results": 0} | dict.fromkeys(names, 0.0))
+        for when, timeline in zip(("before", "after"), timelines, strict=True):
             histories = timeline.encode_frame(frame)
-            row[name] += float((histories.events - histories.unknown).sum())
+            results, said = timeline.results(frame)
+            row[f"known_{when}"] += float((histories.events - histories.unknown).sum())
+            row[f"results_{when}"] += float(said)
         row["events"] += int(histories.events.sum())
-    return {
-        split: {name: value / max(row["events"], 1) if name != "events" else value for name, value in row.items()} for split, row in found.items()
-    }
+        row["results"] += results
+    for row in found.values():
+        for name in names:
+            row[name] /= max(row["events" if name.startswith("known") else "results"], 1)
+    return found
 
 
 # -- values -----------------------------------------------------------------------------------------------------------------------
@@ -257,6 +262,8 @@ def said(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "codes", f"{codes['known_and_seen_here']:,} known and seen here, {codes['never_seen_here']:,} known and not seen here, {codes['new']:,} new"
     share = codes["events"][TRAIN]
     yield "training events in the vocabulary", f"{share['known_before']:.1%} before, {share['known_after']:.1%} after"
+    if share["results"]:
+        yield "training results written with their value", f"{share['results_before']:.1%} before, {share['results_after']:.1%} after"
     if facts["held_out"] is not None:
         for name, loss in facts["held_out"]["loss"].items():
             yield f"{facts['held_out']['split']} loss of events both know, {name}", f"{loss['plain']:.3f} (renormalised {loss['renormalised']:.3f})"

@@ -125,6 +125,8 @@ class Columns:
         column = self.source.relation[name]
         if column.type() == dt.dtype(dtype):
             return column
+        if isinstance(column, ir.FloatingColumn):  # a missing id as data frames keep it
+            column = column.isnan().ifelse(ibis.null(column.type()), column)
         raw = column if column.type().is_numeric() else self.text(name)
         typed = raw.try_cast(dtype)
         if dtype == "int64":  # the database rounds 1.5 to 2

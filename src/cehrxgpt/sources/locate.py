@@ -48,7 +48,7 @@ _KNOWN_OTHERS = (  # OMOP tables that are not read: their names end like those t
     "survey_conduct",
 )
 _LOOKED_AT = 1 << 18  # bytes
-_NULLS = ["", "NULL", "\\N", "NA"]
+_NULLS = ["", "NULL", "null", "\\N", "NA", "NaN", "nan"]  # not "None": it is a result of some tests
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from cehrxgpt.errors import InputError
 from cehrxgpt.stages.tables import Settings, silent
 
 if TYPE_CHECKING:
-    pass
+    from cehrxgpt.events import EventDataset
+    from cehrxgpt.timeline import TimelineConfig
 
 
 def simulate(out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
@@ -59,11 +60,33 @@ def tokenize(
     dataset = EventDataset(events)
     refuse_existing(out, force=force, inputs=[events, *([vocabulary] if vocabulary else [])])
     if vocabulary is not None:
-        timeline = Timeline.load(vocabulary).on(dataset)
+        timeline, notes = Timeline.load(vocabulary).on(dataset), []
     else:
         config = from_dict(TimelineConfig, dict(settings), where="tokenize")
+        notes = _ontology_notes(dataset, config)
         timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
-    return write_store(dataset, timeline, out, force=force, progress=progress)
+    return write_store(dataset, timeline, out, force=force, progress=progress) | ({"notes": notes} if notes else {})
+
+
+def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:
+    """What of --roll-up and --back-off can do nothing with this data.
+
+    Raises:
+        InputError: either is asked for, and the data has no ontology at all.
+    """
+    import polars as pl
+
+    if not (config.roll_up or config.back_off):
+        return []
+    codes = dataset.codes.filter(pl.col("parent_codes").list.len() > 0)
+    if codes.is_empty():
+        raise InputError(
+            f"{dataset.root}: no code has an ancestor, so there is nothing to roll up or back off to; expected concept_ancestor among the OMOP "
+            "tables, or parent_codes in the MEDS metadata/codes.parquet, at ingest"
+        )
+    above = set().union(*codes["parent_codes"].to_list())
+    unknown = [code for code in config.roll_up if code not in above]
+    return [f"--roll-up: {len(unknown)} of {len(config.roll_up)} codes are ancestor of no code here ({', '.join(unknown[:3])})"] if unknown else []
 
 
 def read_codes(path: Path) -> list[str]:

@@ -169,11 +169,18 @@ def _headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
 
 def report(folder: Path, out: Path | None, *, patient: str = "auto", force: bool = False) -> dict[str, Any]:
     """One self-contained HTML page of a run."""
+    import polars as pl
+
     from cehrxgpt.report import report as run
+    from cehrxgpt.report.run import RunFolder
 
     target = out or folder / "report.html"
     refuse_existing(target, force=force)
     if patient not in ("auto", "none") and not patient.lstrip("-").isdigit():
         raise InputError(f"--patient: expected auto, none or a subject id, found '{patient}'")
     chosen: Any = {"auto": "auto", "none": None}[patient] if patient in ("auto", "none") else int(patient)
+    if isinstance(chosen, int):
+        events = RunFolder(folder).events
+        if events is None or events.filter(pl.col("subject_id") == chosen).head(1).collect().is_empty():
+            raise InputError(f"--patient: no subject {chosen} in {folder / 'events'}")
     return {"report": str(run(folder, target, force=force, patient=chosen))}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from cehrxgpt.errors import InputError
@@ -14,8 +15,9 @@ from cehrxgpt.events import EventDataset
 from cehrxgpt.timeline.back_off import Aliases, ConceptSets, aliases
 from cehrxgpt.timeline.encode import Encoder
 from cehrxgpt.timeline.encoded import EncodedHistories
-from cehrxgpt.timeline.fit import TimelineConfig, fit_vocabulary
+from cehrxgpt.timeline.fit import TimelineConfig, fit_vocabulary, is_category
 from cehrxgpt.timeline.grammar import Grammar
+from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 SETTINGS_FILE = "timeline.json"
@@ -73,6 +75,13 @@ class Timeline:
     def encode_frame(self, events: pl.DataFrame, *, key: Sequence[str] = ("subject_id",)) -> EncodedHistories:
         """Events to tokens, one history per key; see `encode.Encoder.encode`."""
         return self._encoder.encode(self.aliases.apply(events), key=key)
+
+    def results(self, events: pl.DataFrame) -> tuple[int, int]:
+        """Dated rows that carry a number or a text result, and how many of them are written with it (as a bin or a category)."""
+        dated = events.filter(pl.col("time").is_not_null() & (pl.col("numeric_value").is_finite() | is_category(pl.col("text_value"))))
+        token, value = self._encoder.lookup.events(self.aliases.apply(dated))
+        said = np.isfinite(value) | ((token >= 0) & (self.vocabulary.kind[np.maximum(token, 0)] == Kind.CATEGORY))
+        return dated.height, int(said.sum())
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary (settings inside) and a readable copy of the settings into an existing folder."""
