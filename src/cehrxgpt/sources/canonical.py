@@ -177,14 +177,14 @@ def precision() -> pl.Expr:
 
 
 def _until_death(events: pl.DataFrame, deaths: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
-    """Move events after the death (by 24 h at most) to its time; intensive care does not last longer.
+    """Move events after the death (by 24 h at most) to its time; nothing but a prescription lasts longer.
 
     The end of a drug stays as it was prescribed: cut at the death, its length would tell of the death when the drug is given.
     """
     events = events.join(_death_times(deaths), on="subject_id", how="left")
     ledger.mend(events, pl.col("time") > pl.col("_death"), "moved_to_death")
-    intensive = pl.col("code").str.starts_with(s.ICU_PREFIX)
-    late = intensive & (pl.col("end_time") > pl.col("_death"))
+    prescribed = (pl.col("origin") == "drug_exposure").fill_null(False)
+    late = ~prescribed & (pl.col("end_time") > pl.col("_death"))
     ledger.mend(events, late & (pl.col("time") <= pl.col("_death")), "end_after_death")
     until = pl.when(late).then("_death").otherwise("end_time")
     return events.with_columns(pl.min_horizontal("time", "_death").alias("time"), until.alias("end_time")).drop("_death")
