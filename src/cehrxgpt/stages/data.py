@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ def tokenize(
     from cehrxgpt.timeline import Timeline, TimelineConfig
 
     if vocabulary is not None:
-        plain = {field.name: getattr(TimelineConfig(), field.name) for field in fields(TimelineConfig)}
+        plain = to_dict(TimelineConfig())
         unheard = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value != plain[name]]
         if unheard:
             raise InputError(f"{', '.join(unheard)}: {vocabulary} was fitted already and is used as it is; leave them out, or leave out --vocabulary")
