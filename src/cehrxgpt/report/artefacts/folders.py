@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt.errors import InputError
+from cehrxgpt.report import suppress
 from cehrxgpt.report.artefacts.artefact import Artefact, interval, size
 from cehrxgpt.report.artefacts.files import describe_file, few_lines
 from cehrxgpt.report.artefacts.made import made_from
@@ -78,8 +79,8 @@ def events(path: Path) -> Artefact:
     frame = scan(path)
     counts = split_counts(frame)
     names = ["subjects", "events", "visits", "values", "deaths"]
-    rows = [[row["split"], *(row[name] for name in names)] for row in counts.to_dicts()]
-    rows.append(["all", *(int(value or 0) for value in counts.select(pl.col(names).sum()).row(0))])
+    told = [suppress.figures(counts[name].fill_null(0).to_list()) for name in names]
+    rows = [list(row) for row in zip([*counts["split"], "all"], *told, strict=True)]
     ingest = RunFolder(path).json("ingest.json") or {}
     found = Artefact(path.name, "an event data set" if ingest else "an event data set (MEDS), not ingested by us")
     found.tables.append(("", ["split", *names], rows, 1))
@@ -111,16 +112,32 @@ def store(path: Path) -> Artefact:
     facts = {**(folder.json("meta.json") or {}), **(folder.json("tokenize.json") or {})}
     vocabulary = folder.parquet("vocabulary.parquet")
     found = Artefact(path.name, "a token store")
-    found.facts = [(name.replace("_", " "), value) for name, value in flatten(facts, depth=2) if not isinstance(value, list)][:60]
+    found.facts = [(name.replace("_", " "), value) for name, value in flatten(_told(facts), depth=2) if not isinstance(value, list)][:60]
     if vocabulary is not None and not is_number(facts.get("vocabulary")):
         found.facts.append(("vocabulary", vocabulary.height))
     splits = [one for one in facts.get("splits") or [] if isinstance(one, dict)]
     if splits:
-        keys = ["split", "patients", "tokens", "events", "events_dropped", "length_p50", "length_p90"]
-        found.tables.append(("", [key.replace("_", " ") for key in keys], [[one.get(key) for key in keys] for one in splits], 1))
+        sums, lengths = ["patients", "tokens", "events", "events_dropped"], ["length_p50", "length_p90"]
+        told = [suppress.figures([one.get(key) or 0 for one in splits])[:-1] for key in sums]
+        few = [suppress.is_small(one.get("patients")) for one in splits]
+        body = [
+            [one.get("split"), *row, *(None if small else one.get(key) for key in lengths)]
+            for one, small, *row in zip(splits, few, *told, strict=True)
+        ]
+        found.tables.append(("", [key.replace("_", " ") for key in ["split", *sums, *lengths]], body, 1))
     found.made = made_from(path)
-    found.next = [f"cehrxgpt pretrain {path} --recipe demo --out MODEL", f"cehrxgpt inspect {path} --subject ID"]
+    found.next = [f"cehrxgpt pretrain {path} --recipe demo --out MODEL"]
     return found
+
+
+_COUNTED = {"patients": "", "patients_without_tokens": "", "histories": "", "events": "", "events_dropped": "dropped_share"}
+_COUNTED |= {"events_rolled_up": "rolled_up_share", "events_backed_off": "backed_off_share"}
+
+
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """`tokenize.json` with small counts of patients and of their events hidden, and the shares that would give them away."""
+    hidden = [(name, share) for name, share in _COUNTED.items() if suppress.is_small(facts.get(name))]
+    return {**facts, **{name: suppress.UNDER for name, _ in hidden}, **{share: None for _, share in hidden if share in facts}}
 
 
 def model(path: Path) -> Artefact:
