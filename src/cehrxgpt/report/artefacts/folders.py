@@ -14,7 +14,7 @@ from cehrxgpt.report import suppress
 from cehrxgpt.report.artefacts.artefact import Artefact, interval, size
 from cehrxgpt.report.artefacts.files import describe_file, few_lines
 from cehrxgpt.report.artefacts.made import made_from
-from cehrxgpt.report.markup import duration, is_number, short_count
+from cehrxgpt.report.markup import duration, is_number, readable, short_count
 from cehrxgpt.report.methods import method
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections.data import flatten, split_counts
@@ -92,6 +92,8 @@ def events(path: Path) -> Artefact:
     if isinstance(accounts, dict):
         body = [[name, one.get("read"), one.get("kept"), lost(one)] for name, one in accounts.items() if isinstance(one, dict)]
         found.tables.append(("rows of the source tables", ["table", "read", "kept", "dropped"], body, 1))
+        if reasons := _reasons(accounts):
+            found.tables.append(("why rows were dropped", ["table", "reason", "rows"], reasons, 2))
     source = [("source", ingest["source"])] if ingest.get("source") else []
     found.made = [*source, *([("format", ingest["format"])] if ingest.get("format") else []), *made_from(path)]
     example = frame.select("subject_id").head(1).collect()["subject_id"].to_list()
@@ -104,6 +106,16 @@ def lost(account: dict[str, Any]) -> Any:
     """Rows that a table's account says were dropped."""
     dropped = account.get("dropped")
     return sum(n for n in dropped.values() if is_number(n)) if isinstance(dropped, dict) else dropped
+
+
+def _reasons(accounts: dict[str, Any]) -> list[list[Any]]:
+    """Table, reason and rows of what was dropped: tables in their order, the most frequent reason first."""
+    found: list[list[Any]] = []
+    for name, one in accounts.items():
+        dropped = one.get("dropped") if isinstance(one, dict) else None
+        counted = [(why, n) for why, n in dropped.items() if is_number(n)] if isinstance(dropped, dict) else []
+        found += [[name, readable(why), n] for why, n in sorted(counted, key=lambda pair: (-pair[1], pair[0]))]
+    return found
 
 
 def store(path: Path) -> Artefact:
@@ -126,7 +138,7 @@ def store(path: Path) -> Artefact:
         ]
         found.tables.append(("", [key.replace("_", " ") for key in ["split", *sums, *lengths]], body, 1))
     found.made = made_from(path)
-    found.next = [f"cehrxgpt pretrain {path} --recipe demo --out MODEL"]
+    found.next = [f"cehrxgpt pretrain {path} --recipe demo --out MODEL", f"cehrxgpt inspect {path} --subject ID"]
     return found
 
 
