@@ -115,7 +115,8 @@ def _admissions_from(visits: pl.DataFrame) -> pl.DataFrame:
         admissions.select("subject_id", *starts), left_on="time", right_on="_admitted", by="subject_id", strategy="forward", check_sortedness=False
     ).filter(pl.col("_admitted") <= pl.col("end_time"))
     dated = admissions.filter("time_is_date").select("subject_id", pl.col("end_time").alias("_until"), *starts)
-    same_day = emergencies.join(dated, left_on=["subject_id", pl.col("time").dt.truncate("1d")], right_on=["subject_id", "_admitted"])
+    day = pl.col("time").dt.truncate("1d")
+    same_day = emergencies.join(dated, left_on=["subject_id", day], right_on=["subject_id", "_admitted"], maintain_order="left_right")
     same_day = same_day.filter((pl.col("time") <= pl.col("_until")).fill_null(True))
     pairs = pl.concat([during.select(*emergencies.columns, "_into"), same_day.select(*emergencies.columns, "_into")])
     return pairs.unique(_KEY, keep="first", maintain_order=True)
