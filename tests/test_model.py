@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
-from cehrxgpt.model.transformer import LIKE_LENGTH, SLACK, Decoder, DocumentGroups, causal_attention, explicit_attention
+from cehrxgpt.model.transformer import LIKE_LENGTH, SLACK, Decoder, DocumentGroups, RMSNorm, Rotation, causal_attention, explicit_attention
 
 CENTURY = 100 * 525_960  # minutes
 
@@ -236,6 +236,25 @@ def test_written_out_attention_is_attention(heads, kv_heads):
     weight = torch.randn(outputs[0].shape, generator=generator, dtype=torch.float64)
     for one, other in zip(*(torch.autograd.grad((output * weight).sum(), given) for output in outputs), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_norm_is_what_it_says_and_its_gradient_too():
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(6, 1e-6).double()
+    norm.weight.data.uniform_(0.5, 2, generator=generator)
+    x = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+    assert torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(norm, {"weight": w}, (x,)), (x, norm.weight))
+
+
+def test_turning_is_the_same_with_and_without_complex_numbers():
+    generator = torch.Generator().manual_seed(0)
+    tables = [torch.rand(2, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+    position, age = torch.arange(10).view(2, 5), torch.randint(0, 10**7, (2, 5), generator=generator)
+    rotation = Rotation(position, age, *tables, torch.float64)
+    x = torch.randn(2, 5, 2, 3, 8, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(rotation(x), rotation.turn_real(x.unflatten(-1, (-1, 2))).flatten(-2))
 
 
 def test_a_new_model_predicts_almost_uniformly_whatever_its_depth():
