@@ -14,14 +14,16 @@ where a century in minutes loses nothing, and only their sine and cosine are rou
 Attention never crosses a segment, and its cost is linear in the tokens of a batch:
 
     one segment a row, padded right   plain causal attention (what stands behind cannot be seen, so padding needs no mask)
-    packed rows                       documents are gathered into rows of like length (at most a quarter of padding), attended
+    packed rows, CPU                  documents are gathered into rows of like length (at most a quarter of padding), attended
                                       causally, and put back; no T x T mask over a pack is ever built
+    packed rows, CUDA in 16 bits      the kernel for documents of any length (FlashAttention's "varlen") reads the rows as they stand
     with a cache                      explicit: new queries against the row's own past
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -158,6 +160,27 @@ class DocumentGroups:
         self.back = torch.from_numpy(back).to(device)
 
 
+@dataclass(frozen=True)
+class DocumentEnds:
+    """Where documents begin and end in the flattened rows, for kernels that take them of any length. Padding counts as documents, too.
+
+    Attributes:
+        bounds: int32[documents + 1]; flat place (row * T + column) at which each begins; the last is B * T.
+        longest: no document has more tokens.
+    """
+
+    bounds: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, segment_id_BT: Tensor) -> DocumentEnds:
+        """Those of packed rows; no document goes on into another row."""
+        begins = torch.ones_like(segment_id_BT, dtype=torch.bool)
+        begins[:, 1:] = segment_id_BT[:, 1:] != segment_id_BT[:, :-1]
+        first = begins.flatten().nonzero().squeeze(1)
+        return cls(F.pad(first, (0, 1), value=segment_id_BT.numel()).to(torch.int32), segment_id_BT.shape[1])
+
+
 def causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
     """softmax(q k / sqrt(E)) v over each place and those before it; [B, T, H, E]."""
     B, T, H, _ = q_BTHE.shape
@@ -191,6 +214,16 @@ def packed_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, groups: Doc
     for place, kept in zip(groups.places, groups.kept, strict=True):
         done.append(causal_attention(q[place], k[place], v[place]).flatten(0, 1)[kept])
     return torch.cat(done)[groups.back].view_as(q_BTHE)
+
+
+def varlen_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, ends: DocumentEnds) -> Tensor:
+    """The same by one kernel over all documents; CUDA, 16 bits; [B, T, H, E], arbitrary at padding."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x.flatten(0, 1).contiguous() for x in (q_BTHE, k_BTKE, v_BTKE))
+    most = ends.longest
+    out = varlen_attn(q, k, v, ends.bounds, ends.bounds, most, most, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1])
+    return out.view_as(q_BTHE)  # type: ignore[union-attr]
 
 
 def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Tensor | None, prefix: Prefix | None = None, layer: int = 0) -> Tensor:
@@ -236,6 +269,9 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor
     return (weight.to(v.dtype) @ v).to(weight.dtype), weight.sum(-1, keepdim=True), top
 
 
+Documents = DocumentGroups | DocumentEnds | None
+
+
 class Attention(nn.Module):
     """Grouped-query attention with normalised queries and keys."""
 
@@ -247,7 +283,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_width, config.norm_eps)
         self.output = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: DocumentGroups | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: Documents, cache: KVCache | None, layer: int) -> Tensor:
         B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.head_width
         q, k, v_BTKE = self.query_key_value(x_BTD).view(B, T, H + 2 * K, E).split((H, K, K), dim=2)
@@ -260,6 +296,8 @@ class Attention(nn.Module):
             k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
         if cache is not None and not cache.fresh:
             out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_BTS, cache.prefix, layer)
+        elif isinstance(groups, DocumentEnds):
+            out_BTHE = varlen_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         elif groups is not None:
             out_BTHE = packed_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         else:
@@ -290,7 +328,7 @@ class Block(nn.Module):
         self.feedforward_norm = RMSNorm(config.width, config.norm_eps)
         self.feedforward = FeedForward(config)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: DocumentGroups | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: Documents, cache: KVCache | None, layer: int) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, groups, cache, layer)
         return x_BTD + self.feedforward(self.feedforward_norm(x_BTD))
 
@@ -341,11 +379,11 @@ class Decoder(nn.Module):
         Returns:
             [B, T, D]. What stands at padding is arbitrary and finite.
         """
-        groups = None
+        groups: Documents = None
         if cache is not None:
             cache.begin(token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1))
-        elif segment_id is not None and not right_padded(segment_id):
-            groups = DocumentGroups(segment_id)
+        elif segment_id is not None:
+            groups = documents_of(segment_id, self.embedding.weight.dtype)
         x_BTD = self.embedding(token_id)
         rotation = None
         if self.config.rotary != "none":
@@ -361,6 +399,15 @@ class Decoder(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
         return F.linear(hidden, self.embedding.weight if self.untied is None else self.untied.weight, self.head_bias)
+
+
+def documents_of(segment_id_BT: Tensor, dtype: torch.dtype) -> Documents:
+    """What attention must know of the documents in a batch whose weights have this type; None = plain causal attention does."""
+    if segment_id_BT.is_cuda:
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else dtype
+        if dtype.itemsize == 2:
+            return DocumentEnds.of(segment_id_BT)
+    return None if right_padded(segment_id_BT) else DocumentGroups(segment_id_BT)
 
 
 def right_padded(segment_id_BT: Tensor) -> bool:
