@@ -79,7 +79,7 @@ class Timeline:
     def results(self, events: pl.DataFrame) -> tuple[int, int]:
         """Dated rows that carry a number or a text result, and how many of them are written with it (as a bin or a category)."""
         dated = events.filter(pl.col("time").is_not_null() & (pl.col("numeric_value").is_finite() | is_category(pl.col("text_value"))))
-        token, value = self._encoder.lookup.events(self.aliases.apply(dated))
+        token, _, value = self._encoder.lookup.events(self.aliases.apply(dated))
         said = np.isfinite(value) | ((token >= 0) & (self.vocabulary.kind[np.maximum(token, 0)] == Kind.CATEGORY))
         return dated.height, int(said.sum())
 

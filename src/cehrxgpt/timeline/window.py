@@ -16,16 +16,16 @@ import numpy.typing as npt
 
 from cehrxgpt.errors import InputError
 from cehrxgpt.timeline.encoded import EncodedHistories
-from cehrxgpt.timeline.kinds import PROMPT_LENGTH, TIME_KINDS, Kind
+from cehrxgpt.timeline.kinds import FOLLOWERS, PROMPT_LENGTH, TIME_KINDS, Kind
 from cehrxgpt.timeline.prompt import prompt_ages, prompt_tokens
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, MINUTES_PER_HOUR, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-SHORTEST = PROMPT_LENGTH + 6  # prompt, [VR], type, [ICU], day of stay, hour, one event
+SHORTEST = PROMPT_LENGTH + 8  # prompt, [VR], type, [ICU], day of stay, hour, one event: at most a lab, its bin and a length
 
 _TIME = np.isin(np.arange(len(Kind)), [int(kind) for kind in TIME_KINDS])
 _FIRST = ~_TIME  # kinds with which a window may begin: not a token that only goes on from the one before it
-_GOES_BACK = (Kind.VISIT_TYPE, Kind.END, Kind.DRUG_LENGTH)  # part of what the token before says
+_GOES_BACK = (Kind.VISIT_TYPE, Kind.END, *FOLLOWERS)  # part of what the token before says
 _FIRST[[*_GOES_BACK, Kind.PAD]] = False
 
 
@@ -65,7 +65,8 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
     Args:
         index: the history.
         start: counted from the history's first token; anything up to the end of the prompt means the beginning. A start at gaps or
-            steps of time goes on to what they date; one at a visit's type, a drug's length or [END] goes back to [VS], drug or death.
+            steps of time goes on to what they date; one at a visit's type, a lab's bin, a drug's length or [END] goes back to [VS], lab, drug or
+            death.
         stop: end of the window (exclusive), counted likewise.
     """
     whole = histories.history(index)
@@ -74,7 +75,7 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
         return _as_is(histories, slice(whole.start, whole.start + stop), int(histories.start_date[index]))
     token = histories.token_id[whole]
     kind = vocabulary.kind[token]
-    if start < len(kind) and kind[start] in _GOES_BACK:
+    while start < len(kind) and kind[start] in _GOES_BACK:
         start -= 1
     fitting = np.flatnonzero(_FIRST[kind[start:stop]])
     first = start + int(fitting[0]) if len(fitting) else stop
