@@ -267,6 +267,10 @@ def test_halving_the_follow_up_does_not_move_the_rate() -> None:
 def test_unknown_objectives_are_refused() -> None:
     config = ModelConfig(vocabulary_size=len(VOCABULARY))
     assert set(build({"next_token": 1.0}, VOCABULARY, config)) == {"next_token"}
-    for weights, message in (({"next": 1.0}, "unknown 'next'; valid: next_token"), ({"next_token": 0.0}, "must be positive"), ({}, "none given")):
+    for weights, message in (
+        ({"next": 1.0}, "unknown 'next'; valid: next_token, value"),
+        ({"next_token": 0.0}, "must be positive"),
+        ({}, "none given"),
+    ):
         with pytest.raises(ConfigError, match=message):
             build(weights, VOCABULARY, config)

@@ -10,11 +10,15 @@ from cehrxgpt.errors import ConfigError
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.objectives.base import Objective
 from cehrxgpt.objectives.next_token import NextToken
+from cehrxgpt.objectives.value import Value
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-__all__ = ["OBJECTIVES", "NextToken", "Objective", "build"]
+__all__ = ["OBJECTIVES", "NextToken", "Objective", "Value", "build"]
 
-OBJECTIVES = {NextToken.name: lambda vocabulary, config: NextToken(vocabulary)}
+OBJECTIVES = {
+    NextToken.name: lambda vocabulary, config: NextToken(vocabulary),
+    Value.name: lambda vocabulary, config: Value(vocabulary),
+}
 """name -> function of (vocabulary, model config) that makes the objective."""
 
 
@@ -30,6 +34,9 @@ def check(weights: Mapping[str, float]) -> None:
 
 
 def build(weights: Mapping[str, float], vocabulary: Vocabulary, config: ModelConfig) -> nn.ModuleDict:
-    """The objectives a recipe names, by name."""
+    """The objectives a recipe names, by name. No target counts twice: where `value` is among them, `next_token` leaves values to it."""
     check(weights)
-    return nn.ModuleDict({name: OBJECTIVES[name](vocabulary, config) for name in weights})
+    made = {name: OBJECTIVES[name](vocabulary, config) for name in weights}
+    if NextToken.name in made and Value.name in made:
+        made[NextToken.name] = NextToken(vocabulary, values=False)
+    return nn.ModuleDict(made)

@@ -70,29 +70,36 @@ class NextToken(Objective):
     Args:
         vocabulary: for its gap tokens.
         censoring: add the censored last gap. Off only to show what its absence does.
+        values: count the bins of labs as well, where they are tokens of their own; off beside the objective `value`.
     """
 
     name: ClassVar[str] = "next_token"
     reach: Tensor
+    elsewhere: Tensor  # bool[V], targets that another objective counts
 
-    def __init__(self, vocabulary: Vocabulary, *, censoring: bool = True):
+    def __init__(self, vocabulary: Vocabulary, *, censoring: bool = True, values: bool = True):
         super().__init__()
         reach = gap_reach(vocabulary)
         self.censoring = censoring and bool((reach > 0).any())
         self.register_buffer("reach", reach, persistent=False)
+        self.register_buffer("elsewhere", torch.from_numpy((vocabulary.kind == Kind.BIN) & (not values)), persistent=False)
 
     def count(self, batch: PackedBatch) -> Tensor:
-        """Places with a target, and open histories that end in the batch."""
-        terms = (batch.target != IGNORE).sum()
+        """Places with a target that counts, and open histories that end in the batch."""
+        terms = self._counted(batch.target).sum()
         if self.censoring:
             terms = terms + (batch.censor_gap_days >= 0).sum()
         return terms
+
+    def _counted(self, target: Tensor) -> Tensor:
+        """Where there is a target that counts here."""
+        return (target != IGNORE) & ~self.elsewhere.to(target.device)[target.clamp(min=0)]
 
     def forward(self, decoder: Decoder, hidden: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Sum and count of the terms; see `Objective.forward`."""
         hidden_ND, target_N = hidden.flatten(0, 1), batch.target.flatten()
         total = hidden.new_zeros((), dtype=hidden.dtype if hidden.dtype == torch.float64 else torch.float32)
-        places = (target_N != IGNORE).nonzero().squeeze(1)
+        places = self._counted(target_N).nonzero().squeeze(1)
         twice = len(places) * len(self.reach) > KEPT_LOGITS
         for chunk in places.split(CHUNK_ROWS) if len(places) else ():
             hidden_CD, target_C = hidden_ND.index_select(0, chunk), target_N[chunk]
