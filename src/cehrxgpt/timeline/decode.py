@@ -141,7 +141,8 @@ def _values(vocabulary: Vocabulary, token: Int, bins: Int, rng: np.random.Genera
     low = np.floor(middle).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(counts[which] - 1, 0))
     share = (middle - low).astype(np.float32)
-    value[binned] = np.where(share > 0, table[which, low] * (1 - share) + table[which, high] * share, table[which, low])
+    below, above = table[which, low], table[which, high]
+    value[binned] = np.where(share > 0, np.clip(below * (1 - share) + above * share, below, above), below)  # rounding must not leave the bin
     return value
 
 

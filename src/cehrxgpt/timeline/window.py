@@ -21,7 +21,7 @@ from cehrxgpt.timeline.prompt import prompt_ages, prompt_tokens
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, MINUTES_PER_HOUR, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-SHORTEST = PROMPT_LENGTH + 8  # prompt, [VR], type, [ICU], day of stay, hour, one event: at most a lab, its bin and a length
+SHORTEST = PROMPT_LENGTH + 6  # prompt, [VR], type, [ICU], day of stay, hour, one event
 
 _TIME = np.isin(np.arange(len(Kind)), [int(kind) for kind in TIME_KINDS])
 _FIRST = ~_TIME  # kinds with which a window may begin: not a token that only goes on from the one before it
@@ -144,14 +144,19 @@ def _opened_before(kind: npt.NDArray[np.int8], opens: Kind, closes: Kind) -> npt
     return np.concatenate([[0], depth[:-1]]) > 0
 
 
+def shortest(vocabulary: Vocabulary) -> int:
+    """Tokens that a window must have room for: `SHORTEST`, and what may follow the one event (a lab's bin, a drug's length)."""
+    return SHORTEST + sum(bool((vocabulary.kind == kind).any()) for kind in FOLLOWERS)
+
+
 def last_window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, max_tokens: int) -> Window:
     """The longest tail of a history that fits into `max_tokens`, prompt included; it starts at a unit, an event or a visit's end.
 
     Raises:
         InputError: `max_tokens` is too small for a prompt and one event.
     """
-    if max_tokens < SHORTEST:
-        raise InputError(f"a window of {max_tokens} tokens cannot hold a prompt and an event; expected at least {SHORTEST}")
+    if max_tokens < shortest(vocabulary):
+        raise InputError(f"a window of {max_tokens} tokens cannot hold a prompt and an event; expected at least {shortest(vocabulary)}")
     whole = histories.history(index)
     length = whole.stop - whole.start
     if length <= max_tokens:
