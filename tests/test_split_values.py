@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,20 @@ from hypothesis import strategies as st
 
 from cehrxgpt.adapt.expand import expand
 from cehrxgpt.adapt.grow import NEW_MASS, check_extends, grow
+from cehrxgpt.adapt.run import adapt
 from cehrxgpt.adapt.transfer import value_drift
 from cehrxgpt.errors import ConfigError, InputError, MismatchError, SchemaError
+from cehrxgpt.forecast import ForecastConfig, forecast
 from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.model.hub import load_model
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.report.history import bin_edges
 from cehrxgpt.rollout import Prompt, rollout
 from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.store.crop import choose_crop
 from cehrxgpt.store.packing import generator
+from cehrxgpt.store.writer import write_store
+from cehrxgpt.synthesis import synthesize
 from cehrxgpt.tasks import Index, Outcome, Task, outcome_in_window, outcome_tokens
 from cehrxgpt.tasks.definition import ConceptSet
 from cehrxgpt.timeline import Timeline, TimelineConfig, decode_futures, decode_histories, last_window
@@ -32,6 +38,7 @@ from cehrxgpt.timeline.grammar import Phase, settled
 from cehrxgpt.timeline.kinds import FOLLOWERS, PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.vocabulary import LATER, Vocabulary
 from cehrxgpt.timeline.window import shortest, window
+from cehrxgpt.train import TrainConfig, pretrain
 from timeline_samples import START, histories, row, static, table, training_table
 from two_hospitals import hospital, patients
 
@@ -346,3 +353,43 @@ def test_tokenize_takes_the_option(tmp_path: Path) -> None:
     assert Vocabulary.load(tmp_path / "again").split_values
     with pytest.raises(InputError, match=r"--values: .* was fitted already"):
         stages.tokenize(events.root, tmp_path / "third", {"values": "split"}, vocabulary=tmp_path / "timeline")
+
+
+# -- a whole model ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_a_model_of_split_values_does_everything(tmp_path: Path) -> None:
+    """Trained with the value objective, it forecasts, writes patients and carries over; numbers stay inside their labs' bounds."""
+    events = hospital(tmp_path / "events")
+    split = Timeline.fit(events, config=TimelineConfig(values="split"))
+    shape = {"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "context": 128}
+    config = TrainConfig(
+        model=shape, tokens_per_batch=1024, learning_rate=1e-2, steps=50, precision="float32", objectives={"next_token": 1.0, "value": 1.0}
+    )
+    write_store(events, split, tmp_path / "store")
+    pretrain(tmp_path / "store", tmp_path / "model", config)
+    lines = [json.loads(line) for line in (tmp_path / "model/train.jsonl").read_text().splitlines()]
+    tuning = [line["tuning"]["value"] for line in lines if line["kind"] == "tuning"]
+    assert 0 < tuning[-1] < np.log(split.vocabulary.bin_count.max()) + 0.1
+
+    loaded = load_model(tmp_path / "model")
+    made, _ = synthesize(loaded, 60)
+    numbers = made.filter(pl.col("code") == "measurement/4")["numeric_value"]
+    real = events.read("train").filter(pl.col("code") == "measurement/4")["numeric_value"]
+    assert numbers.len() > 30
+    assert numbers.null_count() <= 1
+    assert float(numbers.mean()) == pytest.approx(float(real.mean()), abs=0.6)  # type: ignore[arg-type]
+    lab = int(loaded.vocabulary.ids_of_kind(Kind.LAB)[0])
+    assert numbers.drop_nulls().is_between(float(loaded.vocabulary.bin_low[lab]), float(loaded.vocabulary.bin_high[lab])).all()
+
+    at = events.read("held_out").group_by("subject_id").agg(pl.col("time").max().alias("prediction_time")).head(5)
+    sets = {"index": ConceptSet(condition=(1,)), "lab": ConceptSet(measurement=(4,))}
+    task = Task(name="lab", description="a lab", index=Index(concepts="index"), outcome=Outcome(concepts="lab"), horizon_days=30, concept_sets=sets)
+    told = forecast(loaded, events, at, [task], ForecastConfig(samples=8, max_new_tokens=40))
+    assert told.predictions["predicted_boolean_probability"].is_not_null().all()
+
+    second = hospital(tmp_path / "second", second=True)
+    adapted = adapt(tmp_path / "model", second, tmp_path / "adapted", config=replace(config, steps=10), old=tmp_path / "store", replay=True)
+    assert adapted.vocabulary.split_values
+    assert {adapted.vocabulary.unit[i] for i in adapted.vocabulary.ids_of_kind(Kind.LAB)} == {"mg/dL", "mmol/L"}
