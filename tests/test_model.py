@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
-from cehrxgpt.model.transformer import LIKE_LENGTH, SLACK, Decoder, DocumentGroups
+from cehrxgpt.model.transformer import LIKE_LENGTH, SLACK, Decoder, DocumentGroups, causal_attention, explicit_attention
 
 CENTURY = 100 * 525_960  # minutes
 
@@ -224,6 +224,18 @@ def test_bfloat16_autocast_stays_near_float32():
         rough = decoder.head(decoder(token, position=position, age_minutes=age, segment_id=segment))
     assert torch.isfinite(rough).all()
     assert (rough.float() - exact)[segment > 0].abs().mean() < 0.05 * exact[segment > 0].abs().mean()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
+def test_written_out_attention_is_attention(heads, kv_heads):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 11, heads, 8), (3, 11, kv_heads, 8), (3, 11, kv_heads, 8)]
+    given = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    outputs = [attend(*given) for attend in (causal_attention, explicit_attention)]
+    torch.testing.assert_close(outputs[0], outputs[1])
+    weight = torch.randn(outputs[0].shape, generator=generator, dtype=torch.float64)
+    for one, other in zip(*(torch.autograd.grad((output * weight).sum(), given) for output in outputs), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_new_model_predicts_almost_uniformly_whatever_its_depth():

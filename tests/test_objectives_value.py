@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 import torch
@@ -14,44 +12,19 @@ from torch import Tensor, nn
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives import NextToken, Objective, Value, build
+from cehrxgpt.objectives import NextToken, Value, build, read_settings
 from cehrxgpt.rollout.constraints import allowed_table
 from cehrxgpt.rollout.sampler import masked_weights
-from cehrxgpt.store.batch import IGNORE, PackedBatch
+from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.timeline.grammar import Grammar
-from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
+from toy_objectives import VOCABULARY, decoder, loss_of, padded
 from toy_store import toy_vocabulary
 
-BINS = {"lab/few": 2, "lab/some": 3, "lab/many": 5}
-
-
-def split_vocabulary() -> Vocabulary:
-    """The toy vocabulary with three labs that share five bins."""
-    rows = toy_vocabulary().table.to_pylist()
-    rows += [{"token": f"bin:{place}", "kind": int(Kind.BIN), "amount": place} for place in range(5)]
-    for code, count in BINS.items():
-        inside = {
-            "bin_edges": [float(edge) for edge in range(count + 1)],
-            "bin_quantiles": [[place, place + 0.5, place + 1] for place in range(count)],
-        }
-        rows.append({"token": code, "kind": int(Kind.LAB), "code": code} | inside)
-    defaults = {"amount": -1, "minutes": 0}
-    return Vocabulary.from_rows([defaults | row for row in rows], {"values": "split"})
-
-
-VOCABULARY = split_vocabulary()
+BINS = {f"lab/{count}": count for count in (2, 3, 5)}
 IDS = {name: VOCABULARY.id_of(name) for name in (*BINS, *(f"bin:{place}" for place in range(5)))}
-CONFIG = ModelConfig(vocabulary_size=len(VOCABULARY), width=16, layers=2, heads=4, kv_heads=2, context=512)
-
-
-def decoder() -> Decoder:
-    torch.manual_seed(0)
-    model = Decoder(CONFIG)
-    for weight in model.parameters():
-        weight.data.mul_(4 if weight.dim() > 1 else 1)  # far from uniform
-    return model.double()
+CONFIG = decoder().config
 
 
 def sentence(random: np.random.Generator, labs: int) -> Segment:
@@ -73,19 +46,12 @@ def segments(count: int, seed: int = 0, labs: tuple[int, int] = (1, 6)) -> list[
     return [sentence(random, int(random.integers(*labs))) for _ in range(count)]
 
 
-def padded(batch: PackedBatch, columns: int) -> PackedBatch:
-    filler = {"target": IGNORE, "censor_gap_days": -1, "value": float("nan")}
-    return PackedBatch(**{f.name: nn.functional.pad(getattr(batch, f.name), (0, columns), value=filler.get(f.name, 0)) for f in fields(batch)})
+def made(*names: str, vocabulary: Vocabulary = VOCABULARY) -> nn.ModuleDict:
+    return build(read_settings(dict.fromkeys(names, 1.0)), {}, vocabulary, CONFIG)
 
 
 def states(model: Decoder, batch: PackedBatch) -> Tensor:
     return model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
-
-
-def loss_of(model: Decoder, objective: Objective, batch: PackedBatch) -> tuple[Tensor, int]:
-    total, count = objective(model, states(model, batch), batch)
-    assert int(count) == int(objective.count(batch))
-    return total, int(count)
 
 
 # -- what it is ---------------------------------------------------------------------------------------------------------------------
@@ -108,7 +74,7 @@ def test_the_loss_is_what_it_says() -> None:
 
 def test_a_lab_that_stands_alone_is_trained() -> None:
     """One lab between conditions, days apart, as no flag of the token behind it could tell."""
-    names = ["[BOS]", "year:2010", "month:3", "age:50", "age_months:2", "gender:8532", "race:0", "condition/1", "D9", "lab/some", "bin:1", "D30"]
+    names = ["[BOS]", "year:2010", "month:3", "age:50", "age_months:2", "gender:8532", "race:0", "condition/1", "D9", "lab/3", "bin:1", "D30"]
     token = np.array([VOCABULARY.id_of(name) for name in [*names, "condition/2"]])
     batch = assemble([Segment(token, np.full(len(token), 10_000_000), np.full(len(token), np.nan, np.float32), 0, -1)])
     model = decoder()
@@ -116,9 +82,9 @@ def test_a_lab_that_stands_alone_is_trained() -> None:
     total.backward()
     gradient = model.embedding.weight.grad.norm(dim=1)
     assert count == 1
-    assert gradient[IDS["lab/some"]] > 0
+    assert gradient[IDS["lab/3"]] > 0
     assert (gradient[[IDS[f"bin:{place}"] for place in range(3)]] > 0).all()
-    assert (gradient[[IDS["bin:3"], IDS["bin:4"], IDS["lab/many"]]] == 0).all(), "bins that the lab has not are no part of it"
+    assert (gradient[[IDS["bin:3"], IDS["bin:4"], IDS["lab/5"]]] == 0).all(), "bins that the lab has not are no part of it"
     # And it learns: a few steps make that value likely.
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for _ in range(20):
@@ -135,7 +101,7 @@ def test_the_value_depends_on_which_lab_was_drawn() -> None:
     torch.manual_seed(1)
     model = Decoder(ModelConfig(**{**CONFIG.to_dict(), "vocabulary_size": len(words)})).double()
     model.embedding.weight.data.mul_(20)
-    labs = torch.tensor([words.id_of("lab/many"), words.id_of("lab/other")])
+    labs = torch.tensor([words.id_of("lab/5"), words.id_of("lab/other")])
     history = torch.tensor([words.id_of(name) for name in ("[BOS]", "condition/1")]).repeat(2, 1)
     token = torch.cat([history, labs[:, None]], 1)
     hidden = model(token, position=torch.arange(3).repeat(2, 1), age_minutes=torch.zeros(2, 3, dtype=torch.int64))
@@ -204,8 +170,8 @@ def test_a_batch_without_labs_is_nothing_and_can_be_learnt_from() -> None:
 
 def test_no_target_counts_twice() -> None:
     model, batch = decoder(), assemble(segments(6, seed=7))
-    both = build({"next_token": 1.0, "value": 1.0}, VOCABULARY, CONFIG)
-    alone = build({"next_token": 1.0}, VOCABULARY, CONFIG)["next_token"]
+    both = made("next_token", "value")
+    alone = made("next_token")["next_token"]
     counts = {name: loss_of(model, objective, batch)[1] for name, objective in both.items()}
     whole, count = loss_of(model, alone, batch)
     assert counts["value"] == int((torch.isin(batch.target, torch.tensor([IDS[f"bin:{place}"] for place in range(5)]))).sum()) > 0
@@ -220,5 +186,5 @@ def test_no_target_counts_twice() -> None:
 
 def test_fused_values_have_no_value_objective() -> None:
     with pytest.raises(ConfigError, match="objectives: value needs values that are tokens of their own; tokenize with --values split"):
-        build({"next_token": 1.0, "value": 1.0}, toy_vocabulary(), CONFIG)
-    assert isinstance(build({"next_token": 1.0}, toy_vocabulary(), CONFIG)["next_token"], NextToken)
+        made("next_token", "value", vocabulary=toy_vocabulary())
+    assert isinstance(made("next_token", vocabulary=toy_vocabulary())["next_token"], NextToken)

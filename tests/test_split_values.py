@@ -136,7 +136,7 @@ def test_both_ways_of_writing_decode_to_the_same_events(fused: Timeline, split: 
     for timeline in (fused, split):
         encoded = timeline.encode_frame(events)
         rng = None if seed is None else np.random.default_rng(seed)
-        decoded.append((decode_histories(timeline.vocabulary, encoded, rng=rng), encoded.unknown.tolist(), timeline.results(events)))
+        decoded.append((decode_histories(timeline.vocabulary, encoded, rng=rng), encoded.unknown.tolist(), timeline.results(events, encoded)))
     assert decoded[0][0].equals(decoded[1][0])
     assert decoded[0][1:] == decoded[1][1:]
 

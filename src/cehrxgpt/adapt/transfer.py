@@ -131,7 +131,7 @@ def known_shares(models: Models, events: EventDataset) -> dict[str, dict[str, fl
         row = found.setdefault(split, {"events": 0, "results": 0} | dict.fromkeys(names, 0.0))
         for when, timeline in zip(("before", "after"), timelines, strict=True):
             histories = timeline.encode_frame(frame)
-            results, said = timeline.results(frame)
+            results, said = timeline.results(frame, histories)
             row[f"known_{when}"] += float((histories.events - histories.unknown).sum())
             row[f"results_{when}"] += float(said)
         row["events"] += int(histories.events.sum())

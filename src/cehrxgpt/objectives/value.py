@@ -11,15 +11,16 @@ distribution. Beside this objective `next_token` leaves these places out, so tha
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cehrxgpt.errors import ConfigError
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives.base import Objective
+from cehrxgpt.objectives.base import Objective, nothing, wide
 from cehrxgpt.store.batch import IGNORE, PackedBatch
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
@@ -61,6 +62,11 @@ class Value(Objective):
         for name, table in (("bins", lab_bins(vocabulary)), ("bin_id", bin_id), ("place", place)):
             self.register_buffer(name, table, persistent=False)
 
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> Value:
+        """See `Objective.build`."""
+        return cls(vocabulary)
+
     def count(self, batch: PackedBatch) -> Tensor:
         """Labs with a target."""
         return value_places(batch, self.bins).sum()
@@ -69,14 +75,13 @@ class Value(Objective):
         """Sum and count of the terms; see `Objective.forward`."""
         places = value_places(batch, self.bins).flatten().nonzero().squeeze(1)
         if not len(places):
-            return hidden.new_zeros((), dtype=hidden.dtype if hidden.dtype == torch.float64 else torch.float32), self.count(batch)
+            return nothing(hidden), self.count(batch)
         logits_NK = self.logits(decoder, hidden.flatten(0, 1)[places], batch.token_id.flatten()[places])
         target_N = self.place[batch.target.flatten()[places]]
         return F.cross_entropy(logits_NK, target_N, reduction="sum"), self.count(batch)
 
     def logits(self, decoder: Decoder, hidden_ND: Tensor, lab_N: Tensor) -> Tensor:
         """Logits of the shared bins [N, K] behind these labs, minus infinity where the lab has no such bin."""
-        logits_NK = decoder.head(hidden_ND, self.bin_id)
-        logits_NK = logits_NK if logits_NK.dtype == torch.float64 else logits_NK.float()
+        logits_NK = wide(decoder.head(hidden_ND, self.bin_id))
         own_NK = torch.arange(len(self.bin_id), device=lab_N.device) < self.bins[lab_N][:, None]
         return logits_NK.masked_fill(~own_NK, float("-inf"))

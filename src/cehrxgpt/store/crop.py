@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cehrxgpt.timeline.kinds import EVENT_KINDS, FOLLOWERS, PROMPT_LENGTH, Kind
 
+SHORTEST_PART = 6  # tokens of a window of a pair beyond its prompt, at least
 REOPENING = 3  # [VR], type, day of stay: what a window that starts inside a visit says after the prompt
 
 _GAP = np.isin(np.arange(len(Kind)), [Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP])
@@ -83,6 +84,20 @@ def choose_crop(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
         return Crop(0, _stop(kind, 0, PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4)))
     start = _aligned(kind, target, room)
     return Crop(start, _stop(kind, start, room)) if start > PROMPT_LENGTH else Crop(0, _stop(kind, 0, context))
+
+
+def choose_pair(kind: npt.NDArray[np.int8], context: int, random: np.random.Generator) -> tuple[Crop, Crop] | None:
+    """Cut one history, of any length, into two windows of at most `context` tokens that share no event: what stands before one of its
+    gaps and what stands behind. None where neither part would have `SHORTEST_PART` tokens."""
+    ends, starts = _unit_ends(kind)[:-1], unit_starts(kind)[1:]
+    fits = (ends - PROMPT_LENGTH >= SHORTEST_PART) & (len(kind) - starts >= SHORTEST_PART)
+    if not fits.any():
+        return None
+    chosen = int(random.choice(np.flatnonzero(fits)))
+    end, start = int(ends[chosen]), int(starts[chosen])
+    room = context - PROMPT_LENGTH - REOPENING - 1 - int((kind == Kind.ICU_START).any())
+    before = Crop(0, end) if end <= context else Crop(_aligned(kind[:end], end - room, room), end)
+    return before, Crop(start, _stop(kind, start, room))
 
 
 def _aligned(kind: npt.NDArray[np.int8], target: int, room: int) -> int:

@@ -25,7 +25,7 @@ class TrainConfig:
 
     Attributes:
         model: keys of `ModelConfig` without `vocabulary_size`.
-        objectives: name -> weight; the loss is the weighted sum of their means.
+        objectives: name -> weight, or name -> {weight: ..., further settings}; the loss is the weighted sum of their means.
         seed: decides weights, order and windows.
 
         tokens_per_batch: real tokens of one micro-batch, about.
@@ -58,7 +58,7 @@ class TrainConfig:
     """
 
     model: dict[str, Any] = field(default_factory=dict)
-    objectives: dict[str, float] = field(default_factory=lambda: {"next_token": 1.0})
+    objectives: dict[str, Any] = field(default_factory=lambda: {"next_token": 1.0})
     seed: int = 0
 
     tokens_per_batch: int = 4096
@@ -108,9 +108,17 @@ class TrainConfig:
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes is {self.max_minutes}; it must be positive, or null")
         self.model_config(1)
-        from cehrxgpt.objectives import check
+        self.objective_settings()
 
-        check(self.objectives)
+    def objective_settings(self) -> dict[str, Any]:
+        """Settings of every objective by name, its `weight` among them.
+
+        Raises:
+            ConfigError: an unknown objective or setting, or a value out of range.
+        """
+        from cehrxgpt.objectives import read_settings
+
+        return read_settings(self.objectives)
 
     def model_config(self, vocabulary_size: int) -> ModelConfig:
         """The decoder's shape for a vocabulary of this size.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from cehrxgpt.errors import MismatchError, TrainingError
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives import build
+from cehrxgpt.objectives import build, prepare
 from cehrxgpt.schema import TRAIN, TUNING
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
@@ -97,10 +97,13 @@ class Trainer:
         self.device = choose_device(config.device)
         self.dtype = choose_precision(config, self.device)
         shape = config.model_config(len(store.vocabulary))
+        self.settings = config.objective_settings()
+        self.weights: dict[str, float] = {name: one.weight for name, one in self.settings.items()}
+        self.facts = prepare(self.settings, store, shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.decoder = Decoder(shape)
-            self.objectives = build(config.objectives, store.vocabulary, shape)
+            self.objectives = build(self.settings, self.facts, store.vocabulary, shape)
         if start is not None:
             if start.config != shape:
                 raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
@@ -108,7 +111,16 @@ class Trainer:
         self.decoder.to(self.device)
         self.objectives.to(self.device)
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
-        make_loader = partial(Loader, store, tokens_per_batch=config.tokens_per_batch, context=shape.context, seed=config.seed, packed=packed)
+        pair_share = getattr(self.settings.get("contrastive"), "share", 0.0)
+        make_loader = partial(
+            Loader,
+            store,
+            tokens_per_batch=config.tokens_per_batch,
+            context=shape.context,
+            seed=config.seed,
+            packed=packed,
+            pair_share=pair_share,
+        )
         self.loader = make_loader(TRAIN)
         # Small data may have no tuning split: the last weights are kept then.
         self.tuning = make_loader(TUNING) if len(store.indices(TUNING)) else None
@@ -121,7 +133,7 @@ class Trainer:
         self.counters = _Counters()
         self.best: dict[str, Tensor] | None = None
         self.resumed_from: int | None = None
-        self._window: dict[str, list[float]] = {name: [0.0, 0.0] for name in config.objectives}  # sums and counts since the last line
+        self._window: dict[str, list[float]] = {name: [0.0, 0.0] for name in self.weights}  # sums and counts since the last line
         self._last_loss: float | None = None
         self._logged = (0, 0.0)  # tokens and seconds at the last line
 
@@ -191,7 +203,7 @@ class Trainer:
             for name, part in parts.items():
                 sums[name] += float(part)
         norm = float(clip_gradient(self.parameters.values(), self.config.clip))
-        loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.config.objectives.items())
+        loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.weights.items())
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
             for name, count in counts.items():
@@ -219,8 +231,7 @@ class Trainer:
         with autocast(self.device, self.dtype):
             hidden = self.decoder(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
             sums = {name: objective(self.decoder, hidden, batch)[0] for name, objective in self.objectives.items()}
-        weights = self.config.objectives
-        total = torch.stack([weights[name] / max(counts[name], 1) * value for name, value in sums.items()]).sum()
+        total = torch.stack([self.weights[name] / max(counts[name], 1) * value for name, value in sums.items()]).sum()
         return total, {name: value.detach() for name, value in sums.items()}
 
     def _skip(self, loss: float, norm: float) -> None:
@@ -249,8 +260,8 @@ class Trainer:
         """Loss on the tuning split; keeps the weights if they are the best so far."""
         if self.tuning is None:
             return
-        sums = dict.fromkeys(self.config.objectives, 0.0)
-        counts = dict.fromkeys(self.config.objectives, 0)
+        sums = dict.fromkeys(self.weights, 0.0)
+        counts = dict.fromkeys(self.weights, 0)
         self.module.eval()
         for batch in self.tuning.evaluation(self.config.evaluation_batches):
             of_batch = {name: int(objective.count(batch)) for name, objective in self._cpu_objectives().items()}
@@ -260,7 +271,7 @@ class Trainer:
                 counts[name] += of_batch[name]
         self.module.train()
         losses = {name: sums[name] / max(counts[name], 1) for name in sums}
-        loss = sum(self.config.objectives[name] * value for name, value in losses.items())
+        loss = sum(self.weights[name] * value for name, value in losses.items())
         self._judge(loss)
         best = self.counters.best_step == self.counters.step
         self._log({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})
@@ -288,7 +299,7 @@ class Trainer:
         counters = self.counters
         losses = {name: total / count if count else None for name, (total, count) in self._window.items()}
         if all(value is not None for value in losses.values()):
-            self._last_loss = sum(self.config.objectives[name] * value for name, value in losses.items() if value is not None)
+            self._last_loss = sum(self.weights[name] * value for name, value in losses.items() if value is not None)
         self._window = {name: [0.0, 0.0] for name in self._window}
         self._log({
             "kind": "train",
