@@ -28,7 +28,7 @@ NAMED = {
 
 @pytest.fixture(scope="module")
 def objectives(tmp_path_factory: pytest.TempPathFactory) -> nn.ModuleDict:
-    store = TokenStore(toy_store(tmp_path_factory.mktemp("objectives") / "store", train=60, units=(2, 8)))
+    store = TokenStore(toy_store(tmp_path_factory.mktemp("objectives") / "store", train=60, units=(2, 8), vocabulary=VOCABULARY))
     settings, shape = read_settings(NAMED), decoder().config
     torch.manual_seed(1)
     made = build(settings, prepare(settings, store, shape), store.vocabulary, shape).double()
@@ -93,7 +93,7 @@ def test_a_batch_without_any_term_costs_nothing(objectives: nn.ModuleDict, name:
 
 def test_every_objective_learns(tmp_path: Path) -> None:
     """One small model, all objectives on: each falls, on the data it is trained on."""
-    store = TokenStore(toy_store(tmp_path / "store", train=16, tuning=0, units=(3, 8)))
+    store = TokenStore(toy_store(tmp_path / "store", train=16, tuning=0, units=(3, 8), vocabulary=VOCABULARY))
     model = decoder().float()
     settings = read_settings(NAMED)
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_every_objective_learns(tmp_path: Path) -> None:
 
 def test_heads_come_back_from_a_model_folder(objectives: nn.ModuleDict, tmp_path: Path) -> None:
     settings = read_settings(NAMED)
-    store = TokenStore(toy_store(tmp_path / "store", train=60, units=(2, 8)))
+    store = TokenStore(toy_store(tmp_path / "store", train=60, units=(2, 8), vocabulary=VOCABULARY))
     shape = decoder().config
     facts = prepare(settings, store, shape)
     made = build(settings, facts, store.vocabulary, shape)

@@ -56,7 +56,7 @@ def ids(timeline: Timeline, tokens: str) -> np.ndarray:
 @given(histories())
 def test_results_said_are_those_of_the_lookup(timeline: Timeline, events: pl.DataFrame) -> None:
     """Counted in the sentences as row by row in the vocabulary."""
-    token, value = Encoder(timeline.vocabulary).lookup.events(events)
+    token, _, value = Encoder(timeline.vocabulary).lookup.events(events)
     rows = zip(events.iter_rows(named=True), token.tolist(), value.tolist(), strict=True)
     said = [
         one["time"] is not None and (number == number or (index >= 0 and timeline.vocabulary.kind[index] == Kind.CATEGORY))

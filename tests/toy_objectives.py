@@ -15,7 +15,7 @@ from cehrxgpt.store.loader import Segment
 from cehrxgpt.timeline.encoded import EncodedHistories
 from toy_store import toy_vocabulary
 
-VOCABULARY = toy_vocabulary()
+VOCABULARY = toy_vocabulary(labs=(2, 3, 5))
 
 
 def decoder(**settings: object) -> Decoder:

@@ -396,9 +396,12 @@ class Decoder(nn.Module):
             cache.end()
         return self.norm(x_BTD)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
-        return F.linear(hidden, self.embedding.weight if self.untied is None else self.untied.weight, self.head_bias)
+    def head(self, hidden: Tensor, token_id: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]; of these tokens alone [..., K] where some are given."""
+        weight = self.embedding.weight if self.untied is None else self.untied.weight
+        if token_id is None:
+            return F.linear(hidden, weight, self.head_bias)
+        return F.linear(hidden, weight[token_id], None if self.head_bias is None else self.head_bias[token_id])
 
 
 def documents_of(segment_id_BT: Tensor, dtype: torch.dtype) -> Documents:

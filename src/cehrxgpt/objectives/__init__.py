@@ -17,12 +17,13 @@ from cehrxgpt.objectives.next_token import NextToken
 from cehrxgpt.objectives.time_decomposition import TimeDecomposition
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.objectives.time_to_visit import TimeToVisit
+from cehrxgpt.objectives.value import Value
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-__all__ = ["OBJECTIVES", "NextToken", "Objective", "build", "prepare", "read_settings"]
+__all__ = ["OBJECTIVES", "NextToken", "Objective", "Value", "build", "prepare", "read_settings"]
 
-_ALL: tuple[type[Objective], ...] = (NextToken, TimeDecomposition, TimeToVisit, TimeToEvent, Contrastive, EntropyPenalty)
+_ALL: tuple[type[Objective], ...] = (NextToken, TimeDecomposition, TimeToVisit, TimeToEvent, Value, Contrastive, EntropyPenalty)
 OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in _ALL}
 """Every objective by its name."""
 
@@ -50,5 +51,8 @@ def prepare(settings: Mapping[str, Any], store: TokenStore, shape: ModelConfig) 
 
 
 def build(settings: Mapping[str, Any], facts: Mapping[str, dict[str, Any]], vocabulary: Vocabulary, shape: ModelConfig) -> nn.ModuleDict:
-    """The objectives by name, with new heads."""
-    return nn.ModuleDict({name: OBJECTIVES[name].build(vocabulary, shape, one, facts.get(name, {})) for name, one in settings.items()})
+    """The objectives by name, with new heads. No target counts twice: where `value` is among them, `next_token` leaves values to it."""
+    made = {name: OBJECTIVES[name].build(vocabulary, shape, one, facts.get(name, {})) for name, one in settings.items()}
+    if NextToken.name in made and Value.name in made:
+        made[NextToken.name] = NextToken(vocabulary, demographics=settings[NextToken.name].demographics, values=False)
+    return nn.ModuleDict(made)

@@ -35,7 +35,7 @@ SAMPLE_TOKENS = 2_000_000
 MIN_SUBJECTS = 11  # patients who have an event, at least; also where fewer codes than wished for are common enough
 PRIOR_EVENTS = 10.0
 _BATCH_TOKENS = 8192
-_COUNTED = (Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.ICU_START, Kind.DEATH)
+_COUNTED = (Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY, Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.ICU_START, Kind.DEATH)
 
 
 def tokens_of_codes(vocabulary: Vocabulary, ancestors: dict[str, list[str]]) -> dict[str, list[int]]:

@@ -84,6 +84,7 @@ class NextToken(Objective):
         vocabulary: for its gap tokens.
         censoring: add the censored last gap. Off only to show what its absence does.
         demographics: see `NextTokenSettings`.
+        values: count the bins of labs as well, where they are tokens of their own; off beside the objective `value`.
     """
 
     name: ClassVar[str] = "next_token"
@@ -91,12 +92,13 @@ class NextToken(Objective):
     reach: Tensor
     unasked: Tensor
 
-    def __init__(self, vocabulary: Vocabulary, *, censoring: bool = True, demographics: bool = True):
+    def __init__(self, vocabulary: Vocabulary, *, censoring: bool = True, demographics: bool = True, values: bool = True):
         super().__init__()
         reach = gap_reach(vocabulary)
         self.censoring = censoring and bool((reach > 0).any())
         self.register_buffer("reach", reach, persistent=False)
-        unasked = np.isin(vocabulary.kind, [] if demographics else [int(kind) for kind in PROMPT_KINDS])
+        kinds = (*(() if demographics else PROMPT_KINDS), *(() if values else (Kind.BIN,)))
+        unasked = np.isin(vocabulary.kind, [int(kind) for kind in kinds])
         self.register_buffer("unasked", torch.from_numpy(unasked), persistent=False)
 
     @classmethod
@@ -109,7 +111,7 @@ class NextToken(Objective):
         return (batch.target != IGNORE) & ~self.unasked[batch.target.clamp(min=0)]
 
     def count(self, batch: PackedBatch) -> Tensor:
-        """Places with a target, and open histories that end in the batch."""
+        """Places with a target that is asked for, and open histories that end in the batch."""
         terms = self._asked(batch).sum()
         if self.censoring:
             terms = terms + (batch.censor_gap_days >= 0).sum()

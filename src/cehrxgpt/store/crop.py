@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cehrxgpt.timeline.kinds import EVENT_KINDS, PROMPT_LENGTH, Kind
+from cehrxgpt.timeline.kinds import EVENT_KINDS, FOLLOWERS, PROMPT_LENGTH, Kind
 
 SHORTEST_PART = 6  # tokens of a window of a pair beyond its prompt, at least
 REOPENING = 3  # [VR], type, day of stay: what a window that starts inside a visit says after the prompt
@@ -43,9 +43,10 @@ def _unit_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
 
 
 def _event_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-    """Places just behind an event or a visit's end: no time token is parted from what it dates, no length from its drug."""
-    length = kind == Kind.DRUG_LENGTH
-    whole = (_EVENT[kind] | np.isin(kind, (Kind.VISIT_END, Kind.ICU_END)) | length) & ~np.append(length[1:], False)
+    """Places just behind an event or a visit's end: no time token is parted from what it dates, no bin from its lab, no length from its
+    drug."""
+    follows = np.isin(kind, FOLLOWERS)
+    whole = (_EVENT[kind] | np.isin(kind, (Kind.VISIT_END, Kind.ICU_END)) | follows) & ~np.append(follows[1:], False)
     return np.flatnonzero(whole) + 1
 
 
