@@ -289,6 +289,19 @@ def test_documents_of_any_length_are_bounded_where_they_begin(lengths, spare):
     torch.testing.assert_close(torch.cat(pieces).view_as(q)[real], packed_attention(q, k, v, DocumentGroups(segment))[real])
 
 
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=3), min_size=1, max_size=3))
+def test_narrow_packed_rows_can_be_attended_under_a_mask(lengths):
+    _, _, _, segment = lay_out([[document(length, c) for c, length in enumerate(row)] for row in lengths], max(sum(row) for row in lengths))
+    groups = DocumentGroups(segment)
+    if groups.unseen_BTT is None:
+        return
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(*segment.shape, heads, 4, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
+    real = segment > 0
+    torch.testing.assert_close(explicit_attention(q, k, v, groups.unseen_BTT)[real], packed_attention(q, k, v, groups)[real])
+
+
 @pytest.mark.gpu
 def test_the_kernel_for_documents_of_any_length_gives_the_states_of_packed_rows():
     q, k, v = (torch.randn(3, 96, heads, 32, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2))

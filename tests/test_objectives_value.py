@@ -108,7 +108,7 @@ def test_the_value_depends_on_which_lab_was_drawn() -> None:
     first, second = Value(words).logits(model, hidden[:, -1], labs).softmax(-1).detach()
     assert (first - second).abs().sum() > 0.05
     before = model.head(hidden[:, -2]).detach()
-    assert torch.equal(before[0], before[1]), "the state that drew the lab knows nothing of it"
+    torch.testing.assert_close(before[0], before[1], msg="the state that drew the lab knows nothing of it")
 
 
 def test_generation_draws_exactly_that_distribution() -> None:

@@ -15,7 +15,8 @@ Attention never crosses a segment, and its cost is linear in the tokens of a bat
 
     one segment a row, padded right   plain causal attention (what stands behind cannot be seen, so padding needs no mask)
     packed rows, CPU                  documents are gathered into rows of like length (at most a quarter of padding), attended
-                                      causally, and put back; no T x T mask over a pack is ever built
+                                      causally, and put back; rows hardly wider than their documents are attended whole, under a
+                                      mask. No T x T mask over a long pack is ever built
     packed rows, CUDA in 16 bits      the kernel for documents of any length (FlashAttention's "varlen") reads the rows as they stand
     with a cache                      explicit: new queries against the row's own past
 """
@@ -41,6 +42,7 @@ AGE_WAVELENGTH_DAYS = (1.0, 160 * 365.25)  # a quarter of the longest is four de
 MINUTES_PER_DAY = 1440.0
 LIKE_LENGTH = 1.25  # documents share an attention call while the longest is at most this much longer than the shortest ...
 SLACK = 8  # ... or at most this many places longer
+NARROW = 3  # times as many scores as the documents have; up to here packed rows are attended whole on CPUs in bfloat16
 EXPLICIT_SCORES = 1 << 25  # more scores than this (64 MiB in bfloat16) are never written out
 
 
@@ -130,6 +132,8 @@ class DocumentGroups:
         places: one int64[N, longest] per group: flat place (row * T + column) of each token; beyond a document's end its last token.
         kept: one int64 per group: which of the group's N * longest places are real.
         back: int64[B*T]: for each place, where its result stands in the concatenated results; 0 = the zero row, for padding.
+        unseen_BTT: where the rows are narrow, -1e4 at places that are later or of another document, else 0; None in wide rows, where writing
+            it out would cost more than the documents do.
     """
 
     def __init__(self, segment_id_BT: Tensor):
@@ -158,6 +162,12 @@ class DocumentGroups:
             self.kept.append(torch.from_numpy(kept).to(device))
             done, low = done + len(kept), high
         self.back = torch.from_numpy(back).to(device)
+        self.unseen_BTT: Tensor | None = None
+        # Rows about as wide as their documents are long lose little by looking at all of a row.
+        if rows * width**2 <= NARROW * int((length**2).sum()):
+            place = np.arange(width)
+            other = (segment[:, :, None] != segment[:, None, :]) | (place > place[:, None])
+            self.unseen_BTT = torch.from_numpy(np.where(other, np.float32(-1e4), np.float32(0))).to(device)
 
 
 @dataclass(frozen=True)
@@ -183,32 +193,43 @@ class DocumentEnds:
 
 def causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
     """softmax(q k / sqrt(E)) v over each place and those before it; [B, T, H, E]."""
-    B, T, H, _ = q_BTHE.shape
-    if q_BTHE.device.type == "cpu" and q_BTHE.dtype == torch.bfloat16 and B * H * T * T <= EXPLICIT_SCORES:
+    if few_scores(q_BTHE):
         return explicit_attention(q_BTHE, k_BTKE, v_BTKE)
-    groups = H // k_BTKE.shape[2]
+    groups = q_BTHE.shape[2] // k_BTKE.shape[2]
     k_BTHE, v_BTHE = (x.repeat_interleave(groups, dim=2) if groups > 1 else x for x in (k_BTKE, v_BTKE))
     q_BHTE, k_BHTE, v_BHTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTHE, v_BTHE))
     return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True).transpose(1, 2)
 
 
-def explicit_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
+def explicit_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, unseen_BTT: Tensor | None = None) -> Tensor:
     """The same as two products with the scores between them written out; [B, T, H, E].
 
-    PyTorch's fused attention has no bfloat16 products in its backward pass on CPUs: for rows of 60 tokens it takes four times as long.
-    The query heads that share a key-value head stand as further queries, so that keys are never repeated.
+    `unseen_BTT` is 0 where a place may look and very low elsewhere; None: at itself and what stands before it. PyTorch's fused attention
+    has no bfloat16 products in its backward pass on CPUs: for rows of 60 tokens it takes four times as long. The query heads that share a
+    key-value head stand as further queries, so that keys are never repeated.
     """
     B, T, H, E = q_BTHE.shape
     K, G = k_BTKE.shape[2], H // k_BTKE.shape[2]
     q_NQE = q_BTHE.view(B, T, K, G, E).permute(0, 2, 3, 1, 4).reshape(B * K, G * T, E)
     k_NTE, v_NTE = (x.transpose(1, 2).reshape(B * K, T, E) for x in (k_BTKE, v_BTKE))
-    later_QT = torch.full((T, T), float("-inf"), dtype=q_BTHE.dtype, device=q_BTHE.device).triu_(1).repeat(G, 1)
-    weight_NQT = torch.softmax(torch.baddbmm(later_QT, q_NQE, k_NTE.mT, alpha=E**-0.5), dim=-1)
+    if unseen_BTT is None:
+        unseen = torch.full((T, T), float("-inf"), dtype=q_BTHE.dtype, device=q_BTHE.device).triu_(1).repeat(G, 1)
+    else:
+        unseen = unseen_BTT[:, None, None].expand(B, K, G, T, T).reshape(B * K, G * T, T).to(q_BTHE.dtype)
+    weight_NQT = torch.softmax(torch.baddbmm(unseen, q_NQE, k_NTE.mT, alpha=E**-0.5), dim=-1)
     return torch.bmm(weight_NQT, v_NTE).view(B, K, G, T, E).permute(0, 3, 1, 2, 4).reshape(B, T, H, E)
 
 
+def few_scores(q_BTHE: Tensor) -> bool:
+    """On a CPU in bfloat16, where scores written out are faster, and not so many that they would fill the memory."""
+    B, T, H, _ = q_BTHE.shape
+    return q_BTHE.device.type == "cpu" and q_BTHE.dtype == torch.bfloat16 and B * H * T * T <= EXPLICIT_SCORES
+
+
 def packed_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, groups: DocumentGroups) -> Tensor:
-    """Causal attention inside each document of packed rows; [B, T, H, E], zero at padding."""
+    """Causal attention inside each document of packed rows; [B, T, H, E], arbitrary at padding."""
+    if groups.unseen_BTT is not None and few_scores(q_BTHE):
+        return explicit_attention(q_BTHE, k_BTKE, v_BTKE, groups.unseen_BTT)
     q, k, v = (x.flatten(0, 1) for x in (q_BTHE, k_BTKE, v_BTKE))
     done = [q.new_zeros(1, *q.shape[1:])]
     for place, kept in zip(groups.places, groups.kept, strict=True):

@@ -150,7 +150,9 @@ class Loader:
             pair = group * PAIRS_PER_GROUP + pairs if len(crops) == 2 else -1
             segments += [self._segment(int(history), crop, pair) for crop in crops]
             pairs += len(crops) == 2
-        return assemble(segments, width=self.context if self.packed else None)
+        # The windows of pairs are shorter than the histories they come from: they share rows.
+        longest = max(len(segment) for segment in segments) if pairs else None
+        return assemble(segments, width=self.context if self.packed else longest)
 
     def _crops(self, history: int, epoch: int) -> tuple[Crop, ...]:
         """What is taken of a history: all of it, one window, or two that make a pair."""
