@@ -10,9 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from cehrxgpt.events import empty_events
 from cehrxgpt.report.flow import End, Step, flow_chart
 from cehrxgpt.report.run import RunFolder
-from cehrxgpt.report.sections.attrition import data_steps, section, task_counts, task_flow
+from cehrxgpt.report.sections.attrition import data_steps, left_out, section, task_counts, task_flow
+from cehrxgpt.tasks import library_tasks, load_task
+from cehrxgpt.tasks.index import index_steps
 
 INGEST = {
     "tables": {
@@ -86,6 +89,28 @@ def test_a_task_that_the_data_cannot_answer(tmp_path: Path) -> None:
     assert boxes[0].side == ("none of the 3 codes of 'x' is in the data",)
     assert boxes[-1].lines == ("0 of 0 subjects",)
     assert ends == []
+
+
+def test_who_had_an_index_event_is_not_said_to_have_had_none(tmp_path: Path) -> None:
+    steps = [
+        {"step": "subjects in the data", "subjects": 200, "rows": None},
+        {"step": "index: visit (inpatient)", "subjects": 150, "rows": 300},
+        {"step": "still going on 24 hours after its start", "subjects": 120, "rows": 180},
+        {"step": "alive at the prediction time", "subjects": 100, "rows": 100},
+    ]
+    found = task_counts(_labels(tmp_path, 20, 50, 30, steps), "t")
+    assert found is not None
+    boxes = task_flow(found)[0]
+    assert [box.side for box in boxes[:2]] == [
+        ("50 no index event",),
+        ("120 in a stay that was over within 24 hours", "80 dead by the prediction time"),
+    ]
+
+
+@pytest.mark.parametrize("task", library_tasks())
+def test_every_step_of_the_library_has_words_for_those_left_out(task: str) -> None:
+    for step in index_steps(load_task(task), empty_events())[1:]:
+        assert not left_out(step[0]).startswith("at: "), step[0]
 
 
 @pytest.mark.parametrize("width", [344, 760])

@@ -18,11 +18,25 @@ from cehrxgpt.report.sections import MissingInputs
 
 _END_NAMES = {"positive": ("Outcome: yes", "c2"), "negative": ("Outcome: no", "c1"), "unknown": ("Not known", "soft")}
 _END_WORDS = {"unknown": "observation ended before the outcome could be told"}
-_NOT_LEFT_OUT = ("subjects in the data", "asked of this data")
-_LEFT_OUT = {
+_NO_STEP = ("subjects in the data", "asked of this data")
+_WORDS = {
     "alive at the prediction time": "dead by the prediction time",
     "under observation at the prediction time": "not under observation then",
+    "with an end": "without a known end of the stay",
+    "one at a time": "asked at the same moment as another stay",
+    "the first of each subject": "after the first of the same subject",
+    "the last of each subject": "before the last of the same subject",
+    "still going on when it is known": "over by the time the stay is known",
 }
+_PREFIXES = (
+    ("history of ", "with a history of under "),
+    ("included: ", "without "),
+    ("excluded: ", "with "),
+    ("discharged to ", "not discharged to "),
+    ("contains: ", "without, in the stay: "),
+    ("also: ", "without "),
+    ("first onset: no ", "with "),
+)
 _OUTCOMES = ("positive", "negative", "unknown")
 
 
@@ -152,7 +166,7 @@ def _reasons(steps: list[dict[str, Any]], counts: dict[str, int], lines: list[li
     if "subjects" in counts:
         counts["no index"] = counts["subjects"] - counts["index subjects"]
         lines.append(["subjects", "no index", "index subjects"])
-    later = [step for step in steps[index + 1 :] if step["step"] not in _NOT_LEFT_OUT]
+    later = [step for step in steps[index + 1 :] if step["step"] not in _NO_STEP]
     keys = [f"reason {place}" for place in range(len(later))]
     before = [steps[index], *later]
     counts |= {key: (one.get("rows") or 0) - (step.get("rows") or 0) for key, one, step in zip(keys, before, later, strict=False)}
@@ -191,7 +205,7 @@ def task_flow(task: TaskCounts) -> tuple[list[Step], list[End]]:
     if "index rows" in known:
         what = readable(task.index.removeprefix("index: "))
         lines = (what, f"{said['index rows']} events of {said['index subjects']} subjects")
-        lost = tuple(f"{said[f'reason {place}']} {_left_out(name)}" for place, name in enumerate(task.reasons))
+        lost = tuple(f"{said[f'reason {place}']} {left_out(name)}" for place, name in enumerate(task.reasons))
         steps.append(Step("Index events", lines, "Left out" if lost else "", lost))
     steps.append(Step("Prediction times", (f"{said['all rows']} of {said['all subjects']} subjects",)))
     ends = [_end(said, key) for key in _OUTCOMES] if known["all rows"] else []
@@ -205,15 +219,15 @@ def _end(said: suppress.Counts, key: str) -> End:
     return End(title, (said[f"all {key}"] + (f" ({share})" if share else ""), *words), colour)
 
 
-def _left_out(step: str) -> str:
+def left_out(step: str) -> str:
     """What a step of the account says of those it left out."""
-    if step in _LEFT_OUT:
-        return _LEFT_OUT[step]
-    for prefix, words in (("history of ", "with a history of under "), ("included: ", "without "), ("excluded: ", "with ")):
+    if step in _WORDS:
+        return _WORDS[step]
+    if step.startswith("still going on ") and step.endswith(" after its start"):
+        return f"in a stay that was over within {step.removeprefix('still going on ').removesuffix(' after its start')}"
+    for prefix, words in _PREFIXES:
         if step.startswith(prefix):
             return words + readable(step.removeprefix(prefix))
-    if step.startswith("first onset: no "):
-        return "with " + readable(step.removeprefix("first onset: no "))
     return "at: " + readable(step)
 
 
@@ -225,7 +239,7 @@ def _task(task: TaskCounts) -> Any:
     rows = [["Subjects in the data", said["subjects"], ""]] if "subjects" in said.counts else []
     if "index rows" in said.counts:
         rows.append([readable(task.index), said["index subjects"], said["index rows"]])
-        rows += [[f"left out: {_left_out(name)}", "", said[f"reason {place}"]] for place, name in enumerate(task.reasons)]
+        rows += [[f"left out: {left_out(name)}", "", said[f"reason {place}"]] for place, name in enumerate(task.reasons)]
     rows.append(["Labels", said["all subjects"], said["all rows"]])
     same = details("The same as a table", table(["Step", "Subjects", "Rows"], rows, caption=f"Attrition of {readable(task.task)}"))
     return join([figure(flow(steps, ends, f"Flow diagram of {readable(task.task)}: {words}")), same])
