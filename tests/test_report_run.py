@@ -108,7 +108,7 @@ def write_event_folder(folder: Path, events: pl.DataFrame) -> pl.DataFrame:
 def _labels(rng: np.random.Generator, events: pl.DataFrame, task: str) -> pl.DataFrame:
     stays = events.filter(pl.col("code") == "Visit/9201").group_by("subject_id").agg(pl.col("end_time").max().alias("prediction_time"))
     stays = stays.sort("subject_id")
-    risk = rng.beta(1.2, 5, stays.height)
+    risk = rng.beta(3, 3, stays.height)
     drawn = rng.random(stays.height)
     value = [None if u > 0.97 else bool(rng.random() < p) for u, p in zip(drawn, risk)]
     return stays.with_columns(

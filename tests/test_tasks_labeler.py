@@ -431,8 +431,8 @@ STAYS = [
         (
             Index(visit=("inpatient",), at="end", discharge=(8536,), contains="b", occurrence="first"),
             [
-                ("index: visit (inpatient)", 3, 4), ("with an end", 2, 3), ("discharged to 8536", 1, 1), ("contains: b", 1, 1), ("one at a time", 1, 1),
-                ("the first of each subject", 1, 1),
+                ("index: visit (inpatient)", 3, 4), ("with an end", 2, 3), ("discharged to 8536", 1, 1), ("contains: b", 1, 1),
+                ("one at a time", 1, 1), ("the first of each subject", 1, 1),
             ],
         ),
         (Index(concepts="a", occurrence="last"), [("index: a", 1, 2), ("the last of each subject", 1, 1)]),

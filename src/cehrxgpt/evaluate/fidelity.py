@@ -4,8 +4,9 @@ Level 1 of three: how often each concept occurs, per patient. Two event tables a
 code at least once; the divergence is KL(real || synthetic) of those shares normalised over codes, each code's count raised by 1/2 on both
 sides, so that a code the synthetic patients lack costs much and not infinitely. Demographics, visits and length of record stand beside.
 Intervals come from drawing patients of both tables with replacement, and are centred on the value (`bootstrap.centred`): these measures grow
-with noise, and drawing adds some. So an interval says how far the value would move with other patients, as many of them. Calling `fidelity` with held-out real patients in place of
-synthetic ones gives the reference, in which noise counts too: how unlike two samples of real patients are.
+with noise, and drawing adds some. So an interval says how far the value would move with other patients, as many of them. Calling
+`fidelity` with held-out real patients in place of synthetic ones gives the reference, in which noise counts too: how unlike two samples
+of real patients are.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt.report.suppress import Teller
 
 TRUE_RISK = "true risk"
 KEY = ["subject_id", "prediction_time"]
@@ -129,6 +130,11 @@ class RunFolder:
         """The population is the simulator's: nobody real stands behind a row."""
         recipe = (self.json("run.json") or {}).get("recipe")
         return isinstance(recipe, dict) and recipe.get("simulate") is not None and recipe.get("source") is None
+
+    @cached_property
+    def tell(self) -> Teller:
+        """How counts are told: of real people small ones are hidden and the others rounded."""
+        return Teller(exact=self.simulated)
 
     # -- events -------------------------------------------------------------------------------------------------------------------
 
