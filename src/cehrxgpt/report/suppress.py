@@ -1,6 +1,6 @@
 """Counts of a page that may leave the house: one mechanism for all of them, whichever table they stand in.
 
-Of real people no count of one to ten is told ("<11"), and every other count is rounded to tens, as statistical offices round theirs. A hidden
+Of real people no count of one to ten is told ("<11"), and every other count is rounded to tens (OpenSAFELY does so, by fives). A hidden
 count could else be had back by subtraction: from the total and the other parts, in the same table or in another one. To know which figures
 of a page are bound by which sums is beyond any list; rounding needs none. A rounded figure stands for ten counts, so what is left when
 others are taken from it is known to nineteen or more, and a sum of rounded figures does not give a hidden count exactly. Shares are of the rounded
