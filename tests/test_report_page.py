@@ -274,6 +274,17 @@ def test_metrics_of_few_outcomes_are_withheld(copy: Path) -> None:
     assert f"{readable(task)}: few outcomes to judge by" in source
 
 
+@pytest.mark.parametrize(("precision", "said"), [("day", ["1 day", "2 days"]), ("minute", ["24.0 h", "48.0 h"])])
+def test_visits_known_by_the_day_have_no_hours(tmp_path: Path, precision: str, said: list[str]) -> None:
+    start = datetime(2020, 1, 1)
+    stays = [("Visit/9202", start.replace(hour=23, minute=59, second=59)), ("Visit/9201", datetime(2020, 1, 2, 23, 59, 59))]
+    rows = [{"subject_id": n, "time": start, "end_time": end, "code": code, "time_precision": precision} for n in range(12) for code, end in stays]
+    (tmp_path / "events/data/train").mkdir(parents=True)
+    pl.DataFrame(rows).sort("subject_id", "code").write_parquet(tmp_path / "events/data/train/0.parquet")
+    lengths = [cell for head, cell in _columns(Page(report(tmp_path)).source) if head == "Median length"]
+    assert sorted(lengths) == said
+
+
 def test_rare_codes_are_not_named(copy: Path) -> None:
     shard = copy / "events/data/train/0.parquet"
     frame = pl.read_parquet(shard)

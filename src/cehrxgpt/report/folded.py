@@ -7,7 +7,7 @@ yearly check-up stays a yearly check-up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -99,3 +99,18 @@ def duration_words(length_days: float) -> str:
     if length_days >= 2:
         return f"{length_days:.0f} d"
     return f"{length_days * 24:.0f} h" if length_days >= 2 / 24 else f"{length_days * 1440:.0f} min"
+
+
+def stay_words(row: Mapping[str, Any], *, cut: bool = False) -> str:
+    """How long a stay was: `time`, `end_time`, and `dated` where it is known by its days alone.
+
+    Args:
+        cut: the record ends at an instant at which a stay without an end still goes on.
+    """
+    start, end = row["time"], row["end_time"]
+    if end is None:
+        return "still going on" if cut else "not known"
+    if row.get("dated"):
+        length = (end.date() - start.date()).days + 1
+        return "1 day" if length == 1 else f"{length:,} days"
+    return duration_words((end - start).total_seconds() / 86400)

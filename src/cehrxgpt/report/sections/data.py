@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -139,13 +140,26 @@ def _charts(run: RunFolder, events: pl.LazyFrame) -> Markup:
 
 
 def _visits(run: RunFolder, events: pl.LazyFrame) -> Markup:
-    """Visits by class; of real people classes of fewer than eleven subjects have no length."""
+    """Visits by class; of real people classes of fewer than eleven subjects have no length. Where most are known by the day, it is told in days."""
     minutes = (pl.col("end_time") - pl.col("time")).dt.total_minutes()
+    nights = (pl.col("end_time").dt.date() - pl.col("time").dt.date()).dt.total_days()
     found = (
         events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
-        .select("subject_id", minutes.alias("minutes"), visits.classify(pl.col("code"), minutes).alias("class"))
+        .select(
+            "subject_id",
+            minutes.alias("minutes"),
+            (pl.col("time_precision") == "day").alias("dated"),
+            nights.alias("nights"),
+            visits.classify(pl.col("code"), minutes).alias("class"),
+        )
         .group_by("class")
-        .agg(pl.len().alias("visits"), pl.col("subject_id").n_unique().alias("subjects"), (pl.col("minutes").median() / 60).alias("hours"))
+        .agg(
+            pl.len().alias("visits"),
+            pl.col("subject_id").n_unique().alias("subjects"),
+            (pl.col("minutes").median() / 60).alias("hours"),
+            pl.col("nights").median(),
+            pl.col("dated").fill_null(False).mean(),
+        )
         .collect()
     )
     if found.is_empty():
@@ -155,8 +169,18 @@ def _visits(run: RunFolder, events: pl.LazyFrame) -> Markup:
     for name in visits.CLASSES:
         if (row := known.get(name)) is not None:
             enough = run.tell.exact or row["subjects"] >= SMALL_CELL
-            rows.append([name, run.tell(row["visits"]), run.tell(row["subjects"]), number(row["hours"], 1) if enough else None])
-    return table(["Class", "Visits", "Subjects", "Median length, hours"], rows, caption="Visits recovered, by class")
+            rows.append([name, run.tell(row["visits"]), run.tell(row["subjects"]), _median_length(row) if enough else None])
+    return table(["Class", "Visits", "Subjects", "Median length"], rows, caption="Visits recovered, by class")
+
+
+def _median_length(row: Mapping[str, Any]) -> str:
+    """In hours; in days where the visits are known by their days alone (the first and the last count)."""
+    if row["hours"] is None:
+        return "–"
+    if row["dated"] <= 0.5:
+        return f"{number(row['hours'], 1)} h"
+    length = row["nights"] + 1
+    return "1 day" if length == 1 else f"{length:g} days"
 
 
 def log_histogram(values: Any, unit: str, *, tell: Teller, per: str = "subject", least: float = 1.0, mark: tuple[float, str] | None = None) -> Chart:
