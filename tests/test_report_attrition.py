@@ -35,7 +35,7 @@ def test_rows_to_events_by_hand() -> None:
     assert steps[0] == Step("Rows of the source", ("1,500 in 2 tables",), "Left out: 6.9% of rows", ("64 duplicate", "40 before birth"))
     assert steps[1] == Step("Rows kept", ("1,396", "and 30 rows derived from them"))
     assert (steps[2].title, steps[2].lines, steps[2].side_title) == ("Events", ("1,426 of 30 subjects",), "Not tokens of their own")
-    assert [one.split()[0] for one in steps[2].side] == ["126"]
+    assert [one.split()[0] for one in steps[2].side] == ["126:"]
     assert steps[3] == Step("To be written as tokens", ("1,300",), "Codes outside the vocabulary", ("130 (10.0%)",))
     assert steps[4] == Step("Events the model reads", ("1,170", "2,600 tokens"))
     assert data_steps({}, None, EXACT) == data_steps({"tables": {}}, None, EXACT) == []

@@ -190,6 +190,13 @@ def test_silences_are_folded_and_rhythms_are_not() -> None:
     assert FoldedAxis.of([DAY]).folds == ()
 
 
+@pytest.mark.parametrize("years", [1.2, 2.1, 3.1, 5.5, 11])
+def test_a_narrow_axis_has_two_dates_at_least(years: float) -> None:
+    """One date alone gives no scale."""
+    times = [datetime(2154, 8, 12) + timedelta(days=years * 365.25 * part / 40) for part in range(41)]
+    assert len(FoldedAxis.of(times, target=3).ticks) >= 2
+
+
 @pytest.mark.parametrize(("length", "words"), [(0.2, "5 h"), (12, "12 d"), (210, "7 mo"), (1200, "3.3 y")])
 def test_durations_in_words(length: float, words: str) -> None:
     assert duration_words(length) == words

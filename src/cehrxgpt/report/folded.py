@@ -66,10 +66,20 @@ class FoldedAxis(Axis):
             fs += [at, at + width]
             # Single days are told only where the whole record is short.
             fine = width > 0.08 and (end - start > 62 or high - low < 500)
-            inside = date_ticks(start, end, max(1, round(target * width))) if fine else []
+            inside = _ticks(start, end, max(1, round(target * width)), least=2 if width > 0.3 else 1) if fine else []
             ticks += inside or [(start, _date(start + pad if start == low else start))]
             at += width + each
         return cls(low, high, tuple(ticks), folds=folds, knots=(tuple(xs), tuple(fs)))
+
+
+def _ticks(low: float, high: float, target: int, *, least: int) -> list[tuple[float, str]]:
+    """About `target` ticks, and at least so many where closer ones give them: one date alone gives no scale."""
+    found: list[tuple[float, str]] = []
+    for more in range(target, 2 * target + 3):
+        found = date_ticks(low, high, more)
+        if len(found) >= least:
+            break
+    return found
 
 
 def _date(value: float) -> str:

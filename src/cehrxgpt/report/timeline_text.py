@@ -18,7 +18,7 @@ from cehrxgpt import visits
 from cehrxgpt.errors import InputError
 from cehrxgpt.report.folded import duration_words, stay_words
 from cehrxgpt.report.history import History, lanes
-from cehrxgpt.report.markup import is_number, shorten
+from cehrxgpt.report.markup import brief, is_number, shorten
 from cehrxgpt.report.patient_page import who
 from cehrxgpt.report.run import EVENT_COLUMNS
 from cehrxgpt.report.units import unit_name
@@ -168,9 +168,9 @@ def _said(history: History, names: Mapping[str, str]) -> dict[Key, list[str]]:
 def _item(row: dict[str, Any], names: Mapping[str, str]) -> str:
     name, unit = shorten(row["name"], 60), unit_name(names, row["unit"])
     if row["values"] > 1:
-        return f"{name} {row['low']:.4g} to {row['high']:.4g}, last {row['last']:.4g} {unit}".rstrip() + f" ({row['values']:,} values)"
+        return f"{name} {brief(row['low'])} to {brief(row['high'])}, last {brief(row['last'])} {unit}".rstrip() + f" ({row['values']:,} values)"
     if row["values"]:
-        return f"{name} {row['last']:.4g} {unit}".rstrip()
+        return f"{name} {brief(row['last'])} {unit}".rstrip()
     text = f" = {names.get(row['text'], row['text'])}" if row["text"] else ""
     return name + text + (f" ({row['n']:,} times)" if row["n"] > 1 else "")
 
@@ -207,7 +207,7 @@ def _event_line(row: dict[str, Any], names: Mapping[str, str], *, indent: str, f
     stamp = ("" if dated else f"{row['time']:%H:%M}").rjust(16) if same else _stamp(row["time"], dated=dated).ljust(16)
     value = ""
     if is_number(row["numeric_value"]):
-        value = f" {row['operator'] or '='} {row['numeric_value']:.5g} {unit_name(names, row['unit'])}".rstrip()
+        value = f" {row['operator'] or '='} {brief(row['numeric_value'])} {unit_name(names, row['unit'])}".rstrip()
     elif row["text_value"]:
         value = f" = {names.get(row['text_value'], row['text_value'])}"
     until = f" until {row['end_time']:%Y-%m-%d}" if row["end_time"] is not None and row["end_time"].date() != row["time"].date() else ""

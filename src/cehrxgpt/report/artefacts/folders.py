@@ -11,7 +11,7 @@ import polars as pl
 
 from cehrxgpt.errors import InputError
 from cehrxgpt.report.artefacts.artefact import Artefact, interval, size
-from cehrxgpt.report.artefacts.files import describe_file, few_lines
+from cehrxgpt.report.artefacts.files import describe_file, few_lines, read_table
 from cehrxgpt.report.artefacts.made import made_from
 from cehrxgpt.report.markup import duration, is_number, readable, short_count
 from cehrxgpt.report.methods import method, telling
@@ -33,6 +33,7 @@ def kind_of(path: Path) -> Callable[[Path], Artefact] | None:
         (any(path.glob("data/*/*.parquet")), events),
         ((path / "model.safetensors").is_file() or ((path / "config.json").is_file() and (path / "vocabulary.parquet").is_file()), model),
         ((path / "tokenize.json").is_file() or (path / "meta.json").is_file(), store),
+        ((path / "neighbours.parquet").is_file(), neighbours),
         (bool(cdm_files(path)), cdm),
         (any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")), tables),
     ]
@@ -185,6 +186,18 @@ def model(path: Path) -> Artefact:
         f"cehrxgpt embed {path} EVENTS --labels LABELS.parquet --out EMB.parquet",
         f"cehrxgpt synthesize {path} --patients 1000 --out CDM",
     ]
+    return found
+
+
+def neighbours(path: Path) -> Artefact:
+    """What `discover` found: the patients nearest to one, and how many codes each shares."""
+    frame = read_table(path / "neighbours.parquet")
+    whose = frame["subject_id"].to_list()[:1] if "subject_id" in frame.columns else []
+    found = Artefact(path.name, f"the patients most like subject {whose[0]}" if whose else "nearest patients", made=made_from(path))
+    shown = [name for name in ("rank", "neighbour_id", "similarity", "shared_codes") if name in frame.columns]
+    rows = frame.select(shown).head(40).with_columns(pl.col("neighbour_id").cast(pl.String)) if "neighbour_id" in shown else frame.select(shown)
+    found.tables.append(("", [readable(name) for name in shown], [list(row) for row in rows.iter_rows()], 0))
+    found.next = [f"cehrxgpt inspect EVENTS --subject {frame['neighbour_id'][0]}"] if frame.height and "neighbour_id" in frame.columns else []
     return found
 
 

@@ -105,7 +105,7 @@ def _token_steps(before: Step, total: Any, tokenized: dict[str, Any], tell: Tell
     steps = [before]
     if is_number(total) and total > events:
         steps = [
-            replace(before, side_title="Not tokens of their own", side=(f"{tell(total - events)} {_HEAD}",)),
+            replace(before, side_title="Not tokens of their own", side=(f"{tell(total - events)}: {_HEAD}",)),
             Step("To be written as tokens", (tell(events),)),
         ]
     tokens = f"{tell(tokenized['tokens'])} tokens" if is_number(tokenized.get("tokens")) else ""

@@ -22,6 +22,7 @@ from cehrxgpt.report.history_tables import clock, visits_table
 from cehrxgpt.report.markup import (
     Markup,
     Section,
+    brief,
     count,
     day,
     details,
@@ -282,7 +283,7 @@ def _last_events(run: RunFolder, case: Case, limit: int = 60) -> Markup:
 def _value(run: RunFolder, row: dict[str, Any]) -> str:
     unit = unit_name(run.names, row.get("unit"))
     if is_number(row["numeric_value"]):
-        return f"{row['numeric_value']:.4g} {unit}".strip()
+        return f"{brief(row['numeric_value'])} {unit}".strip()
     return shorten(run.name(row["text_value"]), 40) if row["text_value"] else ""
 
 
@@ -374,11 +375,13 @@ def _risks(run: RunFolder, case: Case) -> Markup | None:
         outcome = next((row["boolean_value"] for row in by_method.values() if row["boolean_value"] is not None), None)
         said = "unknown" if outcome is None else "yes" if outcome else "no"
         rows.append([readable(task), *(_risk(by_method.get(name)) for name in columns), said])
-    caption = "This subject’s risks (± standard error) and what happened"
+    caption = "This subject’s risks in percent, with their standard errors in points, and what happened"
     return table(["Task", *(method(name).label for name in columns), "Outcome"], rows, caption=caption)
 
 
-def _risk(row: dict[str, Any] | None) -> str | None:
+def _risk(row: dict[str, Any] | None) -> Markup | None:
     if row is None or not is_number(row["probability"]):
         return None
-    return percent(row["probability"]) + (f" ± {number(100 * row['std_error'], 1)}" if is_number(row["std_error"]) else "")
+    # A share of few futures: its standard error may reach past 0 and 100, which "±" would say of the risk.
+    error = tag("span", f"std. error {number(100 * row['std_error'], 1)}", class_="ci") if is_number(row["std_error"]) else ""
+    return join([percent(row["probability"]), error])

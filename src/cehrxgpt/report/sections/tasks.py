@@ -222,9 +222,16 @@ def _task(run: RunFolder, task: str) -> Markup | None:
         if chart is not None
     ]
     if charts:
+        names = [name for name in names if _drawn(predictions, name)]
         styles = [(method(name).label, f"{method(name).colour}{' dash' if method(name).dashed else ''}") for name in names]
         parts += [legend(styles) if styles else "", grid(charts)]
     return join(parts)
+
+
+def _drawn(predictions: pl.DataFrame, name: str) -> bool:
+    """Whether a method has outcomes enough for a curve."""
+    outcome, _ = outcome_and_risk(predictions, name)
+    return telling(int(outcome.sum()), len(outcome))
 
 
 def _metric_table(task: str, rows: list[dict[str, Any]], tell: Teller) -> Markup:
@@ -300,8 +307,7 @@ def _roc(predictions: pl.DataFrame, names: list[str]) -> Markup | None:
     chart.line([0, 1], [0, 1], "soft thin dash")
     drawn = 0
     for name in reversed(names):
-        outcome, risk = outcome_and_risk(predictions, name)
-        found = roc(outcome, risk) if telling(int(outcome.sum()), len(outcome)) else None
+        found = roc(*outcome_and_risk(predictions, name)) if _drawn(predictions, name) else None
         if found is not None:
             drawn += 1
             chart.line(*found, f"{method(name).colour}{' dash' if method(name).dashed else ''}")
@@ -321,7 +327,7 @@ def _calibration(predictions: pl.DataFrame, names: list[str], tell: Teller) -> M
         if canonical(name) in _CALIBRATED:
             outcome, risk = outcome_and_risk(predictions, name)
             bins = calibration(outcome, risk, least=1 if tell.exact else SMALL_CELL)
-            if len(bins) > 1 and telling(int(outcome.sum()), len(outcome)):
+            if len(bins) > 1 and _drawn(predictions, name):
                 curves.append((name, bins))
     if not curves:
         return None
@@ -394,14 +400,26 @@ def _few_shot(frame: pl.DataFrame | None) -> Markup | None:
     return _few_shot_chart(points) if points["labels"].n_unique() > 1 else None
 
 
+def _sizes_axis(sizes: list[float]) -> Axis:
+    """A log axis whose ticks are the sizes themselves; of two that would stand on each other the larger is told."""
+    spread = max(sizes) / min(sizes)
+    low, high = min(sizes) / spread**0.08, max(sizes) * spread**0.08
+    told: list[float] = []
+    for size in reversed(sizes):
+        if not told or np.log(told[-1] / size) > 0.15 * np.log(high / low):
+            told.append(size)
+    return Axis(low, high, tuple((size, f"{size:,.0f}") for size in reversed(told)), log=True)
+
+
 def _few_shot_chart(points: pl.DataFrame) -> Markup:
-    sizes = points["labels"].to_list()
-    low = float(points.select(pl.min_horizontal("auroc", "low").min()).item())
+    sizes = sorted(set(points["labels"].to_list()))
+    ends = [float(value) for value in points.select("auroc", "low", "high").to_numpy().ravel() if np.isfinite(value)]
+    low, high = np.floor(min(ends) * 10) / 10, np.ceil(max(ends) * 10) / 10
     chart = Chart(
         360,
         340,
-        Axis.logarithmic(min(sizes) * 0.9, max(sizes) * 1.1),
-        Axis.linear(min(0.5, np.floor(low * 10) / 10), 1.0),
+        _sizes_axis(sizes),
+        Axis.linear(low, high),
         x_title="training labels",
         y_title="AUROC",
     )
@@ -411,6 +429,10 @@ def _few_shot_chart(points: pl.DataFrame) -> Markup:
         for row in rows.drop_nulls(["low", "high"]).to_dicts():
             chart.whisker(row["labels"], row["low"], row["high"], f"{style.colour} pale")
         chart.line(rows["labels"].to_numpy(), rows["auroc"].to_numpy(), f"{style.colour} thin")
-        chart.dots(rows["labels"].to_numpy(), rows["auroc"].to_numpy(), f"{style.colour} full")
-    caption = "Few-shot: AUROC on all held-out rows by the number of training labels; bars span repeated draws of the labels."
+        for row in rows.to_dicts():
+            title = f"{style.label}, {row['labels']:,.0f} labels: {number(row['auroc'])}"
+            chart.dot(row["labels"], row["auroc"], f"fill {style.colour}", title, radius=3.5)
+    if low < 0.5 < high:
+        chart.line([chart.x.low, chart.x.high], [0.5, 0.5], "soft thin dash")
+    caption = "Few-shot: AUROC on all held-out rows by the number of training labels, up to all there are; bars span repeated draws of them."
     return figure(chart.svg("AUROC by number of training labels"), caption)
