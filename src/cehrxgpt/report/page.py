@@ -17,10 +17,11 @@ import polars as pl
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.errors import InputError
 from cehrxgpt.report.document import document
-from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, tiles
+from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, note, number, paragraph, readable, short_count, tag, tiles
 from cehrxgpt.report.methods import canonical
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs, attrition, data, forecast, patient, provenance, quality, synthetic, tasks, training, vocabulary
+from cehrxgpt.report.suppress import HOW
 
 _ARTEFACTS = ("run.json", "events", "timeline", "model", "labels", "probe", "forecast", "evaluation", "synthetic", "synthetic_events")
 
@@ -134,6 +135,8 @@ def _head(run: RunFolder, absent: list[tuple[str, str]], whom: patient.Patient) 
         parts.append(tag("div", paragraph(tag("b", patient.REAL_PERSON)), class_="left-out"))
     if run.simulated:
         parts.append(paragraph("The population is simulated: its hazards are known, so predictions can be held against the true risk."))
+    else:
+        parts.append(note(f"{HOW}; shares are of the rounded counts. The exact ones are in the run’s folder."))
     parts.append(tiles(_figures(run)))
     if glance := tasks.glance(run):
         parts += [tag("h3", "Held-out AUROC at a glance", id="glance"), glance]

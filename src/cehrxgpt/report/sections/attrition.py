@@ -14,7 +14,7 @@ from cehrxgpt.report.flow import End, Step, flow
 from cehrxgpt.report.markup import Section, details, figure, is_number, join, paragraph, readable, table, tag
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.suppress import HOW, Teller
+from cehrxgpt.report.suppress import Teller
 
 _END_NAMES = {"positive": ("Outcome: yes", "c2"), "negative": ("Outcome: no", "c1"), "unknown": ("Not known", "soft")}
 _END_WORDS = {"unknown": "observation ended before the outcome could be told"}
@@ -63,7 +63,7 @@ def section(run: RunFolder) -> Section:
         parts += [tag("h3", "Labels by split", id="labels"), _label_table(found)]
     if not parts:
         raise MissingInputs("events/ingest.json or labels/")
-    lead = paragraph("Who is in, who was left out, and why." + ("" if run.tell.exact else f" {HOW}; the exact ones are in the run’s folder."))
+    lead = paragraph("Who is in, who was left out, and why.")
     return Section("attrition", "Attrition", join([lead, *parts]), tuple(children))
 
 
