@@ -6,6 +6,7 @@ to exist (`make -n`), because a test cannot run the tests. Blocks marked ```cons
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -97,3 +98,24 @@ def test_the_documents_name_nothing_that_is_not_there() -> None:
     for document in DOCUMENTS:
         for name in paths.findall((ROOT / document).read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), f"{document} names {name}"
+
+
+def test_recipes_list_every_key() -> None:
+    """docs/recipes.md names each key that a recipe and its parts may have, and no other."""
+    from cehrxgpt.features.probe import ProbeConfig
+    from cehrxgpt.pipeline import ForecastSettings, Recipe, SynthesisSettings
+    from cehrxgpt.simulate import SimulateConfig
+    from cehrxgpt.sources import IngestConfig
+    from cehrxgpt.timeline import TimelineConfig
+    from cehrxgpt.train.config import TrainConfig
+
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M))
+    parts = {
+        "simulate": SimulateConfig, "ingest": IngestConfig, "tokenize": TimelineConfig, "pretrain_overrides": TrainConfig, "probe": ProbeConfig,
+        "forecast": ForecastSettings, "synthesize": SynthesisSettings,
+    }  # fmt: skip
+    for part, settings in parts.items():
+        told = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", rows[part]))) - {settings.__name__}
+        assert told == {field.name for field in dataclasses.fields(settings)}, part
+    assert all(f"{field.name}:" in page or f"`{field.name}`" in page for field in dataclasses.fields(Recipe))

@@ -148,3 +148,17 @@ def test_weights_undo_censoring():
     weights = censoring_weights(days, censored)
     assert calibration.prevalence(truth[kept])[0] > truth.mean() + 0.05
     assert calibration.prevalence(truth[kept], weights[kept])[0] == pytest.approx(truth.mean(), abs=0.01)
+
+
+def test_the_interval_of_the_calibration_error_holds_it():
+    """It is the larger the noisier: of risks that mean what they say the replicates' own percentiles may all lie above the sample's."""
+    beside = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(2, 5, 500)
+        truth = rng.random(500) < p
+        statistics = {"ece": lambda w, truth=truth, p=p: calibration.ece(truth, p, w)}
+        value, lower, upper = bootstrap(statistics, np.arange(500), replicates=200, noisy=("ece",))["ece"]
+        assert 0 <= lower <= value <= upper
+        beside += value < bootstrap(statistics, np.arange(500), replicates=200)["ece"][1]
+    assert beside > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from cehrxgpt.features.neighbours import discover, nearest, standardise
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import Loaded, save_model
 from cehrxgpt.model.transformer import Decoder
+from cehrxgpt.report.text import inspect_artefact
 from test_probe import write_dataset
 from toy_capabilities import BENIGN, OUTCOME, history, vocabulary
 
@@ -89,7 +91,13 @@ def test_the_prevalence_of_a_few_is_not_told(model: Loaded, tmp_path: Path, havi
     assert found.shared["prevalence"].to_list() == pytest.approx([prevalence])
 
 
-def test_who_cannot_be_compared_is_told_why(model: Loaded, folder: Path) -> None:
+def test_who_cannot_be_compared_is_told_why(model: Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at once."""
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("all were embedded before the subject was looked at")
+
+    monkeypatch.setattr("cehrxgpt.features.neighbours.embed_subjects", never)
     with pytest.raises(InputError, match="no subject 77"):
         discover(model, EventDataset(folder), 77)
     with pytest.raises(InputError, match="subject 6 cannot be embedded: most of the history's events are not in the model's vocabulary"):
@@ -101,7 +109,12 @@ def test_the_stage_writes_tables_whole_and_tells_the_rarest(model: Loaded, folde
     save_model(tmp_path / "model", model.decoder, model.vocabulary, {})
     figures = stages.discover(tmp_path / "model", folder, tmp_path / "like", like=1, count=2)
     assert figures["neighbours"] == 2
-    assert {path.name for path in (tmp_path / "like").iterdir()} == {"neighbours.parquet", "shared_codes.parquet"}
+    assert {path.name for path in (tmp_path / "like").iterdir()} == {"neighbours.parquet", "shared_codes.parquet", "manifest.json"}
+    described = inspect_artefact(tmp_path / "like")[1]
+    assert described["kind"] == "the patients most like subject 1"
+    assert [row[1] for row in described["tables"][0]["rows"]] == ["2", "3"]
+    assert described["made_from"]["stage"] == "discover"
+    assert {name.split(" ")[0] for name in described["made_from"]["inputs"].split(", ")} == {"model", "events"}
     assert pl.read_parquet(tmp_path / "like" / "neighbours.parquet")["neighbour_id"].to_list() == [2, 3]
     assert [row[3] for row in figures["rows"]] == [BENIGN, BENIGN]
     with pytest.raises(InputError, match="exists already"):

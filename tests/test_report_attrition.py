@@ -10,10 +10,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from cehrxgpt.events import empty_events
 from cehrxgpt.report.flow import End, Step, flow_chart
 from cehrxgpt.report.run import RunFolder
-from cehrxgpt.report.sections.attrition import data_steps, section, task_counts, task_flow
+from cehrxgpt.report.sections.attrition import data_steps, left_out, section, task_counts, task_flow
+from cehrxgpt.report.suppress import Teller
+from cehrxgpt.tasks import library_tasks, load_task
+from cehrxgpt.tasks.index import index_steps
 
+EXACT = Teller(exact=True)
 INGEST = {
     "tables": {
         "condition_occurrence": {"read": 1000, "kept": 900, "dropped": {"duplicate": 60, "before_birth": 40}},
@@ -26,28 +31,31 @@ INGEST = {
 
 
 def test_rows_to_events_by_hand() -> None:
-    steps = data_steps(INGEST, {"events": 1300, "events_dropped": 130, "tokens": 2600})
+    steps = data_steps(INGEST, {"events": 1300, "events_dropped": 130, "tokens": 2600}, EXACT)
     assert steps[0] == Step("Rows of the source", ("1,500 in 2 tables",), "Left out: 6.9% of rows", ("64 duplicate", "40 before birth"))
     assert steps[1] == Step("Rows kept", ("1,396", "and 30 rows derived from them"))
-    assert steps[2].lines == ("1,426 of 30 subjects", "1,300 of them are to be written as tokens")
-    assert steps[2].side == ("130 (10.0%)",)
-    assert steps[3] == Step("Events the model reads", ("1,170", "2,600 tokens"))
-    assert data_steps({}, None) == data_steps({"tables": {}}, None) == []
+    assert (steps[2].title, steps[2].lines, steps[2].side_title) == ("Events", ("1,426 of 30 subjects",), "Not tokens of their own")
+    assert [one.split()[0] for one in steps[2].side] == ["126:"]
+    assert steps[3] == Step("To be written as tokens", ("1,300",), "Codes outside the vocabulary", ("130 (10.0%)",))
+    assert steps[4] == Step("Events the model reads", ("1,170", "2,600 tokens"))
+    assert data_steps({}, None, EXACT) == data_steps({"tables": {}}, None, EXACT) == []
 
 
 def test_few_rows_left_out_cannot_be_had_by_subtraction() -> None:
     tables = {"condition_occurrence": {"read": 1000, "kept": 993, "dropped": {"duplicate": 7}}}
-    first, second = data_steps({"tables": tables}, None)[:2]
-    assert (first.lines, first.side_title, first.side) == (("1,000 in 1 tables",), "Left out", ("<11 duplicate",))
-    assert second.lines == ("≥11",)
+    first, second = data_steps({"tables": tables}, None, Teller())[:2]
+    assert (first.lines, first.side_title, first.side) == (("1,000 in 1 table",), "Left out", ("<11 duplicate",))
+    assert second.lines == ("990",)
 
 
-def _labels(root: Path, positive: int, negative: int, unknown: int, steps: list[dict[str, object]]) -> RunFolder:
+def _labels(root: Path, positive: int, negative: int, unknown: int, steps: list[dict[str, object]], *, simulated: bool = False) -> RunFolder:
     values = [True] * positive + [False] * negative + [None] * unknown
     frame = pl.DataFrame({"subject_id": range(len(values)), "boolean_value": pl.Series(values, dtype=pl.Boolean)})
     (root / "labels").mkdir(parents=True)
     frame.with_columns(pl.lit(datetime(2020, 1, 1)).alias("prediction_time")).write_parquet(root / "labels/t.parquet")
     (root / "labels/t.attrition.json").write_text(json.dumps(steps), encoding="utf-8")
+    recipe = {"simulate": {"seed": 1}} if simulated else {"source": "cdm"}
+    (root / "run.json").write_text(json.dumps({"recipe": recipe}), encoding="utf-8")
     return RunFolder(root)
 
 
@@ -60,11 +68,12 @@ STEPS: list[dict[str, object]] = [
 
 
 def test_a_task_by_hand(tmp_path: Path) -> None:
-    found = task_counts(_labels(tmp_path, 20, 50, 30, STEPS), "t")
+    found = task_counts(_labels(tmp_path, 20, 50, 30, STEPS, simulated=True), "t")
     assert found is not None
     steps, ends = task_flow(found)
     assert [step.lines for step in steps] == [("200",), ("some disease, first", "150 events of 150 subjects"), ("100 of 100 subjects",)]
-    assert [step.side for step in steps] == [("50 no index event",), ("12 dead by the prediction time", "38 with a history of under 360 days"), ()]
+    lost = ("12 dead by the prediction time", "38 with a history of under 360 days")
+    assert [step.side for step in steps] == [("50 without an index event",), lost, ()]
     assert [end.lines[0] for end in ends] == ["20 (20.0%)", "50 (50.0%)", "30 (30.0%)"]
 
 
@@ -73,9 +82,9 @@ def test_a_task_with_few(tmp_path: Path) -> None:
     found = task_counts(_labels(tmp_path, 7, 63, 30, STEPS), "t")
     assert found is not None
     ends = task_flow(found)[1]
-    assert [end.lines[0] for end in ends] == ["<11", "63 (63.0%)", "≥11"]
+    assert [end.lines[0] for end in ends] == ["<11", "60 (60.0%)", "30 (30.0%)"]
     page = section(RunFolder(tmp_path)).body
-    assert not re.search(r">7<|>7 |7\.0%", page)
+    assert not re.search(r">7<|>7 |>63<|7\.0%", page)
 
 
 def test_a_task_that_the_data_cannot_answer(tmp_path: Path) -> None:
@@ -86,6 +95,28 @@ def test_a_task_that_the_data_cannot_answer(tmp_path: Path) -> None:
     assert boxes[0].side == ("none of the 3 codes of 'x' is in the data",)
     assert boxes[-1].lines == ("0 of 0 subjects",)
     assert ends == []
+
+
+def test_who_had_an_index_event_is_not_said_to_have_had_none(tmp_path: Path) -> None:
+    steps = [
+        {"step": "subjects in the data", "subjects": 200, "rows": None},
+        {"step": "index: visit (inpatient)", "subjects": 150, "rows": 300},
+        {"step": "still going on 24 hours after its start", "subjects": 120, "rows": 180},
+        {"step": "alive at the prediction time", "subjects": 100, "rows": 100},
+    ]
+    found = task_counts(_labels(tmp_path, 20, 50, 30, steps), "t")
+    assert found is not None
+    boxes = task_flow(found)[0]
+    assert [box.side for box in boxes[:2]] == [
+        ("50 without an index event",),
+        ("120 in a stay that was over within 24 hours", "80 dead by the prediction time"),
+    ]
+
+
+@pytest.mark.parametrize("task", library_tasks())
+def test_every_step_of_the_library_has_words_for_those_left_out(task: str) -> None:
+    for step in index_steps(load_task(task), empty_events())[1:]:
+        assert not left_out(step[0]).startswith("at: "), step[0]
 
 
 @pytest.mark.parametrize("width", [344, 760])

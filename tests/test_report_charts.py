@@ -6,12 +6,14 @@ from datetime import date, timedelta
 from html.parser import HTMLParser
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt.report.markup import Markup, count, duration, number, percent, short_count, table, tag, text
 from cehrxgpt.report.methods import calibration, canonical, method, ordered, roc, wilson
+from cehrxgpt.report.sections.tasks import _few_shot, _sizes_axis
 from cehrxgpt.report.svg import Axis, Chart, nice_ticks
 
 EXAMPLES = settings(deadline=None, max_examples=60)
@@ -155,3 +157,16 @@ def test_numbers_for_people() -> None:
     assert (number(0.78149), number(12345.6), number(1e-7), number(float("nan"))) == ("0.781", "12,346", "1.0e−07", "–")
     assert (short_count(950), short_count(118_258), short_count(3_400_000)) == ("950", "118 k", "3.4 M")
     assert (duration(4.21), duration(59.9), duration(125), duration(3700), duration(None)) == ("4.2 s", "60 s", "2 min 05 s", "1 h 01 min", "–")
+
+
+def test_few_shot_sizes_are_told_apart() -> None:
+    """The sizes themselves are the ticks, and of two that would stand on each other the larger; the axis holds the values there are."""
+    axis = _sizes_axis([100.0, 1000.0, 1060.0])
+    assert [label for _, label in axis.ticks] == ["100", "1,060"]
+    assert [label for _, label in _sizes_axis([30.0, 100.0, 1000.0]).ticks] == ["30", "100", "1,000"]
+    frame = pl.DataFrame({"method": "probe", "labels": [100, 1000, 1060], "auroc": [0.82, 0.86, 0.85], "lowest": 0.81, "highest": 0.87})
+    drawn = str(_few_shot(frame))
+    assert ">0.5<" not in drawn
+    assert drawn.count("<circle") == 3
+    below = str(_few_shot(frame.with_columns(pl.col("auroc") - 0.4)))
+    assert "dash" in below  # chance, where values are on both sides of it

@@ -88,11 +88,11 @@ def test_small_counts_of_a_timeline_are_hidden(tmp_path: Path) -> None:
     (tmp_path / "tokenize.json").write_text(json.dumps(account), encoding="utf-8")
     found = _json(str(tmp_path))
     assert found["tables"][0]["rows"] == [
-        ["train", 480, 90_000, 20_000, 57, 200.0, 400.0],
-        ["tuning", "≥11", 9_000, 2_000, "<11", 200.0, 400.0],
-        ["held_out", "<11", 900, 200, "≥11", None, None],
+        ["train", 480, 90_000, 20_000, 60, 200.0, 400.0],
+        ["tuning", 60, 9_000, 2_000, "<11", 200.0, 400.0],
+        ["held_out", "<11", 900, 200, "11–14", None, None],
     ]
-    told = {"patients": 544, "patients without tokens": "<11", "events dropped": 73, "events backed off": "<11"}
+    told = {"patients": 540, "patients without tokens": "<11", "events dropped": 70, "events backed off": "<11"}
     assert told.items() <= found["facts"].items()
     assert found["facts"]["codes dropped"] == 5
     assert "backed off share" not in found["facts"]

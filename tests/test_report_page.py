@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Iterator
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from cehrxgpt.errors import InputError, OutputExistsError
 from cehrxgpt.report import report
+from cehrxgpt.report.markup import readable
 from cehrxgpt.report.page import report_with_figures
 from test_report_run import EVIL, TASKS, make_run
 
@@ -204,6 +207,84 @@ def test_damaged_files_are_named_on_the_page(copy: Path) -> None:
     assert "events/ingest.json is not readable JSON" in source
 
 
+COUNTED = {
+    "Subjects",
+    "Events",
+    "Visits",
+    "Values",
+    "Deaths",
+    "Rows",
+    "Read",
+    "Kept",
+    "Dropped",
+    "Positive",
+    "Outside",
+    "Outcome: yes",
+    "Outcome: no",
+    "Not known",
+}
+TOLD = re.compile(r"–|0|&lt;11|11–14|[\d,]*0|")
+
+
+def _columns(source: str) -> Iterator[tuple[str, str]]:
+    """(head, text of the cell) of every figure of every table."""
+    for table in re.findall(r"<table.*?</table>", source, re.S):
+        heads = re.findall(r"<th[^>]*scope=\"col\"[^>]*>(.*?)</th>", table)
+        for row in re.findall(r"<tr>(.*?)</tr>", table.split("<tbody>")[1], re.S):
+            yield from zip(heads, re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row), strict=False)
+
+
+def test_no_count_of_a_real_population_can_be_had_by_subtraction(copy: Path) -> None:
+    """Wherever it stands on the page a count is hidden or rounded to tens, so that no two tables give a third figure away."""
+    exact = dict.fromkeys(cell for head, cell in _columns(Page(report(copy, patient=None)).source) if head in COUNTED)
+    assert not all(TOLD.fullmatch(cell) for cell in exact)  # of the simulated population they stand as they are
+    facts = json.loads((copy / "run.json").read_text(encoding="utf-8"))
+    facts["recipe"] = {"source": "cdm", "tasks": facts["recipe"]["tasks"]}
+    (copy / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    page = Page(report(copy, patient=None)).source
+    found = [(head, cell) for head, cell in _columns(page) if head in COUNTED]
+    assert len(found) > 80
+    assert [pair for pair in found if not TOLD.fullmatch(pair[1])] == []
+    words = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<[^>]+>", " ", page, flags=re.S)
+    said = re.findall(r"([\d,]+) (?:of [\d,]+ )?(?:subjects|events|visits|rows|positives?|held out|refused|histories)\b", words)
+    assert len(said) > 20
+    assert {n for n in said if int(n.replace(",", "")) % 10} <= {"11"}  # of "<11", and of "11 subjects or more"
+    bars = re.findall(r"<title>[^<]*: (\S+) (?:subjects|events)</title>", page)
+    assert len(bars) > 10
+    assert [n for n in bars if not TOLD.fullmatch(n)] == []
+
+
+def test_metrics_of_few_outcomes_are_withheld(copy: Path) -> None:
+    """Not drawn at a glance, not in the table, no curve; and the finding goes by the rows that were forecast."""
+    path, task = copy / "evaluation/metrics.parquet", TASKS[0]
+    metrics = pl.read_parquet(path)
+    _rewrite(path, metrics.with_columns(pl.when(pl.col("task") == task).then(4).otherwise("positives").cast(pl.Int64).alias("positives")))
+    labels = pl.read_parquet(copy / f"labels/{task}.parquet").with_columns((pl.col("subject_id") % 29 == 0).alias("boolean_value"))
+    _rewrite(copy / f"labels/{task}.parquet", labels)
+    for name in (f"forecast/{task}.parquet", f"probe/{task}/predictions.parquet"):
+        _rewrite(copy / name, pl.read_parquet(copy / name).with_columns((pl.col("subject_id") % 29 == 0).alias("boolean_value")))
+    source = Page(report(copy, patient=None)).source
+    glance = source[source.index('id="glance"') : source.index('id="data"')]
+    assert f"{readable(task)} (4 with the outcome)" in glance
+    assert f">{readable(task)}</text>" not in glance
+    assert f">{readable(TASKS[1])}</text>" in glance
+    chapter = source[source.index(f'id="task-{task.replace("_", "-")}"') : source.index(f'id="task-{TASKS[1].replace("_", "-")}"')]
+    assert "Too few outcomes for a metric" in chapter
+    assert "ROC curves of the rows" not in chapter
+    assert f"{readable(task)}: few outcomes to judge by" in source
+
+
+@pytest.mark.parametrize(("precision", "said"), [("day", ["1 day", "2 days"]), ("minute", ["24.0 h", "48.0 h"])])
+def test_visits_known_by_the_day_have_no_hours(tmp_path: Path, precision: str, said: list[str]) -> None:
+    start = datetime(2020, 1, 1)
+    stays = [("Visit/9202", start.replace(hour=23, minute=59, second=59)), ("Visit/9201", datetime(2020, 1, 2, 23, 59, 59))]
+    rows = [{"subject_id": n, "time": start, "end_time": end, "code": code, "time_precision": precision} for n in range(12) for code, end in stays]
+    (tmp_path / "events/data/train").mkdir(parents=True)
+    pl.DataFrame(rows).sort("subject_id", "code").write_parquet(tmp_path / "events/data/train/0.parquet")
+    lengths = [cell for head, cell in _columns(Page(report(tmp_path)).source) if head == "Median length"]
+    assert sorted(lengths) == said
+
+
 def test_rare_codes_are_not_named(copy: Path) -> None:
     shard = copy / "events/data/train/0.parquet"
     frame = pl.read_parquet(shard)
@@ -293,3 +374,27 @@ def test_a_folder_that_is_no_run_and_a_bad_patient(tmp_path: Path, run_folder: P
     with pytest.raises(InputError, match="'auto', 'none' or a subject id"):
         report(run_folder, tmp_path / "x.html", patient="Jane")
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("source", ["simulate", "source"])
+def test_figures_of_stages_are_no_people_s_unless_they_count(tmp_path: Path, source: str) -> None:
+    """A loss on `train` is no count; rows and subjects are, and an AUROC stands in its own chapter or nowhere."""
+    stages = [
+        {
+            "name": "pretrain",
+            "status": "done",
+            "seconds": 1.0,
+            "figures": {"steps": 7, "train_loss": 4.939, "loss": {"train": 2.0}, "tokens_seen": 47_451},
+        },
+        {"name": "label", "status": "done", "seconds": 1.0, "figures": {"t": {"rows": 238, "positive": 7}}},
+        {"name": "probe", "status": "done", "seconds": 1.0, "figures": {"t": {"probe": 0.083}}},
+        {"name": "synthesize", "status": "done", "seconds": 1.0, "figures": {"patients": 8}},
+    ]
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": {source: {}}, "stages": stages}), encoding="utf-8")
+    told = dict(_columns(Page(report(tmp_path)).source))
+    assert "Figures" in told
+    shown = re.sub(r"<[^>]+>", "", str(Page(report(tmp_path)).source))
+    assert "steps 7; train loss 4.939; loss · train 2.000; tokens seen 47,451" in shown
+    assert ("t · rows 238; t · positive 7" if source == "simulate" else "t · rows 240; t · positive &lt;11") in shown
+    assert "0.083" not in shown
+    assert "patients 8" in shown

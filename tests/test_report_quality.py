@@ -17,6 +17,7 @@ from cehrxgpt.report.quality.facts import Part, gather
 from cehrxgpt.report.quality.findings import judge
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections.quality import how_many, section
+from cehrxgpt.report.suppress import Teller
 
 DAY = datetime(2020, 1, 1)
 
@@ -128,6 +129,9 @@ def test_duplicates_are_graded(dropped: dict[str, int], severity: str | None) ->
         (Task("t_1y", 900, 0, 10, 0), "high", "t 1y: nobody has the outcome"),
         (Task("t_1y", 900, 890, 10, 80), "high", "t 1y: everybody has the outcome"),
         (Task("t_1y", 900, 90, 10, 19), "medium", "t 1y: few outcomes to judge by"),
+        (Task("t_1y", 900, 90, 10, 80, judged=(19, 300)), "medium", "t 1y: few outcomes to judge by"),
+        (Task("t_1y", 900, 800, 10, 80, judged=(300, 19)), "medium", "t 1y: few outcomes to judge by"),
+        (Task("t_1y", 900, 90, 10, 19, judged=(20, 300)), None, ""),
         (Task("t_1y", 900, 90, 200, 20), "low", "t 1y: many outcomes are not known"),
         (Task("t_1y", 900, 90, 400, None), "medium", "t 1y: many outcomes are not known"),
         (Task("t_1y", 900, 90, 100, 20), None, ""),
@@ -177,12 +181,16 @@ def test_the_worst_comes_first_and_small_counts_are_hidden(tmp_path: Path) -> No
     page = section(run).body
     order = [page.index(f'class="severity {grade}"') for grade in ("high", "medium", "low")]
     assert order == sorted(order)
-    assert "30 of 54 clinical events" in page
+    assert "30 of 50 clinical events" in page  # of 54
     assert "<script>" not in page
     assert "<b>odd" not in page
     assert "&lt;b&gt;odd" in page
     few = Finding("low", "plausibility", "x", "y", "z", 3, 1000, "rows")
-    assert (how_many(few), how_many(Finding("low", "fitness", "x", "y", "z", 7, None, "subjects"))) == ("<11 of 1,000 rows", "<11 subjects")
+    none_of = Finding("low", "fitness", "x", "y", "z", 7, None, "subjects")
+    assert (how_many(few, Teller()), how_many(none_of, Teller())) == ("<11 of 1,000 rows", "<11 subjects")
+    assert (how_many(few, Teller(exact=True)), how_many(none_of, Teller(exact=True))) == ("3 of 1,000 rows (0.3%)", "7 subjects")
+    codes = Finding("low", "conformance", "x", "y", "z", 3, 40, "numeric codes")
+    assert how_many(codes, Teller()) == "3 of 40 numeric codes (7.5%)"
 
 
 @pytest.mark.parametrize("subjects", [0, 1])

@@ -14,7 +14,7 @@ import pytest
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import EVENT_DTYPES, sort_events
-from cehrxgpt.report.run import TRUE_RISK, RunFolder
+from cehrxgpt.report.run import TRUE_RISK, RunFolder, spoken
 
 EVIL = "<script>alert('x')</script> & \"friends\""
 TASKS = ("hf_readmission_30d", "t2dm_hf_365d")
@@ -108,7 +108,7 @@ def write_event_folder(folder: Path, events: pl.DataFrame) -> pl.DataFrame:
 def _labels(rng: np.random.Generator, events: pl.DataFrame, task: str) -> pl.DataFrame:
     stays = events.filter(pl.col("code") == "Visit/9201").group_by("subject_id").agg(pl.col("end_time").max().alias("prediction_time"))
     stays = stays.sort("subject_id")
-    risk = rng.beta(1.2, 5, stays.height)
+    risk = rng.beta(3, 3, stays.height)
     drawn = rng.random(stays.height)
     value = [None if u > 0.97 else bool(rng.random() < p) for u, p in zip(drawn, risk)]
     return stays.with_columns(
@@ -295,6 +295,11 @@ def test_labels_fill_an_outcome_that_the_predictions_lack(run: RunFolder, tmp_pa
     blank.write_parquet(tmp_path / "forecast/t.parquet")
     pl.DataFrame({**key, "boolean_value": [True]}, schema_overrides=overrides).write_parquet(tmp_path / "labels/t.parquet")
     assert RunFolder(tmp_path).predictions("t")["boolean_value"].to_list() == [True]
+
+
+def test_a_place_of_discharge_is_said_to_be_one() -> None:
+    codes = pl.DataFrame({"code": ["discharge/8536", "discharge/SNF", "condition/1"], "description": ["Home", "Discharged to a nursing home", None]})
+    assert spoken(codes) == {"discharge/8536": "Discharged to: Home", "discharge/SNF": "Discharged to a nursing home"}
 
 
 def test_damaged_and_incomplete_files_are_named_and_left_out(tmp_path: Path) -> None:

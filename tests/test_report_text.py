@@ -113,7 +113,7 @@ def test_a_timeline_in_full() -> None:
     assert subject_lines(events, 1, {"condition/1": "Hypertension", "measurement/7": "HbA1c", "Visit/9201": "Inpatient"}) == [
         "  gender/8532",
         "",
-        "  1950-05-04 00:00  birth",
+        "  1950-05-04        birth",
         "  2020-02-01 00:00  Hypertension (condition/1)",
         "  2020-02-01 00:00  condition/2",
         "",

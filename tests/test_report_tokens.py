@@ -12,7 +12,7 @@ import pytest
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import budget, vocabulary
 from cehrxgpt.report.sections.histories import PERCENTILES, fit, percentiles
-from cehrxgpt.report.suppress import UNDER
+from cehrxgpt.report.suppress import UNDER, Teller
 from cehrxgpt.report.tokens import KINDS, open_store
 from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
 
@@ -90,10 +90,10 @@ def test_the_budget_adds_up(tmp_path: Path) -> None:
     }  # fmt: skip
     assert sum(kinds.values()) == counts.sum() == 33
     assert budget.by_origin(words, counts) == [("condition_occurrence", 3), ("measurement", 2)]
-    said = str(budget.spent(words, counts, store))
+    said = str(budget.spent(words, counts, store, Teller(exact=True)))
     assert "3.0% of them tell time" in said  # 1 of 33
     assert "costs 3.67 tokens" in said  # 33 tokens, 16 events of which 7 are not read
-    assert "takes 11." in said  # 33 tokens in three years
+    assert "takes 11 tokens." in said  # 33 tokens in three years
 
 
 def test_the_kinds_are_those_of_the_timeline() -> None:

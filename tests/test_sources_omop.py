@@ -10,6 +10,8 @@ import duckdb
 import polars as pl
 
 from cehrxgpt.events import EventDataset
+from cehrxgpt.report import inspect_path
+from cehrxgpt.report.units import unit_name
 from sources_cdm import base, condition, measurement, person, rows_of, run, visit, write_cdm
 
 LAST = (23, 59, 59, 999999)
@@ -64,6 +66,22 @@ def test_every_form_of_the_same_tables_gives_the_same_events(tmp_path: Path) -> 
     assert found.equals(expected)
     found, _ = run(tmp_path / "csv", tmp_path / "out_buckets", buckets=7, memory_limit_gib=0.2)
     assert found.equals(expected)
+
+
+def test_units_have_the_names_of_the_data_s_own_vocabulary(tmp_path: Path) -> None:
+    """`unit/<concept>`, used ones alone, without ancestors; and readers of the record see the name."""
+    tables = everything()
+    tables["measurement"] += [measurement(9, 3, "2010-03-01 07:15:00", 4.7, unit_concept_id=9017)]
+    tables["concept"] += [{"concept_id": 9017, "concept_name": "beats per cycle"}, {"concept_id": 9018, "concept_name": "never used"}]
+    tables["concept_ancestor"] += [{"ancestor_concept_id": 1, "descendant_concept_id": 9017}]
+    run(write_cdm(tmp_path / "cdm", tables), tmp_path / "out")
+    dataset = EventDataset(tmp_path / "out")
+    units = dataset.codes.filter(pl.col("code").str.starts_with("unit/"))
+    assert units.rows() == [("unit/9017", "beats per cycle", [], "unit")]
+    assert any("4.7 beats per cycle" in line for line in inspect_path(tmp_path / "out", 3))
+    assert unit_name(dataset.names(), "9017") == "beats per cycle"
+    run(tmp_path / "out", tmp_path / "again")
+    assert EventDataset(tmp_path / "again").codes.filter(pl.col("code") == "unit/9017").height == 1
 
 
 def test_codes_have_names_and_all_ancestors(tmp_path: Path) -> None:

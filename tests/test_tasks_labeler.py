@@ -380,7 +380,7 @@ def test_absent_concepts_yield_no_rows_and_a_reason():
     found = label(table([row(1, "condition/1", START), row(1, s.OBSERVATION_END, START + timedelta(days=90))]), simple())
     assert found.labels.is_empty()
     assert found.attrition[-1]["dropped_subjects"] == 1
-    assert "none of the 1 codes of 'b'" in found.note
+    assert found.note == "the one code of 'b' (condition/2) is not in the data"
     dead = label(table([row(1, "condition/1", START)]), simple(outcome=Outcome(death=True), concept_sets={"a": SETS["a"]}))
     assert "MEDS_DEATH" in dead.note
     stays = label(table([row(1, "condition/1", START)]), simple(outcome=Outcome(visit=("inpatient",)), concept_sets={"a": SETS["a"]}))
@@ -400,12 +400,53 @@ def test_attrition_accounts_for_every_row():
     found = label(table(rows), simple(first_onset=True))
     steps = {entry["step"]: entry for entry in found.attrition}
     assert steps["subjects in the data"]["subjects"] == 4
-    assert steps["index: a, each"]["rows"] == 3
-    assert steps["index: a, each"]["dropped_subjects"] == 1
+    assert steps["index: a"]["rows"] == 3
+    assert steps["index: a"]["dropped_subjects"] == 1
     assert steps["alive at the prediction time"]["dropped_rows"] == 1
     assert steps["first onset: no b before"] | {"note": ""} == {
         "step": "first onset: no b before", "subjects": 1, "rows": 1, "dropped_subjects": 1, "dropped_rows": 1, "note": ""}  # fmt: skip
     assert found.counts == {"rows": 1, "subjects": 1, "positive": 0, "negative": 1, "null": 0}
+
+
+STAYS = [
+    row(1, "Visit/9201", START, end=START + timedelta(hours=20), visit=1),
+    row(1, "Visit/9201", START + timedelta(days=9), end=START + timedelta(days=19), visit=2),
+    row(1, "condition/2", START + timedelta(days=10), visit=2),
+    row(1, "discharge/8536", START + timedelta(days=19), visit=2),
+    row(2, "Visit/9201", START, end=START + timedelta(hours=3), visit=3),
+    row(3, "Visit/9201", START, visit=4),
+    row(4, "condition/1", START),
+    row(4, "condition/1", START + timedelta(days=5)),
+    row(5, "condition/2", START),
+]
+
+
+@pytest.mark.parametrize(
+    ("index", "steps"),
+    [
+        (
+            Index(visit=("inpatient",), at="start", hours_after=24),
+            [("index: visit (inpatient)", 3, 4), ("still going on 24 hours after its start", 2, 2), ("one at a time", 2, 2)],
+        ),
+        (
+            Index(visit=("inpatient",), at="end", discharge=(8536,), contains="b", occurrence="first"),
+            [
+                ("index: visit (inpatient)", 3, 4), ("with an end", 2, 3), ("discharged to 8536", 1, 1), ("contains: b", 1, 1),
+                ("one at a time", 1, 1), ("the first of each subject", 1, 1),
+            ],
+        ),
+        (Index(concepts="a", occurrence="last"), [("index: a", 1, 2), ("the last of each subject", 1, 1)]),
+        (Index(concepts="b", also=("a",), occurrence="first"), [("index: b", 2, 2), ("also: a", 0, 0)]),
+        (Index(days_after_first_event=30), [("index: 30 days after the first event", 5, 5)]),
+    ],
+)  # fmt: skip
+def test_nobody_who_had_an_index_event_is_said_to_have_had_none(index: Index, steps: list[tuple[str, int, int]]) -> None:
+    """Each thing that an index asks for is a step of its own: a stay that is over by the prediction time was an index event."""
+    used = {name: SETS[name] for name in dict.fromkeys((index.concepts, *index.also, index.contains)) if name is not None}
+    asked = Task(name="t", description="", index=index, outcome=Outcome(visit=("inpatient",)), horizon_days=30, concept_sets=used)
+    found = label(table(STAYS), asked).attrition
+    assert [(one["step"], one["subjects"], one["rows"]) for one in found[1 : 1 + len(steps)]] == steps
+    assert found[1]["dropped_subjects"] == 5 - steps[0][1]
 
 
 def test_class_of_an_ambiguous_visit_is_judged_by_what_is_known():

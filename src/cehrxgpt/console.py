@@ -65,10 +65,11 @@ class Console:
 
         table = Table(title=title, title_justify="left")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            words = index == 0 or any(map(_is_prose, (row[index] for row in rows)))
+            table.add_column(column, justify="left" if words else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        width = None if sys.stdout.isatty() else 150
+        width = None if sys.stdout.isatty() else 110
         RichConsole(width=width, highlight=False).print(table)
 
     def result(self, figures: dict[str, Any]) -> None:
@@ -102,6 +103,11 @@ class Console:
                 bar.update(task, completed=done, total=total or None, what=what)
 
             yield update
+
+
+def _is_prose(cell: str) -> bool:
+    """Words, and no figure with its unit or interval: they are read from the left."""
+    return len(cell) > 24 or (any(letter.isalpha() for letter in cell) and not any(letter.isdigit() for letter in cell))
 
 
 def _rounded(value: Any) -> Any:

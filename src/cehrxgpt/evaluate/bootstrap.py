@@ -1,12 +1,17 @@
 """Intervals by resampling patients, and weights for labels that were censored.
 
 Rows of one patient are not independent, so patients are drawn, with replacement, and all of a patient's rows come along: a replicate
-is a row of multiplicities. The interval is the percentile interval of the statistic over replicates.
+is a row of multiplicities. The interval is the percentile interval of the statistic over replicates (Efron and Tibshirani 1993, An
+Introduction to the Bootstrap, chapter 13).
+
+Statistics that grow with noise (a divergence, a mean of absolute differences) are larger in nearly every replicate than in the sample:
+drawing adds noise to noise, and the percentile interval can lie beside its own estimate. Theirs is `centred`: the replicates are moved by
+the bootstrap's estimate of that bias (ibid., chapter 10), so that their median is the estimate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +39,25 @@ def replicate_weights(subject_id: npt.ArrayLike, *, replicates: int, seed: int) 
         left -= size
 
 
+def centred(value: npt.ArrayLike, replicates: npt.ArrayLike, *, least: npt.ArrayLike = -np.inf, most: npt.ArrayLike = np.inf) -> tuple[Array, Array]:
+    """95% limits of statistics that are biased by noise: percentiles of the replicates, moved so that their median is the value.
+
+    They say how far the value would move with other samples as large as these. They do not take off what noise adds to the value
+    itself: two samples of one population are that far apart too.
+
+    Args:
+        value: float[m], of the sample.
+        replicates: float[B, m].
+        least, most: of what the statistic can be.
+
+    Returns:
+        lower and upper, float64[m]; `lower <= value <= upper`.
+    """
+    centre = np.asarray(value, dtype=np.float64)
+    low, middle, high = np.nanquantile(np.asarray(replicates, dtype=np.float64), [0.025, 0.5, 0.975], axis=0)
+    return np.maximum(centre + low - middle, least), np.minimum(centre + high - middle, most)
+
+
 def bootstrap(
     statistics: dict[str, Statistic],
     subject_id: npt.ArrayLike,
@@ -42,6 +66,7 @@ def bootstrap(
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    noisy: Collection[str] = (),
 ) -> dict[str, tuple[float, float, float]]:
     """Value, lower and upper limit of each statistic.
 
@@ -50,6 +75,7 @@ def bootstrap(
         subject_id: int[n], the patient of each row.
         weights: float64[n], multiplied into every replicate (censoring weights, held fixed).
         replicates, seed, level: of the bootstrap; 0 replicates give no limits.
+        noisy: names of the statistics that grow with noise and are at least 0; their limits are `centred` (at 95%).
 
     Returns:
         name -> (value, lower, upper). Limits are NaN where fewer than half of the replicates have a value.
@@ -68,7 +94,9 @@ def bootstrap(
         if drawn[name]:
             values = np.concatenate(drawn[name])
             values = values[np.isfinite(values)]
-            if np.isfinite(value) and 2 * values.size >= replicates:
+            if np.isfinite(value) and 2 * values.size >= replicates and name in noisy:
+                lower, upper = (float(limit) for limit in centred(value, values, least=0.0))
+            elif np.isfinite(value) and 2 * values.size >= replicates:
                 lower, upper = (float(limit) for limit in np.quantile(values, [tail, 1 - tail]))
         result[name] = (value, lower, upper)
     return result

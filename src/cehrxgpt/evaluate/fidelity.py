@@ -3,8 +3,10 @@
 Level 1 of three: how often each concept occurs, per patient. Two event tables are compared by the share of patients who have each
 code at least once; the divergence is KL(real || synthetic) of those shares normalised over codes, each code's count raised by 1/2 on both
 sides, so that a code the synthetic patients lack costs much and not infinitely. Demographics, visits and length of record stand beside.
-Intervals come from drawing patients of both tables with replacement. Calling `fidelity` with held-out real patients in place of
-synthetic ones gives the reference: how unlike two samples of real patients are.
+Intervals come from drawing patients of both tables with replacement, and are centred on the value (`bootstrap.centred`): these measures grow
+with noise, and drawing adds some. So an interval says how far the value would move with other patients, as many of them. Calling
+`fidelity` with held-out real patients in place of synthetic ones gives the reference, in which noise counts too: how unlike two samples
+of real patients are.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
+from cehrxgpt.evaluate.bootstrap import centred
 
 Float = npt.NDArray[np.float64]
 _NOT_CODES = (s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END)
 _PREVALENCE_METRICS = ("prevalence_correlation", "prevalence_log_correlation", "prevalence_mean_absolute_error", "kl_divergence")
+_LEAST, _MOST = np.array([-1.0, -1.0, 0.0, 0.0]), np.array([1.0, 1.0, 1.0, np.inf])  # what each of them can be
 
 
 def _pairs(events: pl.DataFrame) -> pl.DataFrame:
@@ -100,7 +104,7 @@ def _prevalence_rows(real: pl.DataFrame, synthetic: pl.DataFrame, table: pl.Data
     value = _compare(ours.counts(np.ones(ours.subjects)), theirs.counts(np.ones(theirs.subjects)), ours.subjects, theirs.subjects)
     rng = np.random.default_rng(seed)
     draws = np.array([_compare(ours.draw(rng), theirs.draw(rng), ours.subjects, theirs.subjects) for _ in range(bootstrap)])
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0) if bootstrap else np.full((2, len(value)), np.nan)
+    low, high = centred(value, draws, least=_LEAST, most=_MOST) if bootstrap else np.full((2, len(value)), np.nan)
     rows: list[dict[str, object]] = [
         {"metric": name, "value": float(v), "lower": float(a), "upper": float(b)}
         for name, v, a, b in zip(_PREVALENCE_METRICS, value, low, high, strict=True)

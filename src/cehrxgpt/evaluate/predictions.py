@@ -106,7 +106,7 @@ def evaluate_predictions(
     Args:
         predictions: PredictionTable; probabilities may be null (refused), which is counted and left out.
         labels: LabelTable that holds a row for every prediction; it may hold more.
-        replicates, seed: of the bootstrap by patient (95% percentile intervals).
+        replicates, seed: of the bootstrap by patient (95% percentile intervals; centred for the calibration error, which grows with noise).
         bins: of the calibration error, of equal mass.
         weighted: weight for censoring; False leaves censored rows out and does no more.
 
@@ -137,7 +137,7 @@ def _metrics_of(task: str, method: str, group: pl.DataFrame, *, replicates: int,
     found = dict.fromkeys(METRICS, (np.nan, np.nan, np.nan))
     if rows.height:
         statistics = _statistics(truth, p, clip, bins)
-        found = bootstrap(statistics, rows["subject_id"].to_numpy(), weights=weights[use], replicates=replicates, seed=seed)
+        found = bootstrap(statistics, rows["subject_id"].to_numpy(), weights=weights[use], replicates=replicates, seed=seed, noisy=("ece",))
     counts = {"rows": rows.height, "censored": int(censored.sum()), "refused": int((refused & ~censored).sum())}
     every = {**found, **{name: (float(count), np.nan, np.nan) for name, count in counts.items()}}
     columns = {

@@ -114,12 +114,9 @@ def discover(
     """
     if not events.subject_splits["subject_id"].is_in([like]).any():  # before everyone is embedded
         raise InputError(f"{events.root}: no subject {like}; cehrxgpt inspect {events.root} shows what is there")
+    config = config or EmbedConfig(pooling="visit_ends", elapsed_time=False)
+    _check_embeds(model, events, like, config)
     vectors = embed_subjects(model, events, config, progress=progress)
-    mine = vectors.filter(pl.col("subject_id") == like)
-    if mine.is_empty():
-        raise InputError(f"{events.root}: no subject {like} with a dated event; cehrxgpt inspect {events.root} shows what is there")
-    if (why := mine["note"].item()) is not None:
-        raise InputError(f"subject {like} cannot be embedded: {why}")
     known = vectors.filter(pl.col("note").is_null())
     units = standardise(np.stack(known["embedding"].to_list()).astype(np.float32))
     place = int(known["subject_id"].index_of(like) or 0)
@@ -136,6 +133,16 @@ def discover(
     counts = shared.group_by("neighbour_id").agg(pl.len().cast(pl.Int32).alias("shared_codes"))
     subjects = found.join(counts, on="neighbour_id", how="left", maintain_order="left").with_columns(pl.col("shared_codes").fill_null(0))
     return Neighbours(subjects, shared, vectors.height - known.height)
+
+
+def _check_embeds(model: Loaded, events: EventDataset, like: int, config: EmbedConfig) -> None:
+    """Raise `InputError` if the subject asked about has no vector: before all others are embedded for nothing."""
+    own = events.read(subject_ids=[like])
+    end = own.group_by("subject_id").agg(pl.col("available_time").max().alias("prediction_time")).drop_nulls()
+    if end.is_empty():
+        raise InputError(f"{events.root}: no subject {like} with a dated event; cehrxgpt inspect {events.root} shows what is there")
+    if (why := embed(model, own, end, config)["note"].item()) is not None:
+        raise InputError(f"subject {like} cannot be embedded: {why}")
 
 
 def _shared(events: EventDataset, like: int, neighbours: pl.Series) -> pl.DataFrame:

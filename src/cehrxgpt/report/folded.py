@@ -7,7 +7,7 @@ yearly check-up stays a yearly check-up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -66,10 +66,20 @@ class FoldedAxis(Axis):
             fs += [at, at + width]
             # Single days are told only where the whole record is short.
             fine = width > 0.08 and (end - start > 62 or high - low < 500)
-            inside = date_ticks(start, end, max(1, round(target * width))) if fine else []
+            inside = _ticks(start, end, max(1, round(target * width)), least=2 if width > 0.3 else 1) if fine else []
             ticks += inside or [(start, _date(start + pad if start == low else start))]
             at += width + each
         return cls(low, high, tuple(ticks), folds=folds, knots=(tuple(xs), tuple(fs)))
+
+
+def _ticks(low: float, high: float, target: int, *, least: int) -> list[tuple[float, str]]:
+    """About `target` ticks, and at least so many where closer ones give them: one date alone gives no scale."""
+    found: list[tuple[float, str]] = []
+    for more in range(target, 2 * target + 3):
+        found = date_ticks(low, high, more)
+        if len(found) >= least:
+            break
+    return found
 
 
 def _date(value: float) -> str:
@@ -99,3 +109,18 @@ def duration_words(length_days: float) -> str:
     if length_days >= 2:
         return f"{length_days:.0f} d"
     return f"{length_days * 24:.0f} h" if length_days >= 2 / 24 else f"{length_days * 1440:.0f} min"
+
+
+def stay_words(row: Mapping[str, Any], *, cut: bool = False) -> str:
+    """How long a stay was: `time`, `end_time`, and `dated` where it is known by its days alone.
+
+    Args:
+        cut: the record ends at an instant at which a stay without an end still goes on.
+    """
+    start, end = row["time"], row["end_time"]
+    if end is None:
+        return "still going on" if cut else "not known"
+    if row.get("dated"):
+        length = (end.date() - start.date()).days + 1
+        return "1 day" if length == 1 else f"{length:,} days"
+    return duration_words((end - start).total_seconds() / 86400)

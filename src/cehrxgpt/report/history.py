@@ -14,14 +14,11 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
-from cehrxgpt.report.quality.facts import DETAIL_PREFIX
 from cehrxgpt.report.run import EVENT_COLUMNS
 from cehrxgpt.report.units import unit_name
 
 ERA_GAP_DAYS = 30
 """Exposures to one drug closer together than this are one era: the persistence window of OMOP's `drug_era`."""
-
-INTENSIVE_CARE = "32037"
 
 _GROUPS = {
     "conditions": ("condition_occurrence", "condition/"),
@@ -41,10 +38,11 @@ class History:
         static: codes without a time.
         born, died: None where unknown, or alive.
         first, last: of what happened (birth and the limits of observation aside); None of an empty record.
-        stays: time, end_time, visit_id, class, name, events; in order.
-        units: time, end_time, visit_id, name, intensive: stays in a unit, nested in the visits.
+        stays: time, end_time, visit_id, class, code, name, events, dated (by the day alone); in order.
+        units: time, end_time, visit_id, name: stays in intensive care, nested in the visits.
         rows: what happened: time, end_time, visit_id, group (one of `GROUPS`), code, name, unit, numeric_value, text_value.
         observed: (start, end) of observation, either None.
+        until: the instant at which the record was cut; None of a whole one.
     """
 
     subject: int
@@ -57,6 +55,7 @@ class History:
     units: pl.DataFrame
     rows: pl.DataFrame
     observed: tuple[datetime | None, datetime | None]
+    until: datetime | None = None
 
 
 def whole(events: pl.DataFrame) -> pl.DataFrame:
@@ -66,8 +65,13 @@ def whole(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def read_history(events: pl.DataFrame, subject: int, names: Mapping[str, str]) -> History:
-    """One subject's rows of an EventTable as a `History`; `names`: code -> readable name."""
+def read_history(events: pl.DataFrame, subject: int, names: Mapping[str, str], *, until: datetime | None = None) -> History:
+    """One subject's rows of an EventTable as a `History`.
+
+    Args:
+        names: code -> readable name.
+        until: where the rows come from `events.cut_history`, the instant of the cut.
+    """
     own = whole(events).filter(pl.col("subject_id") == subject)
     code, time = pl.col("code"), pl.col("time")
     own = own.with_columns(_named(names))
@@ -76,10 +80,11 @@ def read_history(events: pl.DataFrame, subject: int, names: Mapping[str, str]) -
     minutes = (pl.col("end_time") - time).dt.total_minutes()
     inside = timed.filter(~code.str.starts_with(s.VISIT_PREFIX)).group_by("visit_id").agg(pl.len().alias("events")).drop_nulls("visit_id")
     stays = stays.with_columns(visits.classify(code, minutes).alias("class")).join(inside, on="visit_id", how="left").sort("time", "visit_id")
-    stays = stays.select("time", "end_time", "visit_id", "class", "code", "name", pl.col("events").fill_null(0))
-    units = timed.filter(code.str.starts_with(DETAIL_PREFIX)).sort("time")
-    units = units.select("time", "end_time", "visit_id", "name", (code == f"{DETAIL_PREFIX}{INTENSIVE_CARE}").alias("intensive"))
-    structural = code.str.starts_with(s.VISIT_PREFIX) | code.str.starts_with(DETAIL_PREFIX)
+    dated = (pl.col("time_precision") == "day").fill_null(False).alias("dated")
+    stays = stays.select("time", "end_time", "visit_id", "class", "code", "name", pl.col("events").fill_null(0), dated)
+    # The ingest writes every stay in intensive care so, whichever its unit; other wards are events.
+    units = timed.filter(code.str.starts_with(s.ICU_PREFIX)).sort("time").select("time", "end_time", "visit_id", "name")
+    structural = code.str.starts_with(s.VISIT_PREFIX) | code.str.starts_with(s.ICU_PREFIX)
     rows = timed.filter(~structural & ~code.is_in([s.BIRTH, s.DEATH, s.OBSERVATION_START, s.OBSERVATION_END]))
     rows = rows.with_columns(_group().alias("group")).sort("time", "code")
     spans = pl.concat([rows.select("time"), stays.select("time"), stays.select(pl.col("end_time").alias("time"))]).drop_nulls()["time"]
@@ -101,12 +106,15 @@ def read_history(events: pl.DataFrame, subject: int, names: Mapping[str, str]) -
         units,
         rows.select("time", "end_time", "visit_id", "group", "code", "name", "unit", "numeric_value", "text_value"),
         (only(s.OBSERVATION_START), only(s.OBSERVATION_END, last=True)),
+        until,
     )
 
 
 def _named(names: Mapping[str, str]) -> pl.Expr:
-    """A readable name for every row; the code where there is none."""
-    return pl.col("code").replace_strict(dict(names), default=pl.col("code"), return_dtype=pl.String).fill_null(pl.col("code")).alias("name")
+    """A readable name for every row; the code where there is none, and of intensive care the words."""
+    code = pl.col("code")
+    default = pl.when(code.str.starts_with(s.ICU_PREFIX)).then(pl.lit("Intensive care")).otherwise(code)
+    return code.replace_strict(dict(names), default=default, return_dtype=pl.String).fill_null(code).alias("name")
 
 
 def _group() -> pl.Expr:
@@ -119,10 +127,11 @@ def _group() -> pl.Expr:
 
 
 def lanes(history: History, group: str) -> pl.DataFrame:
-    """One row per name of a group: code, days on which it was recorded, first, last, entries; most days first."""
+    """One row per name of a group: code (of the first record), codes (all), days on which it was recorded, first, last, entries; most days first."""
     own = history.rows.filter((pl.col("group") == group) & ((group != "labs") | pl.col("numeric_value").is_null()))
-    counted = own.group_by("name").agg(
-        pl.col("code").min(), pl.col("time").dt.date().n_unique().alias("days"), pl.col("time").min().alias("first"),
+    counted = own.sort("time", "code").group_by("name", maintain_order=True).agg(
+        pl.col("code").first(), pl.col("code").unique(maintain_order=True).alias("codes"), pl.col("time").dt.date().n_unique().alias("days"),
+        pl.col("time").min().alias("first"),
         pl.max_horizontal(pl.col("time").max(), pl.col("end_time").max()).alias("last"), pl.len().alias("entries"),
     )  # fmt: skip
     return counted.sort(["days", "entries", "name"], descending=[True, True, False])
@@ -139,10 +148,11 @@ def eras(history: History, group: str = "drugs") -> pl.DataFrame:
 
 
 def labs(history: History, names: Mapping[str, str]) -> pl.DataFrame:
-    """One row per name and unit of the numbers: code, unit (readable), n, days, low, high, last value, first, last; most days first."""
-    own = history.rows.filter(pl.col("numeric_value").is_not_null()).sort("time")
-    counted = own.group_by("name", "unit").agg(
-        pl.col("code").min(), pl.len().alias("n"), pl.col("time").dt.date().n_unique().alias("days"), pl.col("numeric_value").min().alias("low"),
+    """One row per name and unit of the numbers: code (of the first), unit (readable), n, days, low, high, last value, first, last; most days
+    first."""
+    own = history.rows.filter(pl.col("numeric_value").is_not_null()).sort("time", "code")
+    counted = own.group_by("name", "unit", maintain_order=True).agg(
+        pl.col("code").first(), pl.len().alias("n"), pl.col("time").dt.date().n_unique().alias("days"), pl.col("numeric_value").min().alias("low"),
         pl.col("numeric_value").max().alias("high"), pl.col("numeric_value").last().alias("value"), pl.col("time").min().alias("first"),
         pl.col("time").max().alias("last"),
     )  # fmt: skip

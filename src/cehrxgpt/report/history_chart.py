@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cehrxgpt.report.folded import FoldedAxis, duration_words
+from cehrxgpt.report.folded import FoldedAxis, duration_words, stay_words
 from cehrxgpt.report.history import History, eras, labs, lanes
 from cehrxgpt.report.markup import number
 from cehrxgpt.report.svg import Axis, Chart, days, fitted, text_width
@@ -27,19 +27,17 @@ _LAB_POINTS = 150  # more than these are drawn as a band and a line
 _TOP, _FOOT = 46, 26
 
 
-def history_chart(
-    width: int, history: History, names: Mapping[str, str], edges: Mapping[tuple[str, str | None], Sequence[float]], *, until: datetime | None = None
-) -> Chart:
-    """The drawing at one width, pixels. `until`: a time to mark, such as the prediction time."""
+def history_chart(width: int, history: History, names: Mapping[str, str], edges: Mapping[tuple[str, str | None], Sequence[float]]) -> Chart:
+    """The drawing at one width, pixels; of a record that was cut at a prediction time, the time is marked."""
     wide = width > 500
     left, lane, head = (204, 19, 26) if wide else (8, 31, 26)
     plot = 46 if wide else 62
     groups = [(title, colour, group, kept) for group, title, colour, limit in LANES if (kept := _kept(history, group, limit))]
-    numbers = labs(history, names).filter(pl.col("n") > 1).head(LABS).to_dicts()
+    numbers = _plotted(history, names)
     height = (
         _TOP + 40 + (0 if wide else 14) + sum(head + lane * len(kept) for *_, kept in groups) + (head + plot * len(numbers) if numbers else 0) + _FOOT
     )
-    axis = FoldedAxis.of(_times(history, until), target=7 if wide else 3)
+    axis = time_axis(history, target=7 if wide else 3)
     chart = Chart(width, height, axis, Axis.linear(0, 1), margin=(_TOP, 14 if wide else 8, _FOOT, left), show_y=False)
     _draw_folds(chart, axis, height)
     y = float(_TOP)
@@ -53,7 +51,9 @@ def history_chart(
         y += head
         for name in kept:
             middle = y + (lane / 2 if wide else lane - 9)
-            chart.label(0 if wide else 8, middle + 4 if wide else y + 13, fitted(name, chart.left - 8 if wide else width - 16), class_="plain")
+            chart.label(
+                0 if wide else 8, middle + 4 if wide else y + 13, fitted(lane_label(name), chart.left - 8 if wide else width - 16), class_="plain"
+            )
             chart.raw(f"M{chart.left:.1f} {middle:.1f}H{chart.width - chart.right:.1f}", "grid")
             if group == "drugs":
                 _draw_eras(chart, covered[name], middle, colour)
@@ -67,10 +67,29 @@ def history_chart(
         for row in numbers:
             _draw_lab(chart, history, row, edges.get((row["code"], row["unit"]), ()), y, plot, wide=wide)
             y += plot
-    for when, what in ((history.died, "death"), (until, "prediction time")):
+    for when, what in ((history.died, "death"), (history.until, "prediction time")):
         if when is not None:
             _mark(chart, axis, when, what, height)
     return chart
+
+
+def lane_label(name: str) -> str:
+    """The name of a lane; of a code without a name what is its own (`LAB//51221//%`: its table stands above the lanes)."""
+    return name.split("//", 1)[-1]
+
+
+def time_axis(history: History, *, target: int = 7) -> FoldedAxis:
+    """The axis of the drawing."""
+    return FoldedAxis.of(_times(history, history.until), target=target)
+
+
+def _plotted(history: History, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    return labs(history, names).filter(pl.col("n") > 1).head(LABS).to_dicts()
+
+
+def drawn_edges(history: History, names: Mapping[str, str], edges: Mapping[tuple[str, str | None], Sequence[float]]) -> bool:
+    """Whether an edge of a value bin lies inside one of the plots."""
+    return any(row["low"] < value < row["high"] for row in _plotted(history, names) for value in edges.get((row["code"], row["unit"]), ()))
 
 
 def _kept(history: History, group: str, limit: int) -> list[str]:
@@ -107,16 +126,17 @@ def _draw_folds(chart: Chart, axis: FoldedAxis, height: float) -> None:
         say(1, (begin + end) / 2, fold.label)
 
 
-def _span(row: Mapping[str, Any]) -> tuple[float, float]:
-    end = row["end_time"]
+def _span(row: Mapping[str, Any], until: datetime | None) -> tuple[float, float]:
+    """Start and end, days since 1970; a stay without an end goes on until the record was cut, or is a moment."""
+    end = row["end_time"] or until
     return days(row["time"]), days(end if end is not None else row["time"])
 
 
 def _draw_stays(chart: Chart, history: History, y: float) -> None:
     for row in history.stays.to_dicts():
-        start, end = _span(row)
+        start, end = _span(row, history.until)
         begin, stop = float(chart.at_x(start)), float(chart.at_x(end))
-        length = f", {duration_words(end - start)}" if row["end_time"] is not None else ", end unknown"
+        length = f", {stay_words(row, cut=history.until is not None)}" if row["end_time"] is not None or history.until else ", end unknown"
         chart.box(
             begin,
             y,
@@ -127,11 +147,16 @@ def _draw_stays(chart: Chart, history: History, y: float) -> None:
             radius=1,
         )
     for row in history.units.to_dicts():
-        start, end = _span(row)
+        start, end = _span(row, history.until)
         begin, stop = float(chart.at_x(start)), float(chart.at_x(end))
-        style = f"fill {INTENSIVE}" if row["intensive"] else "fill soft"
         chart.box(
-            begin, y + 20, max(stop - begin, 3), 7, style, title=f"{row['name']}, {row['time']:%Y-%m-%d}, {duration_words(end - start)}", radius=1
+            begin,
+            y + 20,
+            max(stop - begin, 3),
+            7,
+            f"fill {INTENSIVE}",
+            title=f"{row['name']}, {row['time']:%Y-%m-%d}, {duration_words(end - start)}",
+            radius=1,
         )
 
 
@@ -166,7 +191,7 @@ def _draw_lab(chart: Chart, history: History, row: Mapping[str, Any], edges: Seq
         return floor - (np.asarray(value, dtype=float) - low) / (high - low) * (floor - top)
 
     unit = fitted(f", {row['shown']}", 80) if row["shown"] else ""
-    label = fitted(row["name"], (chart.left - 8 if wide else chart.width - 200) - text_width(unit)) + unit
+    label = fitted(lane_label(row["name"]), (chart.left - 8 if wide else chart.width - 200) - text_width(unit)) + unit
     chart.label(0 if wide else 8, y + 17 if wide else y + 13, label, class_="plain")
     digits = 2 if abs(row["high"]) < 10 else 1
     figures = f"{number(row['low'], digits)} to {number(row['high'], digits)}; last {number(row['value'], digits)}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 
-from cehrxgpt.report.folded import duration_words
+from cehrxgpt.report.folded import stay_words
 from cehrxgpt.report.history import History, eras, labs, lanes
 from cehrxgpt.report.markup import Markup, count, details, join, note, number, shorten, table, tag
 
@@ -20,14 +20,9 @@ def day(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d}"
 
 
-def clock(value: datetime | None) -> str:
-    """2011-04-29 14:05, the hour only where there is one."""
-    return "–" if value is None else f"{value:%Y-%m-%d}" if (value.hour, value.minute) == (0, 0) else f"{value:%Y-%m-%d %H:%M}"
-
-
-def stay_length(row: Mapping[str, Any]) -> str:
-    """How long a stay was, in words."""
-    return "not known" if row["end_time"] is None else duration_words((row["end_time"] - row["time"]).total_seconds() / 86400)
+def clock(value: datetime | None, *, dated: bool = False) -> str:
+    """2011-04-29 14:05; the hour only where there is one."""
+    return "–" if value is None else f"{value:%Y-%m-%d}" if dated or (value.hour, value.minute) == (0, 0) else f"{value:%Y-%m-%d %H:%M}"
 
 
 def _cut(rows: list[list[Any]], limit: int, what: str) -> tuple[list[list[Any]], Markup]:
@@ -42,11 +37,12 @@ def visits_table(history: History) -> Markup:
     units = {identifier: ", ".join(found) for identifier, found in inside.iter_rows()}
     rows = []
     for row in reversed(history.stays.to_dicts()):
-        when = [clock(row["time"]), clock(row["end_time"]), stay_length(row)]
+        when = [*(clock(row[name], dated=row["dated"]) for name in ("time", "end_time")), stay_words(row, cut=history.until is not None)]
         rows.append([*when, row["class"], shorten(row["name"], 50), units.get(row["visit_id"], ""), count(row["events"])])
     kept, more = _cut(rows, _VISITS, "visits")
     heads = ["Start", "End", "Length", "Class", "Visit", "Units", "Events"]
-    return join([table(heads, kept, caption=f"{count(len(rows))} visits, the latest first", left=6), more])
+    many = "1 visit" if len(rows) == 1 else f"{count(len(rows))} visits, the latest first"
+    return join([table(heads, kept, caption=many, left=6), more])
 
 
 def codes_table(history: History, group: str, title: str) -> Markup:
@@ -63,10 +59,16 @@ def codes_table(history: History, group: str, title: str) -> Markup:
         covered = {name: (n, d) for name, n, d in merged.iter_rows()}
     rows = []
     for row in found.to_dicts():
-        cells = [day(row["first"]), shorten(row["name"], 70), tag("code", shorten(row["code"], 60)), day(row["last"]), count(row["days"])]
+        cells = [day(row["first"]), shorten(row["name"], 70), _codes(row["codes"]), day(row["last"]), count(row["days"])]
         rows.append([*cells, *((count(covered[row["name"]][0]), number(covered[row["name"]][1], 0)) if covered else ())])
     kept, more = _cut(rows, _LINES, "names")
     return join([table(heads, kept, caption=f"{title}, {count(len(rows))} in the order in which they were first seen", left=4), more])
+
+
+def _codes(codes: Sequence[str]) -> Markup:
+    """The codes of one name, in the order in which they were first used."""
+    shown = join([tag("code", shorten(code, 60)) for code in codes[:3]], ", ")
+    return join([shown, f" and {count(len(codes) - 3)} more"]) if len(codes) > 3 else shown
 
 
 def labs_table(history: History, names: Mapping[str, str]) -> Markup:

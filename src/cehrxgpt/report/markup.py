@@ -71,12 +71,17 @@ def number(value: Any, digits: int = 3) -> str:
         return "–"
     size = abs(value)
     if size >= 1000:
-        return f"{value:,.0f}"
+        return f"{value:,.0f}".replace("-", "−")
     if size >= 100:
         return f"{value:.{min(digits, 1)}f}".replace("-", "−")
     if 0 < size < 10.0**-digits:
         return f"{value:.1e}".replace("-", "−")
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def brief(value: float) -> str:
+    """A measured value with four significant digits."""
+    return f"{value:.4g}".replace("-", "−")
 
 
 def percent(value: Any, digits: int = 1) -> str:

@@ -37,6 +37,15 @@ METHODS: dict[str, Method] = {
     "constant": Method("prevalence", "soft", dashed=True, what="the training prevalence for everyone"),
     TRUE_RISK: Method("true risk", "ink", dashed=True, what="the risk the simulator computed: no method can do better on average"),
 }
+TELLING = 20
+"""Rows with the outcome, and rows without it, that a metric needs to be shown: of fewer it is little better than a guess."""
+
+
+def telling(positives: int | None, rows: int | None) -> bool:
+    """Whether metrics of so many rows, so many of them with the outcome, are shown."""
+    return positives is not None and rows is not None and positives >= TELLING and rows - positives >= TELLING
+
+
 _SPARE = ("c6", "c7", "c8")
 
 
@@ -102,10 +111,15 @@ class CalibrationBin:
     rows: int
 
 
-def calibration(outcome: npt.NDArray[np.bool_], risk: npt.NDArray[np.float64], *, bins: int = 10, min_rows: int = 20) -> list[CalibrationBin]:
+def calibration(
+    outcome: npt.NDArray[np.bool_], risk: npt.NDArray[np.float64], *, bins: int = 10, min_rows: int = 20, least: int = 1
+) -> list[CalibrationBin]:
     """Equal-mass bins of predicted risk; rows of equal risk are never parted, and no bin has fewer than `min_rows` rows.
 
     With few rows there are fewer bins; with fewer than `min_rows` rows there is none.
+
+    Args:
+        least: a bin has none, or so many, with the outcome, and likewise without it: of real people a share would tell of fewer.
     """
     total = len(risk)
     if total < min_rows:
@@ -115,8 +129,14 @@ def calibration(outcome: npt.NDArray[np.bool_], risk: npt.NDArray[np.float64], *
     size = max(total / bins, min_rows)
     ends = np.append(np.flatnonzero(np.diff(sorted_risk)) + 1, total)
     cuts = [0]
+    hits = np.concatenate([[0], np.cumsum(sorted_outcome)])
+
+    def told(start: int, stop: int) -> bool:
+        positives = int(hits[stop] - hits[start])
+        return all(not n or n >= least for n in (positives, stop - start - positives))
+
     for end in ends.tolist():
-        if end - cuts[-1] >= size and total - end >= min(size, min_rows):
+        if end - cuts[-1] >= size and total - end >= min(size, min_rows) and told(cuts[-1], end) and told(end, total):
             cuts.append(end)
     cuts.append(total)
     found = []

@@ -16,14 +16,13 @@ import polars as pl
 
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.errors import InputError
-from cehrxgpt.report import suppress
 from cehrxgpt.report.document import document
-from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, number, paragraph, readable, short_count, tag, tiles
+from cehrxgpt.report.markup import Markup, Section, count, duration, is_number, note, number, paragraph, readable, short_count, tag, tiles
 from cehrxgpt.report.methods import canonical
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs, attrition, data, forecast, patient, provenance, quality, synthetic, tasks, training, vocabulary
+from cehrxgpt.report.suppress import HOW
 
-_TELLING_POSITIVES = 20  # an AUROC of fewer is no headline
 _ARTEFACTS = ("run.json", "events", "timeline", "model", "labels", "probe", "forecast", "evaluation", "synthetic", "synthetic_events")
 
 
@@ -136,6 +135,8 @@ def _head(run: RunFolder, absent: list[tuple[str, str]], whom: patient.Patient) 
         parts.append(tag("div", paragraph(tag("b", patient.REAL_PERSON)), class_="left-out"))
     if run.simulated:
         parts.append(paragraph("The population is simulated: its hazards are known, so predictions can be held against the true risk."))
+    else:
+        parts.append(note(f"{HOW}; shares are of the rounded counts. The exact ones are in the run’s folder."))
     parts.append(tiles(_figures(run)))
     if glance := tasks.glance(run):
         parts += [tag("h3", "Held-out AUROC at a glance", id="glance"), glance]
@@ -162,18 +163,17 @@ def _figures(run: RunFolder) -> list[tuple[str, Any, Any]]:
         counts = data.split_counts(run.events)
         total = counts.select(pl.col("subjects", "events", "visits").sum()).row(0, named=True)
         held_out = counts.filter(pl.col("split") == "held_out")["subjects"].sum()
-        found.append(("subjects", short_count(total["subjects"]), f"{suppress.plain(held_out)} held out"))
-        found.append(("events", short_count(total["events"]), f"{count(total['visits'])} visits"))
+        found.append(("subjects", _short(run, total["subjects"]), f"{run.tell(held_out)} held out"))
+        found.append(("events", _short(run, total["events"]), f"{run.tell(total['visits'])} visits"))
     if weights := training.parameters(run):
         found.append(("parameters", short_count(weights), _vocabulary_size(run)))
     speed = training.curve(run.json_lines("model/train.jsonl"), "tokens_per_second", "speed.tokens_per_second")[1]
     if speed:
         found.append(("training speed", f"{short_count(float(pl.Series(speed).median() or 0))}/s", "tokens, median"))  # type: ignore[arg-type]
-    for row in tasks.metric_rows(run):
-        telling = is_number(row["value"]) and (row["positives"] or 0) >= _TELLING_POSITIVES
-        if row["metric"] == "auroc" and canonical(row["method"]) == "monte_carlo" and telling and len(found) < 8:
+    for row in tasks.telling_rows(run):
+        if row["metric"] == "auroc" and canonical(row["method"]) == "monte_carlo" and is_number(row["value"]) and len(found) < 8:
             bounds = f"{number(row['lower'], 2)} to {number(row['upper'], 2)}, " if is_number(row["lower"]) and is_number(row["upper"]) else ""
-            found.append((f"zero-shot AUROC, {readable(row['task'])}", number(row["value"]), f"{bounds}{count(row['positives'])} positives"))
+            found.append((f"zero-shot AUROC, {readable(row['task'])}", number(row["value"]), f"{bounds}{run.tell(row['positives'])} positives"))
     if run.synthetic_events is not None:
         people = run.synthetic_events.select(pl.col("subject_id").n_unique()).collect().item()
         found.append(("synthetic patients", short_count(people), "written as OMOP tables" if run.has("synthetic") else ""))
@@ -187,6 +187,11 @@ def _figures(run: RunFolder) -> list[tuple[str, Any, Any]]:
             )
         )
     return found
+
+
+def _short(run: RunFolder, n: int) -> str:
+    """A count as a headline."""
+    return short_count(n) if n >= 10_000 else run.tell(n)
 
 
 def _vocabulary_size(run: RunFolder) -> str:

@@ -11,7 +11,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.report.document import document
 from cehrxgpt.report.history import History, labs, lanes, read_history
-from cehrxgpt.report.history_chart import INTENSIVE, LABS, LANES, VISIT_COLOURS, history_chart
+from cehrxgpt.report.history_chart import INTENSIVE, LABS, LANES, VISIT_COLOURS, drawn_edges, history_chart, time_axis
 from cehrxgpt.report.history_tables import codes_table, day, days_table, labs_table, visits_table
 from cehrxgpt.report.markup import Markup, Section, count, figure, join, legend, note, paragraph, tag, tiles
 from cehrxgpt.report.svg import responsive
@@ -87,30 +87,40 @@ def _figures(history: History) -> list[tuple[str, Any, Any]]:
     kinds = ", ".join(f"{count(n)} {name}" for name, n in classes.iter_rows())
     years = "" if history.first is None or history.last is None else f"{day(history.first)} to {day(history.last)}"
     found: list[tuple[str, Any, Any]] = [("visits", count(history.stays.height), kinds)]
-    if icu := history.units.filter(pl.col("intensive")).height:
-        found.append(("intensive care", count(icu), "stays"))
+    if icu := history.units.height:
+        found.append(("intensive care", count(icu), "stay" if icu == 1 else "stays"))
     found += [(title.lower(), count(lanes(history, group).height), "different") for group, title, *_ in LANES[:3]]
     found.append(("events", count(history.rows.height), years))
     return found
 
 
-def drawing(history: History, names: Mapping[str, str], edges: Edges, *, until: datetime | None = None) -> Markup:
+def drawing(history: History, names: Mapping[str, str], edges: Edges) -> Markup:
     """The timeline with its legend and how to read it."""
     if history.first is None:
         return note("There is no dated event.")
     classes = [name for name in VISIT_COLOURS if name in set(history.stays["class"].to_list())]
     keys = [(name, f"{VISIT_COLOURS[name]} box") for name in classes]
-    keys += [("intensive care", f"{INTENSIVE} box")] if history.units["intensive"].any() else []
+    keys += [("intensive care", f"{INTENSIVE} box")] if history.units.height else []
     words = f"{count(history.stays.height)} visits, {day(history.first)} to {day(history.last)}"
     chart = responsive(
-        lambda width: history_chart(width, history, names, edges, until=until),
+        lambda width: history_chart(width, history, names, edges),
         f"Timeline of subject {history.subject}: {words}. The tables of this page hold the same.",
     )
     hidden = [f"{count(total - limit)} more {title.lower()}" for group, title, _, limit in LANES if (total := lanes(history, group).height) > limit]
     more = labs(history, names).filter(pl.col("n") > 1).height
     hidden += [f"{count(more - LABS)} more values"] if more > LABS else []
-    said = (
-        "All rows share one axis; a grey band is a silence, shortened. Dots are days of record, the ringed dot of a condition its first; pale bars "
-        "are drug eras (exposures up to 30 days apart are one). Values: faint lines are the edges of the bins the model reads them in."
-    )
+    said = _how_to_read(history, names, edges)
     return join([legend(keys) if keys else "", figure(chart, said + (f" Not drawn: {', '.join(hidden)}." if hidden else ""))])
+
+
+def _how_to_read(history: History, names: Mapping[str, str], edges: Edges) -> str:
+    """The caption of the drawing: of what is in it, and of nothing else."""
+    groups = {group for group, *_ in LANES if lanes(history, group).height}
+    said = ["All rows share one axis"]
+    said[0] += "; a grey band is a silence, shortened." if time_axis(history).folds else "."
+    said += ["A stay without an end still goes on."] if history.until is not None and history.stays["end_time"].null_count() else []
+    said += ["Dots are days of record" + (", the ringed dot of a condition its first." if "conditions" in groups else ".")] if groups else []
+    said += ["Pale bars are drug eras (exposures up to 30 days apart are one)."] if "drugs" in groups else []
+    if drawn_edges(history, names, edges):
+        said.append("Values: faint lines are the edges of the bins the model reads them in.")
+    return " ".join(said)

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt.report.suppress import Teller
 
 TRUE_RISK = "true risk"
 KEY = ["subject_id", "prediction_time"]
@@ -130,6 +131,11 @@ class RunFolder:
         recipe = (self.json("run.json") or {}).get("recipe")
         return isinstance(recipe, dict) and recipe.get("simulate") is not None and recipe.get("source") is None
 
+    @cached_property
+    def tell(self) -> Teller:
+        """How counts are told: of real people small ones are hidden and the others rounded."""
+        return Teller(exact=self.simulated)
+
     # -- events -------------------------------------------------------------------------------------------------------------------
 
     def scan_events(self, folder: str = "events") -> pl.LazyFrame | None:
@@ -172,8 +178,7 @@ class RunFolder:
         for relative, column in (("timeline/vocabulary.parquet", "name"), ("events/metadata/codes.parquet", "description")):
             frame = self.parquet(relative)
             if frame is not None and {"code", column} <= set(frame.columns):
-                named = frame.select(pl.col("code").cast(pl.String), pl.col(column).cast(pl.String)).drop_nulls()
-                found.update(zip(named["code"].to_list(), named[column].to_list(), strict=True))
+                found.update(spoken(frame, column))
         return found
 
     def name(self, code: str) -> str:
@@ -243,6 +248,14 @@ class RunFolder:
         return rows.join(truth.select(*KEY, pl.col("true_risk").cast(pl.Float64)).unique(KEY), on=KEY, how="inner").select(
             *KEY, "boolean_value", pl.col("true_risk").alias("predicted_boolean_probability"), pl.lit(TRUE_RISK).alias("method")
         )
+
+
+def spoken(codes: pl.DataFrame, column: str = "description") -> dict[str, str]:
+    """code -> readable name, of a table with `code` and a column of names; a place of discharge is said to be one."""
+    named = codes.select(pl.col("code").cast(pl.String), pl.col(column).cast(pl.String)).drop_nulls()
+    place = pl.col("code").str.starts_with(s.DISCHARGE_PREFIX) & ~pl.col(column).str.to_lowercase().str.starts_with("discharge")
+    words = pl.when(place).then(pl.format("Discharged to: {}", column)).otherwise(column)
+    return dict(named.select("code", words.alias(column)).iter_rows())
 
 
 _PLAIN = {s.BIRTH: "Birth", s.DEATH: "Death", s.OBSERVATION_START: "Observation begins", s.OBSERVATION_END: "Observation ends"}

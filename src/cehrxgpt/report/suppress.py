@@ -1,14 +1,22 @@
-"""Small counts kept from the page, which may leave the house: one to ten is written "<11", and nothing beside it gives it away.
+"""Counts of a page that may leave the house: one mechanism for all of them, whichever table they stand in.
 
-A hidden count could be had back by subtraction where the total and the other parts stand in plain figures. So among the parts of a
-total, and the total, never exactly one figure is hidden: the next smallest is hidden with it, written as a bound that is true.
+Of real people no count of one to ten is told ("<11"), and every other count is rounded to tens (OpenSAFELY does so, by fives). A hidden
+count could else be had back by subtraction: from the total and the other parts, in the same table or in another one. To know which figures
+of a page are bound by which sums is beyond any list; rounding needs none. A rounded figure stands for ten counts, so what is left when
+others are taken from it is known to nineteen or more, and a sum of rounded figures does not give a hidden count exactly. Shares are of the rounded
+counts, since a share times its whole would undo them.
+
+Nobody stands behind a simulated population: its counts are told as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from cehrxgpt import schema as s
 
@@ -16,103 +24,65 @@ SMALL_CELL = s.SMALL_CELL
 """Codes of fewer subjects are never named, and cells of fewer are not told apart."""
 
 UNDER = f"<{SMALL_CELL}"
-HIDDEN = f"≥{SMALL_CELL}"
-"""What a figure hidden beside a small one is known to be."""
+BASE = 10
+_COUNT = re.compile(r"\b\d[\d,]*(?= (?:rows|subjects|patients|events|visits|times)\b)")
+_FIRST = f"{SMALL_CELL}–14"  # what rounds to ten and is not small
+
+HOW = f"Counts of one to ten are written {UNDER} and all others are rounded to tens, so that no difference gives a small one away"
+"""In words, for the page."""
 
 
 def is_small(value: Any) -> bool:
     """1 to 10: nobody is no secret."""
-    return isinstance(value, (int, float)) and 0 < value < SMALL_CELL
+    return isinstance(value, (int, float, np.number)) and bool(0 < value < SMALL_CELL)
 
 
-def plain(value: Any) -> str:
-    """12,345; "<11" for 1 to 10; an en dash for nothing. For a count that is no part of a total on the page."""
-    if not isinstance(value, (int, float)):
-        return "–"
-    return UNDER if is_small(value) else f"{round(value):,}"
-
-
-def share(part: float, whole: float, digits: int = 1) -> str:
-    """Share as a percentage; empty where either count is small, or what is left of the whole, since the share would give it away."""
-    if not whole or is_small(part) or is_small(whole) or is_small(whole - part):
-        return ""
-    least = 10.0**-digits
-    percent = 100 * part / whole
-    return f"<{least:g}%" if 0 < percent < least / 2 else f"{percent:.{digits}f}%"
-
-
-def hidden_keys(counts: Mapping[str, int], lines: Iterable[Sequence[str]]) -> set[str]:
-    """Which counts are to be hidden.
-
-    The small ones, and then, as long as a line has exactly one figure hidden, the smallest of its others that is not zero.
-
-    Args:
-        counts: every count by a key of its own.
-        lines: keys of figures that are bound by one sum: the parts and their total.
-    """
-    hidden = {key for key, value in counts.items() if is_small(value)}
-    listed = [line for line in lines if len(line) > 1]
-    changed = True
-    while changed:
-        changed = False
-        for line in listed:
-            free = [key for key in line if key not in hidden and counts[key] > 0]
-            if free and len(hidden.intersection(line)) == 1:
-                hidden.add(min(free, key=lambda key: (counts[key], key)))
-                changed = True
-    return hidden
-
-
-class Counts:
-    """Counts that stand on the page together, and how each is written.
-
-    Args:
-        counts: every count by a key of its own.
-        lines: keys of figures that are bound by one sum: the parts and their total.
-    """
-
-    def __init__(self, counts: Mapping[str, int], lines: Iterable[Sequence[str]] = ()):
-        self.counts = dict(counts)
-        self.hidden = hidden_keys(self.counts, lines)
-
-    def __getitem__(self, key: str) -> str:
-        value = self.counts[key]
-        return f"{value:,}" if key not in self.hidden else UNDER if is_small(value) else HIDDEN
-
-    def share(self, key: str, whole: str) -> str:
-        """Share of one count in another, empty where either is hidden."""
-        return "" if {key, whole} & self.hidden else share(self.counts[key], self.counts[whole])
-
-
-def parts(counts: Sequence[int]) -> list[str]:
-    """Counts that add up to a total on the page, as text."""
-    return [one if isinstance(one, str) else f"{one:,}" for one in figures(counts)[:-1]]
-
-
-def figures(counts: Sequence[int]) -> list[int | str]:
-    """Counts and behind them their total: numbers, and text for those that are hidden."""
-    keyed = {str(index): n for index, n in enumerate([*counts, sum(counts)])}
-    said = Counts(keyed, [list(keyed)])
-    return [said[key] if key in said.hidden else n for key, n in keyed.items()]
+def rounded(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """To tens, halves up; what is small becomes 0: for the heights of bars and the like."""
+    given = np.asarray(values, dtype=np.float64)
+    return np.where(given < SMALL_CELL, 0.0, np.floor((given + BASE / 2) / BASE) * BASE)
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """Reasons whose counts are told together, and their sum."""
+class Teller:
+    """Says counts.
 
-    names: tuple[str, ...]
-    count: int
+    Attributes:
+        exact: nobody real is counted, and nothing is hidden.
+    """
 
+    exact: bool = False
 
-def pool(reasons: Iterable[tuple[str, int]]) -> list[Pooled]:
-    """Reasons and their counts, largest first; those under eleven are told together, with the next smallest while they are still few."""
-    ranked = sorted(((name, n) for name, n in reasons if n > 0), key=lambda pair: (-pair[1], pair[0]))
-    kept = [Pooled((name,), n) for name, n in ranked if n >= SMALL_CELL]
-    few = [(name, n) for name, n in ranked if n < SMALL_CELL]
-    if not few:
-        return kept
-    names, total = [name for name, _ in few], sum(n for _, n in few)
-    if (len(few) == 1 or total < SMALL_CELL) and kept:
-        last = kept.pop()
-        names, total = [*last.names, *names], total + last.count
-    return [*kept, Pooled(tuple(names), total)]
+    def __call__(self, value: Any) -> str:
+        """12,340; "<11" for 1 to 10, "11–14"; an en dash for what is no number."""
+        said = self.figure(value)
+        return f"{said:,}" if isinstance(said, int) else said
+
+    def figure(self, value: Any) -> int | str:
+        """The same for programs: a number where it is one."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+            return "–"
+        whole = round(float(value))
+        if self.exact or not whole:
+            return whole
+        return UNDER if is_small(whole) else _FIRST if whole < SMALL_CELL + 4 else int(rounded(whole))
+
+    def text(self, sentence: str) -> str:
+        """A sentence of an account ("all 181 rows were dropped") with its counts of rows and people told likewise."""
+        return _COUNT.sub(lambda found: self(int(found[0].replace(",", ""))), sentence)
+
+    def many(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Counts to draw."""
+        return np.asarray(values, dtype=np.float64) if self.exact else rounded(values)
+
+    def ratio(self, part: Any, whole: Any) -> float | None:
+        """Part of a whole; None where either is small, or what is left of the whole: the share would give it away."""
+        if not whole or (not self.exact and (is_small(part) or is_small(whole) or is_small(whole - part))):
+            return None
+        return float(part / whole) if self.exact else min(1.0, float(rounded(part)) / float(rounded(whole)))
+
+    def share(self, part: Any, whole: Any, digits: int = 1) -> str:
+        """`ratio` as a percentage; empty where there is none."""
+        found = self.ratio(part, whole)
+        least = 10.0**-digits
+        return "" if found is None else f"<{least:g}%" if 0 < 100 * found < least / 2 else f"{100 * found:.{digits}f}%"

@@ -22,7 +22,7 @@ from cehrxgpt.report.artefacts.folders import kind_of, scan
 from cehrxgpt.report.artefacts.folders import run as describe_run
 from cehrxgpt.report.history import bin_edges, read_history
 from cehrxgpt.report.patient_page import patient_page
-from cehrxgpt.report.run import RunFolder
+from cehrxgpt.report.run import RunFolder, spoken
 from cehrxgpt.report.timeline_text import figures, subject_lines, summary_lines, visit_lines
 
 
@@ -120,8 +120,7 @@ def _names(root: Path, run: RunFolder) -> dict[str, str]:
     frame = run.parquet(str((root / "metadata" / "codes.parquet").relative_to(run.root)))
     if frame is None or not {"code", "description"} <= set(frame.columns):
         return {}
-    named = frame.select("code", "description").drop_nulls()
-    return dict(zip(named["code"].to_list(), named["description"].to_list(), strict=True))
+    return spoken(frame)
 
 
 def _subject(path: Path, subject: int, view: View) -> tuple[list[str], dict[str, Any]]:

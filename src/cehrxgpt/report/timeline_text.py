@@ -16,9 +16,9 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt import visits
 from cehrxgpt.errors import InputError
-from cehrxgpt.report.folded import duration_words
+from cehrxgpt.report.folded import duration_words, stay_words
 from cehrxgpt.report.history import History, lanes
-from cehrxgpt.report.markup import is_number, shorten
+from cehrxgpt.report.markup import brief, is_number, shorten
 from cehrxgpt.report.patient_page import who
 from cehrxgpt.report.run import EVENT_COLUMNS
 from cehrxgpt.report.units import unit_name
@@ -80,7 +80,7 @@ def figures(history: History) -> dict[str, Any]:
     return {
         "first": None if first is None else first.isoformat(), "last": None if last is None else last.isoformat(),
         "died": None if history.died is None else history.died.isoformat(), "visits": history.stays.height,
-        "intensive_care_stays": history.units.filter(pl.col("intensive")).height, "events": history.rows.height,
+        "intensive_care_stays": history.units.height, "events": history.rows.height,
         **{group: lanes(history, group).height for group in ("conditions", "drugs", "procedures")},
     }  # fmt: skip
 
@@ -125,8 +125,8 @@ def _blocks(history: History) -> list[tuple[int, datetime, datetime | None, str,
     """(number of the visit or 0, start, end, heading, key of what it holds) of visits and of days outside them, in order."""
     found: list[tuple[int, datetime, datetime | None, str, Key]] = []
     for number, row in enumerate(history.stays.to_dicts(), start=1):
-        length = "end unknown" if row["end_time"] is None else duration_words((row["end_time"] - row["time"]).total_seconds() / 86400)
-        heading = f"{row['time']:%Y-%m-%d %H:%M}  [{row['class']}] {_brief(row['name'], row['code'])}, {length}"
+        length = "end unknown" if row["end_time"] is None else stay_words(row)
+        heading = f"{_stamp(row['time'], dated=row['dated'])}  [{row['class']}] {_brief(row['name'], row['code'])}, {length}"
         found.append((number, row["time"], row["end_time"], heading, (row["visit_id"], None)))
     for (day,), part in _outside(history).group_by("day", maintain_order=True):
         found.append((0, part["time"][0], None, "", (None, day)))
@@ -168,9 +168,9 @@ def _said(history: History, names: Mapping[str, str]) -> dict[Key, list[str]]:
 def _item(row: dict[str, Any], names: Mapping[str, str]) -> str:
     name, unit = shorten(row["name"], 60), unit_name(names, row["unit"])
     if row["values"] > 1:
-        return f"{name} {row['low']:.4g} to {row['high']:.4g}, last {row['last']:.4g} {unit}".rstrip() + f" ({row['values']:,} values)"
+        return f"{name} {brief(row['low'])} to {brief(row['high'])}, last {brief(row['last'])} {unit}".rstrip() + f" ({row['values']:,} values)"
     if row["values"]:
-        return f"{name} {row['last']:.4g} {unit}".rstrip()
+        return f"{name} {brief(row['last'])} {unit}".rstrip()
     text = f" = {names.get(row['text'], row['text'])}" if row["text"] else ""
     return name + text + (f" ({row['n']:,} times)" if row["n"] > 1 else "")
 
@@ -189,17 +189,25 @@ def _visit_line(row: dict[str, Any], names: Mapping[str, str]) -> str:
     end = row["end_time"]
     minutes = (end - row["time"]).total_seconds() / 60 if end is not None else None
     kind = visits.class_of(row["code"], minutes)
-    until = f" to {end:%Y-%m-%d %H:%M}" if end is not None else ", end unknown"
-    return f"{row['time']:%Y-%m-%d %H:%M}{until}  [{kind}] {_named(row['code'], names)}"
+    dated = row["time_precision"] == "day"
+    one_day = dated and end is not None and end.date() == row["time"].date()
+    until = ", end unknown" if end is None else "" if one_day else f" to {_stamp(end, dated=dated)}"
+    return f"{_stamp(row['time'], dated=dated)}{until}  [{kind}] {_named(row['code'], names)}"
+
+
+def _stamp(value: datetime, *, dated: bool) -> str:
+    """2011-04-29 14:05; the day alone of what is known by its day."""
+    return f"{value:%Y-%m-%d}" if dated else f"{value:%Y-%m-%d %H:%M}"
 
 
 def _event_line(row: dict[str, Any], names: Mapping[str, str], *, indent: str, from_day: datetime | None) -> str:
     """`from_day`: of the visit's start; events of that day show the time alone."""
     same = from_day is not None and row["time"].date() == from_day.date()
-    stamp = f"{row['time']:%H:%M}".rjust(16) if same else f"{row['time']:%Y-%m-%d %H:%M}"
+    dated = row["time_precision"] == "day" or row["code"] == s.BIRTH
+    stamp = ("" if dated else f"{row['time']:%H:%M}").rjust(16) if same else _stamp(row["time"], dated=dated).ljust(16)
     value = ""
     if is_number(row["numeric_value"]):
-        value = f" {row['operator'] or '='} {row['numeric_value']:.5g} {unit_name(names, row['unit'])}".rstrip()
+        value = f" {row['operator'] or '='} {brief(row['numeric_value'])} {unit_name(names, row['unit'])}".rstrip()
     elif row["text_value"]:
         value = f" = {names.get(row['text_value'], row['text_value'])}"
     until = f" until {row['end_time']:%Y-%m-%d}" if row["end_time"] is not None and row["end_time"].date() != row["time"].date() else ""

@@ -51,7 +51,7 @@ class SimulateConfig:
         if self.population not in known():
             raise ValueError(f"population must be one of {', '.join(known())}, or one made known with add_population, not '{self.population}'")
         if self.hospital not in (hospitals := tuple(population(self.population).intake)):
-            raise ValueError(f"hospital of population {self.population} must be one of {', '.join(hospitals)}, not '{self.hospital}'")
+            raise ValueError(f"hospital of population {self.population} must be {' or '.join(hospitals)}, not '{self.hospital}'")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         if self.truth_samples != 0 and self.truth_samples < 2:

@@ -188,6 +188,7 @@ class _Ingest:
         self.icu_stays = 0
         self.unlisted_visits: Counter[str] = Counter()
         self.codes: pl.DataFrame = pl.DataFrame(schema={"code": pl.String, "origin": pl.String})
+        self.units: set[str] = set()
         self.first: datetime | None = None
         self.last: datetime | None = None
         self.written: list[pl.Series] = []
@@ -294,12 +295,21 @@ class _Ingest:
         self.icu_stays += events.filter(pl.col("code").str.starts_with(s.ICU_PREFIX)).height
         self.unlisted_visits.update(stays.filter(~pl.col("code").is_in(sorted(visits.listed_codes())))["code"].to_list())
         self.codes = pl.concat([self.codes, events.group_by("code").agg(pl.col("origin").first())]).unique("code", keep="first", maintain_order=True)
+        self.units.update(events["unit"].drop_nulls().unique().to_list())
         self.written.append(events["subject_id"].unique())
         timed = events.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH) & ~pl.col("code").str.starts_with("OBSERVATION//"))
         if timed.height:
             low, high = timed.select(pl.col("time").min().alias("low"), pl.col("time").max().alias("high")).row(0)
             self.first = low if self.first is None else min(self.first, low)
             self.last = high if self.last is None else max(self.last, high)
+
+    def _unit_names(self) -> pl.DataFrame:
+        """Units that are concepts, as `unit/<concept_id>` with the name that the data's own vocabulary has; those without a name are left out."""
+        units = pl.DataFrame({"code": [f"unit/{unit}" for unit in sorted(self.units)]}, schema={"code": pl.String}).with_columns(
+            origin=pl.lit("unit")
+        )
+        named = self.source.describe(units).filter(pl.col("description").is_not_null())
+        return named.with_columns(pl.lit([], dtype=pl.List(pl.String)).alias("parent_codes"))
 
     def _close(self, calendar: str, rules: Rules, splits: pl.DataFrame, split_policy: str, unreadable: dict[str, dict[str, int]]) -> None:
         tables = self.ledger.tables()
@@ -309,7 +319,7 @@ class _Ingest:
         metadata.mkdir()
         observation = self._observation_policy()
         splits.sort("subject_id").write_parquet(metadata / "subject_splits.parquet")
-        self.source.describe(self.codes.sort("code")).write_parquet(metadata / "codes.parquet")
+        pl.concat([self.source.describe(self.codes.sort("code")), self._unit_names()]).write_parquet(metadata / "codes.parquet")
         ours = {"format": self.source.format, "dialect": self.source.dialect, "calendar": calendar, "observation_policy": observation}
         about = {"dataset_name": self.name, "etl_name": "cehrxgpt", "etl_version": __version__, "meds_version": "0.4.1", "cehrxgpt": ours}
         write_json(metadata / "dataset.json", about)

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 def simulate(out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
-    """Simulate a population as OMOP CDM 5.4 tables."""
+    """Simulate a population as OMOP CDM 5.4 tables; `simulate.json` there says more (prevalences, rows by table)."""
     from cehrxgpt.simulate import SimulateConfig
     from cehrxgpt.simulate import simulate as run
 
-    return to_dict(run(out, from_dict(SimulateConfig, dict(settings), where="simulate"), force=force, progress=progress))
+    made = to_dict(run(out, from_dict(SimulateConfig, dict(settings), where="simulate"), force=force, progress=progress))
+    told = ("out", "patients", "deaths", "events_per_patient", "years_per_patient")
+    return {name: made[name] for name in told} | {"rows": sum(made["rows"].values()), "truth": made["truth"], "seconds": made["seconds"]}
 
 
 def ingest(source: str | Path, out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def ingest(source: str | Path, out: Path, settings: Settings, *, force: bool = F
     from cehrxgpt.sources import IngestConfig
     from cehrxgpt.sources import ingest as run
 
+    _check_dialect(source, settings)
     dataset = run(source, out, from_dict(IngestConfig, dict(settings), where="ingest"), force=force, progress=progress)
     account = json.loads((dataset.root / "ingest.json").read_text(encoding="utf-8"))
     return {
@@ -43,10 +46,22 @@ def ingest(source: str | Path, out: Path, settings: Settings, *, force: bool = F
     }
 
 
+def _check_dialect(source: str | Path, settings: Settings) -> None:
+    """Raise `InputError` if a MEDS dialect is asked for of OMOP tables, which would not hear it."""
+    from cehrxgpt.sources.locate import looks_like_omop
+    from cehrxgpt.sources.url import is_url
+
+    if settings.get("dialect", "auto") == "auto":
+        return
+    path = Path(source)
+    if settings.get("format") == "omop" or is_url(str(source)) or path.is_file() or (path.is_dir() and looks_like_omop(path)):
+        raise InputError("--dialect: the source is OMOP tables, and a dialect says how to read MEDS codes; leave it out")
+
+
 def tokenize(
     events: Path, out: Path, settings: Settings, *, vocabulary: Path | None = None, force: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Events to a token store; fits the vocabulary on `train` unless one is given."""
+    """Events to a token store; fits the vocabulary on `train` unless one is given. What is true of each split stands in `tokenize.json`."""
     from cehrxgpt.events import EventDataset
     from cehrxgpt.store.writer import write_store
     from cehrxgpt.timeline import Timeline, TimelineConfig
@@ -64,7 +79,8 @@ def tokenize(
         config = from_dict(TimelineConfig, dict(settings), where="tokenize")
         notes = _ontology_notes(dataset, config)
         timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
-    return write_store(dataset, timeline, out, force=force, progress=progress) | ({"notes": notes} if notes else {})
+    facts = write_store(dataset, timeline, out, force=force, progress=progress)
+    return {name: value for name, value in facts.items() if name != "splits"} | ({"notes": notes} if notes else {})
 
 
 def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:

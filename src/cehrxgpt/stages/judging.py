@@ -141,13 +141,20 @@ def _rows_compared(metrics: pl.DataFrame) -> dict[tuple[str, str], int]:
     return {(task, method): int(value) for task, method, value in compared.iter_rows()}
 
 
+def _auroc_text(row: dict[str, Any], rows: int) -> str:
+    """The AUROC with its interval, where it rests on outcomes enough."""
+    from cehrxgpt.report.methods import telling
+
+    return f"{number(row['value'])} ({interval(row['lower'], row['upper'])})" if telling(row["positives"], rows) else "too few outcomes"
+
+
 def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
     rows = _rows_compared(metrics)
     return [
         [
             row["task"],
             method_name(row["method"]),
-            f"{number(row['value'])} ({interval(row['lower'], row['upper'])})",
+            _auroc_text(row, rows[row["task"], row["method"]]),
             f"{rows[row['task'], row['method']]:,}",
             f"{row['subjects']:,}",
             f"{row['positives']:,}",

@@ -86,7 +86,7 @@ def label_files(labels: Path) -> list[Path]:
 
 def number(value: float | None) -> str:
     """A figure to three places; a dash where it is not defined."""
-    return "-" if value is None or value != value else f"{value:.3f}"
+    return "-" if value is None or value != value else f"{value:.3f}".replace("-", "−")
 
 
 def interval(lower: float | None, upper: float | None) -> str:

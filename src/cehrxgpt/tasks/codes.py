@@ -80,7 +80,9 @@ class DataFacts:
         for name in task.required_sets:
             concepts = task.concept_sets[name]
             if not matching_codes(concepts, self.codes):
-                lacking.append(f"none of the {len(concepts.patterns)} codes of '{name}' ({concepts.patterns[0]}, ...) is in the data")
+                many = len(concepts.patterns) > 1
+                which = f"none of the {len(concepts.patterns)} codes of '{name}' ({concepts.patterns[0]}, ...)"
+                lacking.append(f"{which} is in the data" if many else f"the one code of '{name}' ({concepts.patterns[0]}) is not in the data")
         if task.outcome.death and s.DEATH not in self.codes:
             lacking.append(f"no {s.DEATH} is in the data")
         needed = [task.index.visit, task.outcome.visit, *(one.visit for one in task.inclusion)]

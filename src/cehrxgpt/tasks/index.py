@@ -20,50 +20,73 @@ def known_end() -> pl.Expr:
     return pl.when(pl.col("time_precision") == "day").then(last_instant).otherwise(pl.col("end_time"))
 
 
-def _visits_at_end(task: Task, events: pl.DataFrame) -> pl.DataFrame:
-    """Finished visits; asked about when the visit's end, and the place of discharge, are known."""
-    stays = visit_rows(events).filter(pl.col("end_time").is_not_null() & visit_class().is_in(list(task.index.visit)))
+Step = tuple[str, pl.DataFrame]
+"""What was asked of the index events in a step, and those that are left after it."""
+
+
+def _visits_at_end(task: Task, events: pl.DataFrame) -> list[Step]:
+    """Visits, those that have ended, and those of them with the place of discharge asked for.
+
+    Asked about when the visit's end, and the place of discharge, are known.
+    """
+    stays = visit_rows(events).filter(visit_class().is_in(list(task.index.visit)))
     stays = stays.select(
         "subject_id", "visit_id", pl.col("time").alias("stay_start"), pl.col("end_time").alias("stay_end"), known_end().alias("_end")
     )
+    ended = stays.filter(pl.col("stay_end").is_not_null())
+    steps = [(f"index: visit ({', '.join(task.index.visit)})", stays), ("with an end", ended)]
     places = events.filter(pl.col("code").str.starts_with(s.DISCHARGE_PREFIX) & pl.col("visit_id").is_not_null())
     if task.index.discharge:
-        stays = stays.join(with_codes(places, discharge_codes(task)), on=["subject_id", "visit_id"], how="semi")
+        ended = ended.join(with_codes(places, discharge_codes(task)), on=["subject_id", "visit_id"], how="semi")
+        steps.append((f"discharged to {' or '.join(map(str, task.index.discharge))}", ended))
     said = places.group_by("subject_id", "visit_id").agg(known_at().max().alias("_said"))
     if task.about_intensive_care:
         said = said.clear()  # the visit's place of discharge is not what ends a stay inside it
-    stays = stays.join(said, on=["subject_id", "visit_id"], how="left")
-    return stays.with_columns(pl.max_horizontal("_end", "_said").alias("prediction_time"))
+    ended = ended.join(said, on=["subject_id", "visit_id"], how="left").with_columns(pl.max_horizontal("_end", "_said").alias("prediction_time"))
+    return [*steps[:-1], (steps[-1][0], ended)]
 
 
-def _visits_at_start(task: Task, events: pl.DataFrame) -> pl.DataFrame:
-    """Visits still going on `hours_after` their start, classed by what is known then."""
+def _visits_at_start(task: Task, events: pl.DataFrame) -> list[Step]:
+    """Visits, classed by what is known `hours_after` their start, and those still going on then."""
     stays = visit_rows(events).with_columns(
         pl.max_horizontal(pl.col("time") + pl.duration(hours=task.index.hours_after, time_unit="us"), known_at()).alias("prediction_time")
     )
-    going_on = pl.col("end_time").is_null() | (pl.col("end_time") > pl.col("prediction_time"))
-    stays = stays.filter(going_on & visit_class(pl.col("prediction_time")).is_in(list(task.index.visit)))
-    return stays.select("subject_id", "visit_id", "prediction_time", pl.col("time").alias("stay_start"), pl.col("end_time").alias("stay_end"))
+    stays = stays.filter(visit_class(pl.col("prediction_time")).is_in(list(task.index.visit)))
+    stays = stays.select("subject_id", "visit_id", "prediction_time", pl.col("time").alias("stay_start"), pl.col("end_time").alias("stay_end"))
+    going_on = stays.filter(pl.col("stay_end").is_null() | (pl.col("stay_end") > pl.col("prediction_time")))
+    when = f"{task.index.hours_after} hours after its start" if task.index.hours_after else "when it is known"
+    return [(f"index: visit ({', '.join(task.index.visit)})", stays), (f"still going on {when}", going_on)]
 
 
-def _visit_index(task: Task, events: pl.DataFrame) -> pl.DataFrame:
-    stays = _visits_at_end(task, events) if task.index.at == "end" else _visits_at_start(task, events)
+def _visit_index(task: Task, events: pl.DataFrame) -> list[Step]:
+    steps = _visits_at_end(task, events) if task.index.at == "end" else _visits_at_start(task, events)
     if task.index.contains is not None:
+        stays = steps[-1][1]
         inside = concept_events(task, task.index.contains, events).select("subject_id", "visit_id", known_at().alias("_known"))
         inside = stays.select("subject_id", "visit_id", "prediction_time").join(inside, on=["subject_id", "visit_id"], how="inner")
         inside = inside.filter(pl.col("_known") <= pl.col("prediction_time"))
-        stays = stays.join(inside, on=["subject_id", "visit_id", "prediction_time"], how="semi")
-    return stays.select("subject_id", "prediction_time", "stay_start", "stay_end")
+        steps.append((f"contains: {task.index.contains}", stays.join(inside, on=["subject_id", "visit_id", "prediction_time"], how="semi")))
+    return [*steps, ("one at a time", _distinct(steps[-1][1]))]
 
 
-def _concept_index(task: Task, events: pl.DataFrame) -> pl.DataFrame:
+def _concept_index(task: Task, events: pl.DataFrame) -> list[Step]:
+    name = task.index.concepts or ""
+    found = concept_events(task, name, events).select("subject_id", known_at().alias("prediction_time"), *_NO_STAY)
     if not task.index.also:
-        found = concept_events(task, task.index.concepts or "", events)
-        return found.select("subject_id", known_at().alias("prediction_time"), *_NO_STAY)
-    names = (task.index.concepts or "", *task.index.also)
-    firsts = [concept_events(task, name, events).group_by("subject_id").agg(known_at().min().alias("prediction_time")) for name in names]
-    both = pl.concat(firsts).group_by("subject_id").agg(pl.col("prediction_time").max(), pl.len().alias("_sets"))
-    return both.filter(pl.col("_sets") == len(firsts)).select("subject_id", "prediction_time", *_NO_STAY)
+        return [(f"index: {name}", _distinct(found))]
+    rows = found.group_by("subject_id").agg(pl.col("prediction_time").min())
+    steps = [(f"index: {name}", rows)]
+    for other in task.index.also:
+        first = concept_events(task, other, events).group_by("subject_id").agg(known_at().min().alias("_also"))
+        rows = rows.join(first, on="subject_id").with_columns(pl.max_horizontal("prediction_time", "_also").alias("prediction_time")).drop("_also")
+        steps.append((f"also: {other}", rows))
+    return [*steps[:-1], (steps[-1][0], rows.select("subject_id", "prediction_time", *_NO_STAY))]
+
+
+def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per (subject, prediction time): of several stays the one that began first."""
+    rows = rows.select("subject_id", "prediction_time", "stay_start", "stay_end")
+    return rows.sort("subject_id", "prediction_time", "stay_start", "stay_end").unique(["subject_id", "prediction_time"], keep="first")
 
 
 def _content(events: pl.DataFrame) -> pl.DataFrame:
@@ -71,22 +94,25 @@ def _content(events: pl.DataFrame) -> pl.DataFrame:
     return events.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in([s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]))
 
 
-def index_rows(task: Task, events: pl.DataFrame) -> pl.DataFrame:
-    """Every index event of one shard: `subject_id`, `prediction_time`, `stay_start`, `stay_end` (null unless it is a visit).
+def index_steps(task: Task, events: pl.DataFrame) -> list[Step]:
+    """Every index event of one shard, and what is left of them after each thing that the index asks for; the same steps for every shard.
 
-    Distinct in (subject, prediction time), sorted; `occurrence` is already applied.
+    The rows of the last step: `subject_id`, `prediction_time`, `stay_start`, `stay_end` (null unless it is a visit), distinct in (subject,
+    prediction time), sorted; `occurrence` is already applied.
     """
     if task.index.visit:
-        rows = _visit_index(task, events)
+        steps = _visit_index(task, events)
     elif task.index.concepts is not None:
-        rows = _concept_index(task, events)
+        steps = _concept_index(task, events)
     else:
         first = _content(events).group_by("subject_id").agg(pl.col("time").min())
-        rows = first.select("subject_id", (pl.col("time") + days(task.index.days_after_first_event or 0)).alias("prediction_time"), *_NO_STAY)
-    rows = rows.sort("subject_id", "prediction_time", "stay_start", "stay_end").unique(["subject_id", "prediction_time"], keep="first")
-    if task.index.occurrence != "each":
-        rows = rows.sort("subject_id", "prediction_time").unique("subject_id", keep=task.index.occurrence)
-    return rows.sort("subject_id", "prediction_time")
+        after = (pl.col("time") + days(task.index.days_after_first_event or 0)).alias("prediction_time")
+        steps = [(f"index: {task.index.days_after_first_event} days after the first event", first.select("subject_id", after, *_NO_STAY))]
+    rows = steps[-1][1].sort("subject_id", "prediction_time")
+    if task.index.occurrence == "each" or task.index.also or task.index.days_after_first_event is not None:
+        return [*steps[:-1], (steps[-1][0], rows)]  # no subject has more than are asked for
+    chosen = rows.unique("subject_id", keep=task.index.occurrence).sort("subject_id", "prediction_time")
+    return [*steps, (f"the {task.index.occurrence} of each subject", chosen)]
 
 
 def person_facts(events: pl.DataFrame) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from cehrxgpt.atomic import atomic_path
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
 from cehrxgpt.tasks.definition import Criterion, Task, load_task
-from cehrxgpt.tasks.index import history_holds, index_rows, person_facts
+from cehrxgpt.tasks.index import history_holds, index_steps, person_facts
 from cehrxgpt.tasks.outcome import days, is_after, outcome_in_window, with_codes
 
 LABEL_DTYPES: dict[str, pl.DataType] = {
@@ -99,11 +99,8 @@ class _Attrition:
 
 def _eligible(task: Task, events: pl.DataFrame, attrition: _Attrition) -> pl.DataFrame:
     """Index rows that may be asked about, with the person's facts."""
-    rows = index_rows(task, events)
-    what = task.index.concepts or "fixed time after the first event"
-    if task.index.visit:
-        what = f"visit ({', '.join(task.index.visit)}) {task.index.at}"
-    attrition.add(f"index: {what}, {task.index.occurrence}", rows)
+    for step, rows in index_steps(task, events):
+        attrition.add(step, rows)
     rows = rows.join(person_facts(events), on="subject_id", how="left", maintain_order="left")
 
     rows = rows.filter(~_dead(task, events, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -82,14 +83,25 @@ def interval(lower: Any, upper: Any) -> str:
     return f"{number(lower)} to {number(upper)}" if is_number(lower) and is_number(upper) else "–"
 
 
+WIDEST = 90
+"""Columns of text that a cell takes before it is wrapped: one long note does not push the figures off the screen."""
+
+
 def columns(rows: Iterable[Sequence[str]], *, indent: str = "  ", left: int = 1) -> list[str]:
-    """Rows of cells as aligned columns: the first `left` to the left, figures to the right."""
-    listed = [list(row) for row in rows]
+    """Rows of cells as aligned columns: the first `left`, and those with words in a cell, to the left; figures to the right."""
+    listed = [[textwrap.wrap(cell, WIDEST, break_on_hyphens=False) or [""] if len(cell) > WIDEST else [cell] for cell in row] for row in rows]
     if not listed:
         return []
-    widths = [max(len(row[index]) for row in listed) for index in range(len(listed[0]))]
-    aligned = [[cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))] for row in listed]
-    return [(indent + "  ".join(row)).rstrip() for row in aligned]
+    places = range(len(listed[0]))
+    widths = [max(len(line) for row in listed for line in row[place]) for place in places]
+    words = {place for place in places if place < left or any(len(row[place]) > 1 or len(row[place][0]) > 24 for row in listed)}
+    found = []
+    for row in listed:
+        for line in range(max(map(len, row))):
+            cells = [row[place][line] if line < len(row[place]) else "" for place in places]
+            told = [cell.ljust(w) if place in words else cell.rjust(w) for place, (cell, w) in enumerate(zip(cells, widths, strict=True))]
+            found.append((indent + "  ".join(told)).rstrip())
+    return found
 
 
 def size(number_of_bytes: int) -> str:

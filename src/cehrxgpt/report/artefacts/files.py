@@ -21,6 +21,8 @@ _KINDS: tuple[tuple[str, set[str]], ...] = (
     ("predictions", {"subject_id", "prediction_time", "predicted_boolean_probability", "method"}),
     ("labels", {"subject_id", "prediction_time", "boolean_value", "task"}),
     ("true risks", {"subject_id", "prediction_time", "true_risk"}),
+    ("nearest patients", {"subject_id", "neighbour_id", "rank", "similarity"}),
+    ("codes shared with the nearest patients", {"neighbour_id", "code", "prevalence"}),
     ("simulated futures as events", {"subject_id", "prediction_time", "sample_id", "time", "code"}),
     ("simulated futures, one row each", {"subject_id", "prediction_time", "sample_id", "stop_reason"}),
     ("a shard of events", {"subject_id", "time", "code"}),

@@ -10,16 +10,17 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt.errors import InputError
-from cehrxgpt.report import suppress
 from cehrxgpt.report.artefacts.artefact import Artefact, interval, size
-from cehrxgpt.report.artefacts.files import describe_file, few_lines
+from cehrxgpt.report.artefacts.files import describe_file, few_lines, read_table
 from cehrxgpt.report.artefacts.made import made_from
 from cehrxgpt.report.markup import duration, is_number, readable, short_count
-from cehrxgpt.report.methods import method
+from cehrxgpt.report.methods import method, telling
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections.data import flatten, split_counts
 from cehrxgpt.report.sections.provenance import stages
+from cehrxgpt.report.sections.tasks import compared
 from cehrxgpt.report.sections.training import curve, parameters
+from cehrxgpt.report.suppress import Teller, is_small
 
 CDM_TABLES = ("person", "observation_period", "visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement")
 _TABLE_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -32,6 +33,7 @@ def kind_of(path: Path) -> Callable[[Path], Artefact] | None:
         (any(path.glob("data/*/*.parquet")), events),
         ((path / "model.safetensors").is_file() or ((path / "config.json").is_file() and (path / "vocabulary.parquet").is_file()), model),
         ((path / "tokenize.json").is_file() or (path / "meta.json").is_file(), store),
+        ((path / "neighbours.parquet").is_file(), neighbours),
         (bool(cdm_files(path)), cdm),
         (any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")), tables),
     ]
@@ -63,7 +65,14 @@ def run(path: Path) -> Artefact:
     metrics = folder.metrics
     if metrics is not None:
         auroc = metrics.filter(pl.col("metric").str.to_lowercase() == "auroc").to_dicts()
-        body = [[r["task"], method(r["method"]).label, r["value"], interval(r["lower"], r["upper"]), r["positives"]] for r in auroc]
+        body = [
+            [r["task"], method(r["method"]).label, r["value"], interval(r["lower"], r["upper"]), folder.tell.figure(r["positives"])] for r in auroc
+        ]
+        sizes = compared(metrics.to_dicts())
+        body = [
+            row if telling(r["positives"], sizes[r["task"], r["method"]]) else [*row[:2], None, "too few", row[4]]
+            for r, row in zip(auroc, body, strict=True)
+        ]
         found.tables.append(("", ["task", "method", "AUROC", "95% interval", "positives"], body, 2))
     found.facts.append(("holds", ", ".join(child.name for child in sorted(path.iterdir()) if not child.name.startswith("."))))
     versions = facts.get("versions")
@@ -79,7 +88,8 @@ def events(path: Path) -> Artefact:
     frame = scan(path)
     counts = split_counts(frame)
     names = ["subjects", "events", "visits", "values", "deaths"]
-    told = [suppress.figures(counts[name].fill_null(0).to_list()) for name in names]
+    tell = RunFolder(path.parent).tell
+    told = [[tell.figure(n) for n in (*counts[name].fill_null(0).to_list(), counts[name].sum())] for name in names]
     rows = [list(row) for row in zip([*counts["split"], "all"], *told, strict=True)]
     ingest = RunFolder(path).json("ingest.json") or {}
     found = Artefact(path.name, "an event data set" if ingest else "an event data set (MEDS), not ingested by us")
@@ -90,9 +100,10 @@ def events(path: Path) -> Artefact:
     found.facts += [(key.replace("_", " "), ingest[key]) for key in ("calendar", "observation_policy", "codes") if ingest.get(key)]
     accounts = ingest.get("tables")
     if isinstance(accounts, dict):
-        body = [[name, one.get("read"), one.get("kept"), lost(one)] for name, one in accounts.items() if isinstance(one, dict)]
+        read = [(name, one) for name, one in accounts.items() if isinstance(one, dict)]
+        body = [[name, *map(tell.figure, (one.get("read"), one.get("kept"), lost(one)))] for name, one in read]
         found.tables.append(("rows of the source tables", ["table", "read", "kept", "dropped"], body, 1))
-        if reasons := _reasons(accounts):
+        if reasons := [[name, why, tell.figure(n)] for name, why, n in _reasons(accounts)]:
             found.tables.append(("why rows were dropped", ["table", "reason", "rows"], reasons, 2))
     source = [("source", ingest["source"])] if ingest.get("source") else []
     found.made = [*source, *([("format", ingest["format"])] if ingest.get("format") else []), *made_from(path)]
@@ -124,14 +135,15 @@ def store(path: Path) -> Artefact:
     facts = {**(folder.json("meta.json") or {}), **(folder.json("tokenize.json") or {})}
     vocabulary = folder.parquet("vocabulary.parquet")
     found = Artefact(path.name, "a token store")
-    found.facts = [(name.replace("_", " "), value) for name, value in flatten(_told(facts), depth=2) if not isinstance(value, list)][:60]
+    tell = RunFolder(path.parent).tell
+    found.facts = [(name.replace("_", " "), value) for name, value in flatten(_told(facts, tell), depth=2) if not isinstance(value, list)][:60]
     if vocabulary is not None and not is_number(facts.get("vocabulary")):
         found.facts.append(("vocabulary", vocabulary.height))
     splits = [one for one in facts.get("splits") or [] if isinstance(one, dict)]
     if splits:
         sums, lengths = ["patients", "tokens", "events", "events_dropped"], ["length_p50", "length_p90"]
-        told = [suppress.figures([one.get(key) or 0 for one in splits])[:-1] for key in sums]
-        few = [suppress.is_small(one.get("patients")) for one in splits]
+        told = [[tell.figure(one.get(key) or 0) for one in splits] for key in sums]
+        few = [not tell.exact and is_small(one.get("patients")) for one in splits]
         body = [
             [one.get("split"), *row, *(None if small else one.get(key) for key in lengths)]
             for one, small, *row in zip(splits, few, *told, strict=True)
@@ -142,14 +154,15 @@ def store(path: Path) -> Artefact:
     return found
 
 
-_COUNTED = {"patients": "", "patients_without_tokens": "", "histories": "", "events": "", "events_dropped": "dropped_share"}
-_COUNTED |= {"events_rolled_up": "rolled_up_share", "events_backed_off": "backed_off_share"}
+_COUNTED = ("patients", "patients_without_tokens", "histories", "tokens", "events", "events_dropped", "events_rolled_up", "events_backed_off")
+_SHARES = {"dropped_share": "events_dropped", "rolled_up_share": "events_rolled_up", "backed_off_share": "events_backed_off"}
 
 
-def _told(facts: dict[str, Any]) -> dict[str, Any]:
-    """`tokenize.json` with small counts of patients and of their events hidden, and the shares that would give them away."""
-    hidden = [(name, share) for name, share in _COUNTED.items() if suppress.is_small(facts.get(name))]
-    return {**facts, **{name: suppress.UNDER for name, _ in hidden}, **{share: None for _, share in hidden if share in facts}}
+def _told(facts: dict[str, Any], tell: Teller) -> dict[str, Any]:
+    """`tokenize.json` with its counts of patients and of their events told as on the page, and shares of the counts as told."""
+    counts = {name: tell.figure(facts[name]) for name in _COUNTED if is_number(facts.get(name))}
+    shares = {name: tell.ratio(facts.get(part) or 0, facts.get("events") or 0) for name, part in _SHARES.items() if name in facts}
+    return {**facts, **counts, **shares}
 
 
 def model(path: Path) -> Artefact:
@@ -173,6 +186,18 @@ def model(path: Path) -> Artefact:
         f"cehrxgpt embed {path} EVENTS --labels LABELS.parquet --out EMB.parquet",
         f"cehrxgpt synthesize {path} --patients 1000 --out CDM",
     ]
+    return found
+
+
+def neighbours(path: Path) -> Artefact:
+    """What `discover` found: the patients nearest to one, and how many codes each shares."""
+    frame = read_table(path / "neighbours.parquet")
+    whose = frame["subject_id"].to_list()[:1] if "subject_id" in frame.columns else []
+    found = Artefact(path.name, f"the patients most like subject {whose[0]}" if whose else "nearest patients", made=made_from(path))
+    shown = [name for name in ("rank", "neighbour_id", "similarity", "shared_codes") if name in frame.columns]
+    rows = frame.select(shown).head(40).with_columns(pl.col("neighbour_id").cast(pl.String)) if "neighbour_id" in shown else frame.select(shown)
+    found.tables.append(("", [readable(name) for name in shown], [list(row) for row in rows.iter_rows()], 0))
+    found.next = [f"cehrxgpt inspect EVENTS --subject {frame['neighbour_id'][0]}"] if frame.height and "neighbour_id" in frame.columns else []
     return found
 
 

@@ -15,7 +15,13 @@ KINDS = ("completeness", "conformance", "plausibility", "fitness")
 
 @dataclass(frozen=True)
 class Task:
-    """What the findings need to know of one task; `held_out_positive` is None where the data has no splits."""
+    """What the findings need to know of one task.
+
+    Attributes:
+        held_out_positive: None where the data has no splits.
+        absent: what the data lacks of what the task asks for.
+        judged: rows with and without the outcome among those that were forecast; None where none were.
+    """
 
     name: str
     rows: int
@@ -23,6 +29,7 @@ class Task:
     unknown: int
     held_out_positive: int | None = None
     absent: str = ""
+    judged: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,3 +81,8 @@ class Finding:
     @property
     def share(self) -> float:
         return self.count / self.of if self.count is not None and self.of else 1.0
+
+    @property
+    def of_people(self) -> bool:
+        """Whether what is counted is people or their rows, and not codes."""
+        return not self.unit.endswith("codes")

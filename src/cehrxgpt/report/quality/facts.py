@@ -17,9 +17,6 @@ UNMAPPED = r"^[a-z]+/0(/|$)"
 LOCAL = r"^[a-z]+/[2-9][0-9]{9}$"
 """Codes above 2,000,000,000, which OMOP leaves to each site."""
 
-DETAIL_PREFIX = "VisitDetail/"
-"""Stays in a unit, inside visits."""
-
 _STRUCTURAL = (s.BIRTH, s.DEATH, s.OBSERVATION_START, s.OBSERVATION_END)
 
 
@@ -78,8 +75,13 @@ class Facts:
 def clinical() -> pl.Expr:
     """Rows that are something that happened: not static, not birth, death or the limits of observation, not a visit's own rows."""
     code = pl.col("code")
-    structural = pl.any_horizontal(code.str.starts_with(prefix) for prefix in (s.VISIT_PREFIX, DETAIL_PREFIX, s.DISCHARGE_PREFIX))
+    structural = pl.any_horizontal(code.str.starts_with(prefix) for prefix in (s.VISIT_PREFIX, s.ICU_PREFIX, s.DISCHARGE_PREFIX))
     return pl.col("time").is_not_null() & ~code.is_in(_STRUCTURAL) & ~structural
+
+
+def happened() -> pl.Expr:
+    """Rows with a time that tell of care: not birth, death or the limits of observation."""
+    return pl.col("time").is_not_null() & ~pl.col("code").is_in(_STRUCTURAL)
 
 
 def _tally(counted: pl.DataFrame, flag: str, of: str = "rows", limit: int = 3) -> Part:

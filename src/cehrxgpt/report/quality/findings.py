@@ -14,11 +14,12 @@ from typing import Any
 
 from cehrxgpt import schema as s
 from cehrxgpt.report.markup import is_number, readable
+from cehrxgpt.report.methods import TELLING
 from cehrxgpt.report.quality.evidence import HIGH, LOW, MEDIUM, SEVERITIES, Evidence, Finding, Task
 from cehrxgpt.report.quality.facts import Facts
 from cehrxgpt.report.quality.rules import RULES
 
-_FEW_SUBJECTS, _TELLING_POSITIVES, _TELLING_HELD_OUT = 1000, 20, 100
+_FEW_SUBJECTS, _TELLING_HELD_OUT = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,19 @@ def _dates(ingest: dict[str, Any]) -> Finding | None:
     return Finding(severity, "conformance", title, why, advice, bad, there, "dates", tuple((name, n) for name, n, _ in columns[:3]))
 
 
+def _few(task: Task) -> tuple[int, str] | None:
+    """What there is too little of to judge by: of the rows that were forecast, else of the held-out ones."""
+    if task.judged is not None:
+        positive, negative = task.judged
+        words = "with the outcome" if positive <= negative else "without the outcome"
+        found = min(positive, negative), f"forecast rows {words}"
+    elif task.held_out_positive is not None:
+        found = task.held_out_positive, "held-out outcomes"
+    else:
+        return None
+    return found if found[0] < TELLING else None
+
+
 def _task(task: Task) -> Finding | None:
     name = readable(task.name)
     if task.absent or not task.rows:
@@ -158,10 +172,10 @@ def _task(task: Task) -> Finding | None:
         why = "Nothing can be ranked or learned; AUROC is undefined."
         advice = "Check that the outcome's concepts are those the source uses, and that its table is in the extract."
         return Finding(HIGH, "fitness", f"{name}: {which}", why, advice, task.positive, known, "rows with a known outcome")
-    if task.held_out_positive is not None and task.held_out_positive < _TELLING_POSITIVES:
-        why = f"Fewer than {_TELLING_POSITIVES} outcomes among the held-out subjects: AUROC and calibration are little better than guesses."
-        advice = "Hold out a larger share, pool data, or judge by cross-validation outside this program; do not compare methods on it."
-        return Finding(MEDIUM, "fitness", f"{name}: few outcomes to judge by", why, advice, task.held_out_positive, None, "held-out outcomes")
+    if (few := _few(task)) is not None:
+        why = f"Fewer than {TELLING} {few[1]}: AUROC and calibration are little better than guesses, and the page does not show them."
+        advice = "Hold out a larger share, forecast more rows (forecast: max_rows), pool data, or judge by cross-validation outside this program."
+        return Finding(MEDIUM, "fitness", f"{name}: few outcomes to judge by", why, advice, few[0], None, few[1])
     if task.unknown > 0.2 * task.rows:
         why = "Their observation ended before the outcome could be told. If leaving has to do with the outcome, what is known is not typical."
         advice = "Compare who is known with who is not; give “grace_days” or another censoring in the task file if the periods are too strict."

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cehrxgpt.report import suppress
 from cehrxgpt.report.markup import Markup, count, is_number, join, note, number, paragraph, percent, readable, shorten, table, tag
 from cehrxgpt.report.quality.facts import clinical
 from cehrxgpt.report.run import RunFolder
-from cehrxgpt.report.suppress import SMALL_CELL
+from cehrxgpt.report.suppress import SMALL_CELL, Teller
 from cehrxgpt.report.tokens import KINDS, TIME_KINDS, Store
 
 CHINCHILLA = 20  # training tokens per parameter at the least loss for the computing spent: Hoffmann et al. 2022, on text
@@ -37,25 +36,31 @@ def by_origin(vocabulary: pl.DataFrame, counts: npt.NDArray[np.int64]) -> list[t
     return [(str(name), int(n)) for name, n in found.filter(pl.col("n") > 0).sort(["n", "origin"], descending=[True, False]).iter_rows()]
 
 
-def spent(vocabulary: pl.DataFrame, counts: npt.NDArray[np.int64], store: Store) -> Markup:
+def spent(vocabulary: pl.DataFrame, counts: npt.NDArray[np.int64], store: Store, tell: Teller) -> Markup:
     """Tokens by kind and by source table, time's share, tokens per event and per year."""
     total = int(counts.sum())
     if not total:
         return note("There is no token.")
-    rows = [[name, bar(n / total), percent(n / total), count(n), count(size)] for name, size, n in by_kind(vocabulary, counts) if size]
-    parts: list[Any] = [paragraph(_sentence(vocabulary, counts, store, total))]
+    rows = [[name, *_of(n, total, tell), count(size)] for name, size, n in by_kind(vocabulary, counts) if size]
+    parts: list[Any] = [paragraph(_sentence(vocabulary, counts, store, total, tell))]
     parts.append(
         table(["Kind of token", "", "Share", "Tokens", "In the vocabulary"], rows, caption="What the tokens are spent on, by kind", class_="bars")
     )
     if origins := by_origin(vocabulary, counts):
-        body = [[readable(name), bar(n / total), percent(n / total), suppress.plain(n)] for name, n in origins]
+        body = [[readable(name), *_of(n, total, tell)] for name, n in origins]
         parts.append(table(["Source table", "", "Share", "Tokens"], body, caption="Tokens that stand for a row of a table", class_="bars"))
     return join(parts)
 
 
-def _sentence(vocabulary: pl.DataFrame, counts: npt.NDArray[np.int64], store: Store, total: int) -> str:
+def _of(n: int, total: int, tell: Teller) -> list[Any]:
+    """Bar, share and count."""
+    ratio = tell.ratio(n, total)
+    return [bar(ratio or 0.0), tell.share(n, total) or "–", tell(n)]
+
+
+def _sentence(vocabulary: pl.DataFrame, counts: npt.NDArray[np.int64], store: Store, total: int, tell: Teller) -> str:
     times = int(counts[np.isin(vocabulary["kind"].to_numpy(), TIME_KINDS)].sum())
-    said = f"{count(total)} tokens. {percent(times / total)} of them tell time. "
+    said = f"{tell(total)} tokens. {percent(times / total)} of them tell time. "
     events = store.array("events")
     if events is not None and int(events.sum()):
         unknown = store.array("unknown")
@@ -63,7 +68,7 @@ def _sentence(vocabulary: pl.DataFrame, counts: npt.NDArray[np.int64], store: St
         said += f"An event the model reads costs {number(total / max(read, 1), 2)} tokens, the time before it and the visit around it included. "
     years = store.years()
     if years is not None and np.nansum(years) > 0:
-        said += f"A year of a subject’s history takes {count(total / float(np.nansum(years)))}."
+        said += f"A year of a subject’s history takes {count(total / float(np.nansum(years)))} tokens."
     return said
 
 
@@ -74,12 +79,12 @@ def left_out(run: RunFolder, store: Store | None, vocabulary: pl.DataFrame, toke
     if splits:
         rows = []
         for one in splits:
-            counted = [suppress.plain(one.get(key)) for key in ("patients", "events", "events_dropped", "codes_kept", "codes_dropped")]
-            lost = suppress.share(one.get("events_dropped") or 0, one["events"]) or "–"
-            rows.append([readable(str(one["split"])), *counted[:3], lost, *counted[3:]])
+            counted = [run.tell(one.get(key)) for key in ("patients", "events", "events_dropped")]
+            lost = run.tell.share(one.get("events_dropped") or 0, one["events"]) or "–"
+            rows.append([readable(str(one["split"])), *counted, lost, *(count(one.get(key)) for key in ("codes_kept", "codes_dropped"))])
         heads = ["Split", "Subjects", "Events", "Outside", "Share", "Codes inside", "Codes outside"]
         parts.append(table(heads, rows, caption="Events and codes outside the vocabulary, by split"))
-    parts += _per_subject(store)
+    parts += _per_subject(store, run.tell)
     parts += _codes(run, vocabulary)
     if not parts:
         return None
@@ -87,7 +92,7 @@ def left_out(run: RunFolder, store: Store | None, vocabulary: pl.DataFrame, toke
     return join([paragraph(lead), *parts])
 
 
-def _per_subject(store: Store | None) -> list[Markup]:
+def _per_subject(store: Store | None, tell: Teller) -> list[Markup]:
     """How many subjects lose more than a tenth, a quarter, half of their events."""
     events, unknown = (None, None) if store is None else (store.array("events"), store.array("unknown"))
     if events is None or unknown is None or not len(events):
@@ -96,8 +101,7 @@ def _per_subject(store: Store | None) -> list[Markup]:
     rows = []
     for limit in (0.1, 0.25, 0.5):
         n = int((share > limit).sum())
-        inside, _ = suppress.parts([n, len(share) - n])
-        rows.append([f"more than {percent(limit, 0)}", inside, suppress.share(n, len(share)) or "–"])
+        rows.append([f"more than {percent(limit, 0)}", tell(n), tell.share(n, len(share)) or "–"])
     return [table(["Of a subject’s events", "Subjects", "Share"], rows, caption="Subjects by how much of their record the vocabulary leaves out")]
 
 
@@ -114,12 +118,13 @@ def _codes(run: RunFolder, vocabulary: pl.DataFrame) -> list[Markup]:
     )
     found = []
     if tables.height:
-        body = [[readable(name or "no table"), suppress.plain(out), count(n), suppress.share(out, n) or "–"] for name, n, out in tables.iter_rows()]
+        tell = run.tell
+        body = [[readable(name or "no table"), tell(out), tell(n), tell.share(out, n) or "–"] for name, n, out in tables.iter_rows()]
         found.append(table(["Source table", "Outside", "Events", "Share"], body, caption="Clinical events outside the vocabulary, by source table"))
     common = codes.filter((pl.col("outside") > 0) & (pl.col("subjects") >= SMALL_CELL)).sort(["n", "code"], descending=[True, False])
     if common.height:
         body = [
-            [shorten(run.name(row["code"]), 60), tag("code", shorten(row["code"], 60)), count(row["n"]), count(row["subjects"])]
+            [shorten(run.name(row["code"]), 60), tag("code", shorten(row["code"], 60)), run.tell(row["n"]), run.tell(row["subjects"])]
             for row in common.head(10).to_dicts()
         ]
         caption = f"The commonest codes outside the vocabulary, of {common.height:,} that {SMALL_CELL} subjects or more have in all splits"
@@ -138,7 +143,7 @@ def training(run: RunFolder, store: Store, parameters: int | None) -> Markup | N
     if train is None:
         return None
     epoch = int(store.lengths[train].sum())
-    rows = [["tokens of the training split: one epoch", count(epoch)]]
+    rows = [["tokens of the training split: one epoch", run.tell(epoch)]]
     if seen is not None and epoch:
         rows += [["tokens seen in training", count(seen)], ["epochs", number(seen / epoch, 1)]]
     if parameters and epoch:

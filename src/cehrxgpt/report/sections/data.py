@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,6 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
-from cehrxgpt.report import suppress
 from cehrxgpt.report.markup import (
     Markup,
     Section,
@@ -23,7 +23,6 @@ from cehrxgpt.report.markup import (
     note,
     number,
     paragraph,
-    percent,
     readable,
     shorten,
     table,
@@ -32,7 +31,7 @@ from cehrxgpt.report.markup import (
 from cehrxgpt.report.quality.facts import clinical
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.suppress import SMALL_CELL
+from cehrxgpt.report.suppress import SMALL_CELL, Teller
 from cehrxgpt.report.svg import Axis, Chart, grid
 
 
@@ -71,11 +70,11 @@ def section(run: RunFolder) -> Section:
     figures = {}
     if run.events is not None:
         people, rows = run.events.select(pl.col("subject_id").n_unique().alias("subjects"), pl.len()).collect().row(0)
-        figures = {"subjects": suppress.figures([people])[0], "events": rows}
+        figures = {"subjects": run.tell.figure(people), "events": run.tell.figure(rows)}
         parts.append(_overview(run, run.events))
-        parts += [_charts(run, run.events), _visits(run.events)]
+        parts += [_charts(run, run.events), _visits(run, run.events)]
     if ingest is not None:
-        add("ingest", "What the ingest kept", _ingest(ingest))
+        add("ingest", "What the ingest kept", _ingest(ingest, run.tell))
     if run.events is not None:
         add("codes", "Most common codes", _codes(run, run.events))
     if not parts:
@@ -88,9 +87,7 @@ def _overview(run: RunFolder, events: pl.LazyFrame) -> Markup:
     columns = ["subjects", "events", "visits", "values", "deaths"]
     total = {"split": "all", **counts.select(pl.col(columns).sum()).row(0, named=True)}
     listed = [*counts.to_dicts(), *([total] if counts.height > 1 else [])]
-    keyed = {f"{row['split']} {name}": row[name] for row in listed for name in columns}
-    said = suppress.Counts(keyed, [[f"{row['split']} {name}" for row in listed] for name in columns])
-    rows = [[readable(row["split"]), *(said[f"{row['split']} {name}"] for name in columns)] for row in listed]
+    rows = [[readable(row["split"]), *(run.tell(row[name]) for name in columns)] for row in listed]
     facts = _facts(run)
     first, last = counts["first"].min(), counts["last"].max()
     span = ""
@@ -136,20 +133,33 @@ def _charts(run: RunFolder, events: pl.LazyFrame) -> Markup:
         low, middle, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
         caption = f"Events per subject: median {count(middle)}"
         caption += f"; one in ten has fewer than {count(low)}, one in ten more than {count(high)}." if len(values) >= 10 * SMALL_CELL else "."
-        charts.append(figure(log_histogram(values, "events").svg(caption), caption))
+        charts.append(figure(log_histogram(values, "events", tell=run.tell).svg(caption), caption))
     if per_year.height and not _shifted(run):  # years of a shifted calendar say nothing
-        charts.append(figure(_years(per_year).svg("Events by calendar year"), "Events by calendar year."))
+        charts.append(figure(_years(per_year, run.tell).svg("Events by calendar year"), "Events by calendar year."))
     return grid(charts)
 
 
-def _visits(events: pl.LazyFrame) -> Markup:
-    """Visits by class; classes of fewer than eleven subjects keep their count of visits and no more."""
+def _visits(run: RunFolder, events: pl.LazyFrame) -> Markup:
+    """Visits by class; of real people classes of fewer than eleven subjects have no length. Where most are known by the day, it is told in days."""
     minutes = (pl.col("end_time") - pl.col("time")).dt.total_minutes()
+    nights = (pl.col("end_time").dt.date() - pl.col("time").dt.date()).dt.total_days()
     found = (
         events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
-        .select("subject_id", minutes.alias("minutes"), visits.classify(pl.col("code"), minutes).alias("class"))
+        .select(
+            "subject_id",
+            minutes.alias("minutes"),
+            (pl.col("time_precision") == "day").alias("dated"),
+            nights.alias("nights"),
+            visits.classify(pl.col("code"), minutes).alias("class"),
+        )
         .group_by("class")
-        .agg(pl.len().alias("visits"), pl.col("subject_id").n_unique().alias("subjects"), (pl.col("minutes").median() / 60).alias("hours"))
+        .agg(
+            pl.len().alias("visits"),
+            pl.col("subject_id").n_unique().alias("subjects"),
+            (pl.col("minutes").median() / 60).alias("hours"),
+            pl.col("nights").median(),
+            pl.col("dated").fill_null(False).mean(),
+        )
         .collect()
     )
     if found.is_empty():
@@ -158,18 +168,29 @@ def _visits(events: pl.LazyFrame) -> Markup:
     rows = []
     for name in visits.CLASSES:
         if (row := known.get(name)) is not None:
-            enough = row["subjects"] >= SMALL_CELL
-            rows.append([name, suppress.plain(row["visits"]), suppress.plain(row["subjects"]), number(row["hours"], 1) if enough else None])
-    return table(["Class", "Visits", "Subjects", "Median length, hours"], rows, caption="Visits recovered, by class")
+            enough = run.tell.exact or row["subjects"] >= SMALL_CELL
+            rows.append([name, run.tell(row["visits"]), run.tell(row["subjects"]), _median_length(row) if enough else None])
+    return table(["Class", "Visits", "Subjects", "Median length"], rows, caption="Visits recovered, by class")
 
 
-def log_histogram(values: Any, unit: str, *, per: str = "subject", least: float = 1.0, mark: tuple[float, str] | None = None) -> Chart:
+def _median_length(row: Mapping[str, Any]) -> str:
+    """In hours; in days where the visits are known by their days alone (the first and the last count)."""
+    if row["hours"] is None:
+        return "–"
+    if row["dated"] <= 0.5:
+        return f"{number(row['hours'], 1)} h"
+    length = row["nights"] + 1
+    return "1 day" if length == 1 else f"{length:g} days"
+
+
+def log_histogram(values: Any, unit: str, *, tell: Teller, per: str = "subject", least: float = 1.0, mark: tuple[float, str] | None = None) -> Chart:
     """Histogram of positive counts on a log axis.
 
     The outermost bins end where eleven values lie beyond (at the 0.5th and 99.5th percentile of many), so that no single extreme is
-    shown; few values make few bins, and a bar of one to ten is drawn pale, at one height.
+    shown; few values make few bins, and of real people a bar of one to ten is drawn pale, at one height.
 
     Args:
+        tell: how the bars' counts are told.
         least: the axis starts here at the lowest.
         mark: (value, name) of a line across.
     """
@@ -181,25 +202,25 @@ def log_histogram(values: Any, unit: str, *, per: str = "subject", least: float 
         high = max(high, mark[0] * 1.05)
     edges = np.geomspace(low, high, 1 + int(np.clip(len(values) / 15, 5, 24)))
     heights, _ = np.histogram(np.clip(values, low, high), edges)
+    few = (heights > 0) & (heights < SMALL_CELL) & (not tell.exact)
     chart = Chart(
         360,
         230,
         Axis.logarithmic(low, high),
-        Axis.linear(0, max(1, heights.max()), target=4, snap=True, whole=True),
+        Axis.linear(0, max(1, tell.many(heights).max(), SMALL_CELL / 2 if few.any() else 0), target=4, snap=True, whole=True),
         x_title=f"{unit} per {per}",
         y_title=f"{per}s",
     )
-    few = (heights > 0) & (heights < SMALL_CELL)
     spans = [f"{number(a, 0 if a >= 10 else 1)} to {number(b, 0 if b >= 10 else 1)} {unit}" for a, b in pairwise(edges.tolist())]
-    titles = [f"{span}: {suppress.plain(height)} {per}s" for span, height in zip(spans, heights.tolist(), strict=True)]
-    chart.bars(edges.tolist(), np.where(few, 0, heights).tolist(), "fill c1", titles)
+    titles = [f"{span}: {tell(height)} {per}s" for span, height in zip(spans, heights.tolist(), strict=True)]
+    chart.bars(edges.tolist(), np.where(few, 0, tell.many(heights)).tolist(), "fill c1", titles)
     chart.bars(edges.tolist(), np.where(few, SMALL_CELL / 2, 0).tolist(), "fill pale c1", titles)
     if mark is not None and low < mark[0] <= high:
         chart.vertical(mark[0], mark[1])
     return chart
 
 
-def _years(per_year: pl.DataFrame) -> Chart:
+def _years(per_year: pl.DataFrame, tell: Teller) -> Chart:
     known = dict(zip(per_year["year"].to_list(), per_year["len"].to_list(), strict=True))
     years = list(range(min(known), max(known) + 1))
     heights = [known.get(year, 0) for year in years]
@@ -213,7 +234,8 @@ def _years(per_year: pl.DataFrame) -> Chart:
         x_title="year",
         y_title="events",
     )
-    chart.bars([*years, years[-1] + 1], heights, "fill c1", [f"{year}: {height:,} events" for year, height in zip(years, heights, strict=True)])
+    titles = [f"{year}: {tell(height)} events" for year, height in zip(years, heights, strict=True)]
+    chart.bars([*years, years[-1] + 1], tell.many(heights).tolist(), "fill c1", titles)
     return chart
 
 
@@ -228,9 +250,7 @@ def _codes(run: RunFolder, events: pl.LazyFrame) -> Markup:
     common = (
         events.filter(clinical())
         .group_by("code")
-        .agg(
-            pl.col("subject_id").n_unique().alias("subjects"), pl.len().alias("events"), pl.col("numeric_value").is_not_null().mean().alias("valued")
-        )
+        .agg(pl.col("subject_id").n_unique().alias("subjects"), pl.len().alias("events"), pl.col("numeric_value").is_not_null().sum().alias("valued"))
         .filter(pl.col("subjects") >= SMALL_CELL)
         .sort("subjects", "events", "code", descending=[True, True, False])
         .collect()
@@ -241,10 +261,10 @@ def _codes(run: RunFolder, events: pl.LazyFrame) -> Markup:
         [
             shorten(run.names[r["code"]], 60) if r["code"] in run.names else None,
             tag("code", shorten(r["code"], 60)),
-            count(r["subjects"]),
-            percent(r["subjects"] / subjects),
-            count(r["events"]),
-            percent(r["valued"], 0),
+            run.tell(r["subjects"]),
+            run.tell.share(r["subjects"], subjects) or "–",
+            run.tell(r["events"]),
+            run.tell.share(r["valued"], r["events"], 0) or "–",
         ]
         for r in common.head(20).to_dicts()
     ]
@@ -271,20 +291,17 @@ _UNSAID = ("dates", "files", "source", "settings", "versions", "subjects", "even
 """Entries of ingest.json that the page shows elsewhere, or not at all: exact first and last dates, names of files."""
 
 
-def _ingest(ingest: dict[str, Any]) -> Markup:
+def _ingest(ingest: dict[str, Any], tell: Teller) -> Markup:
     rows, drops = [], []
     accounts = [(name, account) for name, account in _items(ingest.get("tables")) if isinstance(account, dict)]
     for name, account in sorted(accounts, key=lambda pair: -(pair[1].get("read") or 0)):
         dropped = account.get("dropped", 0)
         reasons = [(reason, n) for reason, n in _items(dropped) if is_number(n) and n]
         lost = sum(n for _, n in reasons) if isinstance(dropped, dict) else dropped
-        found = {"read": account.get("read"), "kept": account.get("kept"), "lost": lost}
-        pooled = suppress.pool(reasons)
-        keyed = {key: n for key, n in found.items() if is_number(n)} | {str(place): one.count for place, one in enumerate(pooled)}
-        said = suppress.Counts(keyed, [[key for key in found if key in keyed], ["lost", *map(str, range(len(pooled)))] if "lost" in keyed else []])
-        share = suppress.share(lost, found["read"]) if is_number(found["read"]) and is_number(lost) and "lost" not in said.hidden else ""
-        rows.append([name, *(said[key] if key in keyed else "–" for key in found), share])
-        drops += [[name, ", ".join(map(readable, one.names)), said[str(place)]] for place, one in enumerate(pooled)]
+        read = account.get("read")
+        share = tell.share(lost, read) if is_number(read) and is_number(lost) else ""
+        rows.append([name, tell(read), tell(account.get("kept")), tell(lost), share])
+        drops += [[name, readable(reason), tell(n)] for reason, n in sorted(reasons, key=lambda pair: (-pair[1], pair[0]))]
     parts = []
     if rows:
         parts.append(paragraph("Every row that was read was kept, or dropped for a stated reason."))
@@ -292,7 +309,7 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
     if drops:
         parts.append(_folded(["Table", "Reason", "Rows"], drops, caption="Why rows were dropped", left=2))
     for key, title in (("mended", "Rows mended rather than dropped"), ("derived", "Rows derived from others")):
-        rows_found = [[name, readable(reason), suppress.plain(n)] for name, reasons in _items(ingest.get(key)) for reason, n in _pairs(reasons)]
+        rows_found = [[name, readable(reason), tell(n)] for name, reasons in _items(ingest.get(key)) for reason, n in _pairs(reasons)]
         if rows_found:
             parts.append(details(title, table(["Table", "What", "Rows"], rows_found, caption=title, left=2)))
     rest = [
@@ -300,7 +317,7 @@ def _ingest(ingest: dict[str, Any]) -> Markup:
     ]
     if rest:
         cells = [
-            [name, shorten(number(v, 2) if isinstance(v, float) else suppress.plain(v) if is_number(v) else str(v), 120)] for name, v in rest[:60]
+            [name, shorten(number(v, 2) if isinstance(v, float) else tell(v) if is_number(v) else tell.text(str(v)), 120)] for name, v in rest[:60]
         ]
         parts.append(details("More from the ingest's account", table(["What", "Value"], cells, caption="Other entries of ingest.json", left=2)))
     return join(parts)

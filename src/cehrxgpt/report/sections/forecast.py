@@ -12,6 +12,7 @@ from cehrxgpt.report.methods import method
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.data import log_histogram
+from cehrxgpt.report.suppress import Teller
 from cehrxgpt.report.svg import grid
 
 _STOPPED = {
@@ -43,7 +44,7 @@ def section(run: RunFolder) -> Section:
         heads = ["Task", "Method", "Rows", "Futures", "Completed", "Mean risk", "Bounds", "Std. error", "Observed"]
         parts.append(table(heads, rows, caption="Forecasts: means over rows; futures are per row", left=2))
     if samples is not None and not samples.is_empty():
-        parts.append(_samples(samples))
+        parts.append(_samples(samples, run.tell))
     return Section("forecast", "Forecast completion", join(parts))
 
 
@@ -59,21 +60,21 @@ def _task_rows(run: RunFolder, task: str) -> list[list[Any]]:
         samples = own.filter(pl.col("method") == name)["num_samples"].median() if own is not None and "num_samples" in own.columns else None
         refused = rows["probability"].null_count()
         completion, risk, lower, upper, error = (rows[c].mean() for c in ("completion", "probability", "lower_bound", "upper_bound", "std_error"))
-        known = rows["boolean_value"].drop_nulls()
-        shown = join([count(rows.height), tag("span", f"{count(refused)} refused", class_="ci")]) if refused else count(rows.height)
+        known, tell = rows["boolean_value"].drop_nulls(), run.tell
+        shown = join([tell(rows.height), tag("span", f"{tell(refused)} refused", class_="ci")]) if refused else tell(rows.height)
         bounds = f"{percent(lower)} to {percent(upper)}" if is_number(lower) and is_number(upper) else "–"
-        cells = [percent(completion), percent(risk), bounds, percent(error), percent(known.mean()) if len(known) else "–"]
+        cells = [percent(completion), percent(risk), bounds, percent(error), tell.share(int(known.sum()), len(known)) or "–"]
         found.append([readable(task), method(name).label, shown, count(samples), *cells])
     return found
 
 
-def _samples(samples: pl.DataFrame) -> Markup:
+def _samples(samples: pl.DataFrame, tell: Teller) -> Markup:
     reasons = dict(samples.group_by("stop_reason").len().iter_rows())
     order = [*(reason for reason in s.STOP_REASONS if reason in reasons), *sorted(set(reasons) - set(s.STOP_REASONS), key=str)]
-    rows = [[_STOPPED.get(reason, str(reason)), count(reasons[reason]), percent(reasons[reason] / samples.height)] for reason in order]
+    rows = [[_STOPPED.get(reason, str(reason)), tell(reasons[reason]), tell.share(reasons[reason], samples.height) or "–"] for reason in order]
     tokens = samples["tokens"].to_numpy()
     caption = f"Tokens generated per future: mean {number(float(tokens.mean()), 1)}; {count(int(tokens.sum()))} in all."
-    chart = log_histogram(tokens.clip(1), "tokens", per="future")
+    chart = log_histogram(tokens.clip(1), "tokens", tell=Teller(exact=True), per="future")
     prompts = samples.select("subject_id", "prediction_time").unique().height
-    title = f"Why {count(samples.height)} futures of {count(prompts)} histories ended"
+    title = f"Why {tell(samples.height)} futures of {tell(prompts)} histories ended"
     return grid([figure(chart.svg(caption), caption), table(["Ended by", "Futures", "Share"], rows, caption=title)])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cehrxgpt.report import suppress
 from cehrxgpt.report.markup import Markup, count, figure, join, number, paragraph, table
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections.data import log_histogram
@@ -18,15 +17,14 @@ from cehrxgpt.report.tokens import VISIT_START, Store
 PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
 
 
-def percentiles(values: npt.NDArray[Any], digits: int = 0) -> list[str]:
-    """The percentiles as text; one beyond which fewer than eleven stand is left out, since it is nearly one person's own figure."""
+def percentiles(values: npt.NDArray[Any], digits: int = 0, *, exact: bool = False) -> list[str]:
+    """The percentiles as text; of real people one beyond which fewer than eleven stand is left out: it is nearly one person's own figure."""
     total = len(values)
     found = []
     for q in PERCENTILES:
         beyond = total * min(q, 100 - q) / 100
-        found.append(
-            "–" if beyond < SMALL_CELL else number(float(np.quantile(values, q / 100)), digits) if digits else count(np.quantile(values, q / 100))
-        )
+        value = float(np.quantile(values, q / 100))
+        found.append("–" if beyond < SMALL_CELL and not exact else number(value, digits) if digits else count(value))
     return found
 
 
@@ -46,26 +44,26 @@ def histories(run: RunFolder, store: Store, starts: npt.NDArray[np.int64] | None
     rows = []
     for name, values, digits in _measures(store, starts):
         if values is not None:
-            rows.append([name, *percentiles(values[full], digits)])
+            rows.append([name, *percentiles(values[full], digits, exact=run.tell.exact)])
     shown = table(
         ["Per subject", *(f"{q}th" if q != 50 else "Median" for q in PERCENTILES)],
         rows,
-        caption=f"Length of histories: percentiles of {suppress.plain(len(lengths))} subjects",
+        caption=f"Length of histories: percentiles of {run.tell(len(lengths))} subjects",
     )
     parts: list[Any] = [shown]
-    caption = f"Tokens per subject; {count(int(lengths.sum()))} in all."
+    caption = f"Tokens per subject; {run.tell(int(lengths.sum()))} in all."
     if isinstance(context, int) and context > 0:
         fitting, share = fit(lengths, context)
-        inside, _ = suppress.parts([fitting, len(lengths) - fitting])
-        of = suppress.share(fitting, len(lengths))
+        inside, of = run.tell(fitting), run.tell.share(fitting, len(lengths))
         parts.insert(0, paragraph(_verdict(context, inside, of, share, fitting == len(lengths))))
         caption += f" The line is the model’s context, {count(context)} tokens."
-    chart = log_histogram(lengths, "tokens", mark=(float(context), "context") if isinstance(context, int) else None)
+    chart = log_histogram(lengths, "tokens", tell=run.tell, mark=(float(context), "context") if isinstance(context, int) else None)
     charts = [figure(chart.svg(caption), caption)]
     years = store.years()
     if years is not None and np.isfinite(years).any():
         said = "Years from a subject’s first event to the last; a single day counts as a hundredth of a year."
-        charts.append(figure(log_histogram(np.maximum(years[np.isfinite(years)], 0.01), "years", least=0.01).svg(said), said))
+        spans = np.maximum(years[np.isfinite(years)], 0.01)
+        charts.append(figure(log_histogram(spans, "years", tell=run.tell, least=0.01).svg(said), said))
     return join([*parts, grid(charts)])
 
 

@@ -15,12 +15,14 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt import visits
 from cehrxgpt.errors import InputError
+from cehrxgpt.events import cut_history
 from cehrxgpt.report.history import bin_edges, read_history
 from cehrxgpt.report.history_chart import VISIT_COLOURS
-from cehrxgpt.report.history_tables import visits_table
+from cehrxgpt.report.history_tables import clock, visits_table
 from cehrxgpt.report.markup import (
     Markup,
     Section,
+    brief,
     count,
     day,
     details,
@@ -38,7 +40,7 @@ from cehrxgpt.report.markup import (
 )
 from cehrxgpt.report.methods import method, ordered
 from cehrxgpt.report.patient_page import demographic, drawing, who
-from cehrxgpt.report.quality.facts import clinical
+from cehrxgpt.report.quality.facts import clinical, happened
 from cehrxgpt.report.run import EVENT_COLUMNS, KEY, RunFolder
 from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.patient_charts import incidence_chart, lab_chart, raster_chart
@@ -49,6 +51,7 @@ Patient = int | Literal["auto"] | None
 
 REAL_PERSON = "This page shows one real person’s record with its dates, because it was asked for. It is not for sharing."
 _CANDIDATES = 200
+_KNOWN = pl.coalesce("available_time", "time")  # when the record could know a row
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Case:
     subject: int
     at: datetime
     past: pl.DataFrame
-    actual: pl.DataFrame  # real events after the prediction time, up to the horizon
+    actual: pl.DataFrame  # real events that happened after the prediction time, up to the horizon
     futures: pl.DataFrame  # simulated events, with sample_id
     samples: pl.DataFrame  # one row per future: sample_id, end_time, stop_reason
     horizon_days: float
@@ -162,7 +165,8 @@ def _choose(run: RunFolder, patient: Patient) -> Case:
     if patient != "auto" and patient is not None:
         candidates = candidates.filter(pl.col("subject_id") == patient)
         if candidates.is_empty():
-            last = run.events.filter((pl.col("subject_id") == patient) & clinical()).select(pl.col("time").max()).collect().item()
+            known = pl.max_horizontal(_KNOWN, "end_time")  # nothing is asked of this record, so it is shown whole
+            last = run.events.filter((pl.col("subject_id") == patient) & happened()).select(known.max()).collect().item()
             if last is None:
                 raise MissingInputs(f"events of subject {patient}")
             candidates = pl.DataFrame({"subject_id": [patient], "prediction_time": [last]}, schema_overrides={"prediction_time": pl.Datetime("us")})
@@ -178,7 +182,7 @@ def _choose(run: RunFolder, patient: Patient) -> Case:
 
 def _most_telling(events: pl.DataFrame, candidates: pl.DataFrame) -> tuple[int, datetime]:
     """The pair whose record has something of everything: visits, several codes, values that repeat; ties go to the smallest id."""
-    past = candidates.join(events.filter(pl.col("time").is_not_null()), on="subject_id").filter(pl.col("time") <= pl.col("prediction_time"))
+    past = candidates.join(events.filter(pl.col("time").is_not_null()), on="subject_id").filter(pl.col("prediction_time") >= _KNOWN)
     counted = past.group_by(KEY).agg(
         pl.col("code").filter(clinical()).n_unique().clip(0, 25).alias("codes"),
         pl.col("code").str.starts_with(s.VISIT_PREFIX).sum().clip(0, 15).alias("visits"),
@@ -208,18 +212,24 @@ def _load(run: RunFolder, events: pl.DataFrame, trajectories: pl.DataFrame, subj
         horizon = max(1.0, max((end - at) / timedelta(days=1) for end in chosen["end_time"].to_list()))
     limit = at + timedelta(days=horizon)
     timed = events.filter(pl.col("time").is_not_null())
-    after = timed.filter(pl.col("time") > at)
+    after = timed.filter((pl.col("time") >= at) & (at < _KNOWN))  # as labels find outcomes; what was not known then happened earlier
     observed = max([(time - at) / timedelta(days=1) for time in after["time"].to_list()], default=0.0)
     return Case(
         subject,
         at,
-        events.filter(pl.col("time").is_null() | (pl.col("time") <= at)),
+        _cut(events, subject, at),
         after.filter(pl.col("time") <= limit),
         futures,
         chosen,
         horizon,
         min(observed, horizon),
     )
+
+
+def _cut(events: pl.DataFrame, subject: int, at: datetime) -> pl.DataFrame:
+    """What the record knew then, by the rule that cuts the model's own input: a stay that goes on has no end, and later codes are not there."""
+    moment = pl.DataFrame({"subject_id": [subject], "prediction_time": [at]}, schema_overrides={"prediction_time": pl.Datetime("us")})
+    return cut_history(events.with_columns(_KNOWN.alias("available_time")), moment).drop("prediction_time")
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------------------
@@ -235,7 +245,7 @@ def _demographics(run: RunFolder, case: Case) -> Markup:
     facts += [demographic(run.names, code) for code in static]
     rows = case.past.filter(clinical())
     seen = case.past.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX)).height
-    facts.append(f"{count(rows.height)} events and {count(seen)} visits so far")
+    facts.append(f"{count(rows.height)} {'event' if rows.height == 1 else 'events'} and {count(seen)} {'visit' if seen == 1 else 'visits'} so far")
     said = "; ".join(facts)
     return paragraph(said[0].upper() + said[1:], ".")
 
@@ -249,7 +259,7 @@ def with_class(events: pl.DataFrame) -> pl.DataFrame:
 
 def _record(run: RunFolder, case: Case) -> Markup:
     """The drawing of the record up to the prediction time, and the last of it as a table."""
-    history = read_history(case.past, case.subject, run.names)
+    history = read_history(case.past, case.subject, run.names, until=case.at if not case.samples.is_empty() else None)
     edges = bin_edges(run.parquet("timeline/vocabulary.parquet"))
     return join([drawing(history, run.names, edges), details("Visits as a table", visits_table(history)), _last_events(run, case)])
 
@@ -257,7 +267,12 @@ def _record(run: RunFolder, case: Case) -> Markup:
 def _last_events(run: RunFolder, case: Case, limit: int = 60) -> Markup:
     rows = case.past.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH)).sort("time", "code").tail(limit)
     body = [
-        [f"{row['time']:%Y-%m-%d %H:%M}", shorten(run.name(row["code"]), 70), tag("code", shorten(row["code"], 60)), _value(run, row)]
+        [
+            clock(row["time"], dated=row["time_precision"] == "day"),
+            shorten(run.name(row["code"]), 70),
+            tag("code", shorten(row["code"], 60)),
+            _value(run, row),
+        ]
         for row in rows.to_dicts()
     ]
     return details(
@@ -268,7 +283,7 @@ def _last_events(run: RunFolder, case: Case, limit: int = 60) -> Markup:
 def _value(run: RunFolder, row: dict[str, Any]) -> str:
     unit = unit_name(run.names, row.get("unit"))
     if is_number(row["numeric_value"]):
-        return f"{row['numeric_value']:.4g} {unit}".strip()
+        return f"{brief(row['numeric_value'])} {unit}".strip()
     return shorten(run.name(row["text_value"]), 40) if row["text_value"] else ""
 
 
@@ -360,11 +375,13 @@ def _risks(run: RunFolder, case: Case) -> Markup | None:
         outcome = next((row["boolean_value"] for row in by_method.values() if row["boolean_value"] is not None), None)
         said = "unknown" if outcome is None else "yes" if outcome else "no"
         rows.append([readable(task), *(_risk(by_method.get(name)) for name in columns), said])
-    caption = "This subject’s risks (± standard error) and what happened"
+    caption = "This subject’s risks in percent, with their standard errors in points, and what happened"
     return table(["Task", *(method(name).label for name in columns), "Outcome"], rows, caption=caption)
 
 
-def _risk(row: dict[str, Any] | None) -> str | None:
+def _risk(row: dict[str, Any] | None) -> Markup | None:
     if row is None or not is_number(row["probability"]):
         return None
-    return percent(row["probability"]) + (f" ± {number(100 * row['std_error'], 1)}" if is_number(row["std_error"]) else "")
+    # A share of few futures: its standard error may reach past 0 and 100, which "±" would say of the risk.
+    error = tag("span", f"std. error {number(100 * row['std_error'], 1)}", class_="ci") if is_number(row["std_error"]) else ""
+    return join([percent(row["probability"]), error])

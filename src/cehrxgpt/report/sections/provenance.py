@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cehrxgpt.report.markup import Markup, Section, definitions, details, duration, is_number, join, number, paragraph, readable, shorten, table, tag
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.data import flatten
-from cehrxgpt.report.suppress import UNDER, is_small
-from cehrxgpt.schema import SPLITS
+from cehrxgpt.report.suppress import Teller
 
 
 def stages(run: RunFolder) -> list[dict[str, Any]]:
@@ -48,10 +48,8 @@ def _stage_rows(run: RunFolder) -> list[list[Any]]:
     for stage in stages(run):
         status = "still held" if stage.get("skipped") else str(stage.get("status", "–"))
         when = str(stage.get("finished") or "–").replace("T", " ")[:16]
-        figures = [(name, value) for name, value in flatten(stage.get("figures") or {}, depth=2) if is_number(value)]
-        shown = "; ".join(f"{readable(name)} {_figure(name, value)}" for name, value in figures[:5])
         cells = [_whole(status), _whole(when), _whole(duration(stage.get("seconds")))]
-        rows.append([readable(str(stage.get("name", "?"))), *cells, tag("span", shown, class_="figures")])
+        rows.append([readable(str(stage.get("name", "?"))), *cells, tag("span", _figures(run, stage), class_="figures")])
     return rows
 
 
@@ -59,14 +57,25 @@ def _whole(value: str) -> Markup:
     return tag("span", value, class_="whole")
 
 
-_OF_PEOPLE = ("subject", "patient", "positive", "negative", "null", "death", "row", *SPLITS, "total")
+_RESULTS = ("probe", "evaluate")  # what they found stands in its own chapter, with its interval or not at all
+_NOBODYS = frozenset(("steps", "step", "seen", "parameters", "width", "codes", "vocabulary", "seed", "threads", "seconds", "notes"))
+"""Words in the names of whole numbers that count neither people nor their rows."""
 
 
-def _figure(name: str, value: float) -> str:
-    """A stage's figure; small ones that count people or their rows are hidden as everywhere else."""
-    if is_small(value) and any(word in name for word in _OF_PEOPLE):
-        return UNDER
-    return f"{value:,.0f}" if float(value).is_integer() else number(value, 3)
+def _figures(run: RunFolder, stage: dict[str, Any]) -> str:
+    """The first figures of a stage; of people and of their rows as everywhere else."""
+    if stage.get("name") in _RESULTS:
+        return ""
+    tell = Teller(exact=True) if stage.get("name") == "synthesize" else run.tell  # whom the model wrote is nobody
+    figures = [(name, value) for name, value in flatten(stage.get("figures") or {}, depth=2) if is_number(value)]
+    return "; ".join(f"{readable(name)} {_figure(name, value, tell)}" for name, value in figures[:5])
+
+
+def _figure(name: str, value: float, tell: Teller) -> str:
+    """What is no whole number counts nobody: a loss on `train`."""
+    if not isinstance(value, int):
+        return number(value, 3)
+    return f"{value:,}" if not _NOBODYS.isdisjoint(re.split(r"[^a-z]+", name.lower())) else tell(value)
 
 
 def _recipe(facts: dict[str, Any] | None) -> list[Markup]:

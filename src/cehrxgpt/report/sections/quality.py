@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from cehrxgpt import schema as s
-from cehrxgpt.report import suppress
 from cehrxgpt.report.markup import Markup, Section, details, join, note, paragraph, table, tag
 from cehrxgpt.report.quality.evidence import KINDS, SEVERITIES, Evidence, Finding, Task
 from cehrxgpt.report.quality.facts import account, gather
 from cehrxgpt.report.quality.findings import Verdict, judge
-from cehrxgpt.report.run import RunFolder
+from cehrxgpt.report.run import KEY, RunFolder
 from cehrxgpt.report.sections import MissingInputs
 from cehrxgpt.report.sections.attrition import task_counts
+from cehrxgpt.report.suppress import Teller
 
 _MARKS = {"high": "▲", "medium": "◆", "low": "●"}
 _MEANINGS = {
@@ -29,10 +29,19 @@ def evidence(run: RunFolder) -> Evidence:
         found = task_counts(run, name)
         if found is None:
             continue
-        counts = found.said.counts
+        counts = found.counts
         held_out = counts.get(f"{s.HELD_OUT} positive", 0) if s.HELD_OUT in found.splits else None
-        tasks.append(Task(name, counts["all rows"], counts["all positive"], counts["all unknown"], held_out, found.absent))
+        tasks.append(Task(name, counts["all rows"], counts["all positive"], counts["all unknown"], held_out, found.absent, _judged(run, name)))
     return Evidence(gather(run), account(run), run.json("timeline/tokenize.json") or {}, tuple(tasks))
+
+
+def _judged(run: RunFolder, task: str) -> tuple[int, int] | None:
+    """Rows with and without the outcome among those that were forecast: what the methods are judged by; None without a forecast."""
+    asked, labels = run.parquet(f"forecast/{task}.parquet", KEY), run.labels(task)
+    if asked is None or labels is None:
+        return None
+    value = labels.join(asked.select(KEY).unique(), on=KEY, how="semi")["boolean_value"].drop_nulls()
+    return int(value.sum()), int((~value).sum())
 
 
 def section(run: RunFolder) -> Section:
@@ -46,7 +55,7 @@ def section(run: RunFolder) -> Section:
         raise MissingInputs("events/ or events/ingest.json")
     verdict = judge(found)
     parts: list[Any] = [_summary(verdict)]
-    parts += [tag("ul", *(_card(one) for one in verdict.findings), class_="findings")] if verdict.findings else [note("Nothing was found.")]
+    parts += [tag("ul", *(_card(one, run.tell) for one in verdict.findings), class_="findings")] if verdict.findings else [note("Nothing was found.")]
     if verdict.passed:
         listed = tag("ul", *(tag("li", name) for name in verdict.passed))
         parts.append(details(f"{len(verdict.passed)} checks that found nothing worth telling", listed))
@@ -66,29 +75,22 @@ def _summary(verdict: Verdict) -> Markup:
     return join([lead, table(["Kind", *SEVERITIES], rows, caption="Findings by kind and severity", class_="sum")])
 
 
-def how_many(one: Finding) -> str:
-    """How many of how many, small counts hidden."""
+def how_many(one: Finding, tell: Teller) -> str:
+    """How many of how many."""
     if one.count is None:
         return ""
+    say = tell if one.of_people else Teller(exact=True)
     if one.of is None:
-        return f"{suppress.plain(one.count)} {one.unit}"
-    inside, _ = suppress.parts([one.count, one.of - one.count])
-    share = suppress.share(one.count, one.of)
-    return f"{inside} of {one.of:,} {one.unit}" + (f" ({share})" if share else "")
+        return f"{say(one.count)} {one.unit}"
+    share = say.share(one.count, one.of)
+    return f"{say(one.count)} of {say(one.of)} {one.unit}" + (f" ({share})" if share else "")
 
 
-def _where(one: Finding) -> str:
-    numbers = [n for _, n in one.where if n is not None]
-    told = suppress.parts(numbers) if numbers and sum(numbers) == one.count else [suppress.plain(n) for n in numbers]
-    said = iter(told)
-    return "; ".join(name if n is None else f"{name} {next(said)}" for name, n in one.where)
-
-
-def _card(one: Finding) -> Markup:
+def _card(one: Finding, tell: Teller) -> Markup:
     head = [tag("span", f"{_MARKS[one.severity]} {one.severity}", class_=f"severity {one.severity}"), " ", tag("b", one.title)]
-    counted = how_many(one)
+    counted = how_many(one, tell)
     lines: list[Any] = [tag("p", *head, *([": ", counted] if counted else []), class_="head")]
-    if where := _where(one):
+    if where := "; ".join(tell.text(name) if n is None else f"{name} {tell(n)}" for name, n in one.where):
         lines.append(tag("p", f"Where: {where}.", class_="note"))
     lines.append(tag("p", one.why, " ", tag("b", "What to do: "), one.advice))
     return tag("li", *lines, class_=one.severity)

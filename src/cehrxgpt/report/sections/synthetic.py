@@ -28,7 +28,7 @@ from cehrxgpt.report.markup import (
 )
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections import MissingInputs
-from cehrxgpt.report.suppress import SMALL_CELL
+from cehrxgpt.report.suppress import SMALL_CELL, Teller
 from cehrxgpt.report.svg import Axis, Chart, grid, responsive
 
 _SIDES = (("real", "c1"), ("synthetic", "c2"))
@@ -45,14 +45,14 @@ def section(run: RunFolder) -> Section:
     rows = run.parquet("evaluation/fidelity.parquet")
     pairs = _prevalence(run, rows)
     people = _people(run)
-    summary = _summary(rows)
+    summary = _summary(run, rows)
     if summary is None and pairs is None and people is None:
         raise MissingInputs("evaluation/fidelity.parquet, synthetic_events/")
     parts: list[Any] = [_sentence(run)]
     if pairs is not None and pairs.height:
         parts += [_scatter(run, pairs), _differences(run, pairs)]
     if people is not None:
-        parts.append(_people_charts(people))
+        parts.append(_people_charts(people, run.tell))
     if summary is not None:
         parts.append(summary)
     return Section("synthetic", "Synthetic against real", join(parts))
@@ -99,9 +99,10 @@ def _prevalence(run: RunFolder, rows: pl.DataFrame | None) -> pl.DataFrame | Non
         totals.append(max(1, int(total.item())))
     both = counted[0].join(counted[1], on="code", how="full", coalesce=True, suffix="_synthetic").fill_null(0)
     kept = both.filter((pl.col("n") >= SMALL_CELL) | (pl.col("n_synthetic") >= SMALL_CELL))
-    return kept.select("code", (pl.col("n") / totals[0]).alias("real"), (pl.col("n_synthetic") / totals[1]).alias("synthetic")).sort(
-        "real", "code", descending=[True, False]
-    )
+    # Of real people shares are of rounded counts: who has not a code that nearly all have is told no more than who has a rare one.
+    shares = pl.Series("real", run.tell.many(kept["n"].to_numpy()) / max(run.tell.many([totals[0]])[0], 1))
+    found = kept.select("code", shares.clip(0, 1), (pl.col("n_synthetic") / totals[1]).alias("synthetic"))
+    return found.sort("real", "code", descending=[True, False])
 
 
 def _groups(pairs: pl.DataFrame) -> list[tuple[str, str, pl.DataFrame]]:
@@ -208,26 +209,26 @@ def _people(run: RunFolder) -> dict[str, pl.DataFrame] | None:
     return found if all(frame.height for frame in found.values()) else None
 
 
-def _people_charts(people: dict[str, pl.DataFrame]) -> Markup:
+def _people_charts(people: dict[str, pl.DataFrame], tell: Teller) -> Markup:
     parts: list[Any] = [legend([(side, f"{colour} box") for side, colour in _SIDES])]
     charts = []
-    pyramid = _pyramid(people)
+    pyramid = _pyramid(people, tell)
     if pyramid is not None:
         charts.append(pyramid)
-    charts.append(_events_chart(people))
+    charts.append(_events_chart(people, tell))
     return join([*parts, grid(charts)])
 
 
-def _shares(frame: pl.DataFrame, sex: str, least: int) -> Any:
-    """Share of all subjects who are of this sex, per decade of age; cells of fewer than `least` subjects count as none."""
+def _shares(frame: pl.DataFrame, sex: str, tell: Teller) -> Any:
+    """Share of all subjects who are of this sex, per decade of age; of real people cells of fewer than eleven count as none."""
     ages = frame.filter((pl.col("sex") == sex) & pl.col("age").is_not_null())["age"].to_numpy()
     counts = np.bincount(np.clip(ages // 10, 0, _DECADES - 1).astype(int), minlength=_DECADES)
-    return np.where(counts >= least, counts, 0) / max(frame.height, 1)
+    return tell.many(counts) / max(float(tell.many([frame.height])[0]), 1)
 
 
-def _pyramid(people: dict[str, pl.DataFrame]) -> Markup | None:
-    least = {"real": SMALL_CELL, "synthetic": 1}  # nobody stands behind a synthetic cell
-    shares = {(side, sex): _shares(people[side], sex, least[side]) for side, _ in _SIDES for sex in ("female", "male")}
+def _pyramid(people: dict[str, pl.DataFrame], tell: Teller) -> Markup | None:
+    tells = {"real": tell, "synthetic": Teller(exact=True)}  # nobody stands behind a synthetic cell
+    shares = {(side, sex): _shares(people[side], sex, tells[side]) for side, _ in _SIDES for sex in ("female", "male")}
     top = max(float(values.max()) for values in shares.values())
     if top <= 0:
         return None
@@ -250,17 +251,17 @@ def _pyramid(people: dict[str, pl.DataFrame]) -> Markup | None:
     chart.raw(f"M{float(chart.at_x(0)):.1f} {chart.top}V{chart.height - chart.bottom}", "axis")
     chart.label(float(chart.at_x(-high / 2)), 30, "female", anchor="middle", class_="strong")
     chart.label(float(chart.at_x(high / 2)), 30, "male", anchor="middle", class_="strong")
-    return figure(
-        chart.svg("Ages and sexes of real and synthetic subjects"), f"Age and sex. Cells of fewer than {SMALL_CELL} real subjects are drawn empty."
-    )
+    hidden = "" if tell.exact else f" Cells of fewer than {SMALL_CELL} real subjects are drawn empty."
+    return figure(chart.svg("Ages and sexes of real and synthetic subjects"), f"Age and sex.{hidden}")
 
 
-def _events_chart(people: dict[str, pl.DataFrame]) -> Markup:
+def _events_chart(people: dict[str, pl.DataFrame], tell: Teller) -> Markup:
     values = {side: people[side]["events"].to_numpy().clip(1).astype(float) for side, _ in _SIDES}
     together = np.concatenate(list(values.values()))
     low, high = float(np.quantile(together, 0.005)), float(np.quantile(together, 0.995))
     edges = np.geomspace(max(low, 1), max(high, low * 3, 3), 19)
-    heights = {side: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] / len(v) for side, v in values.items()}
+    counts = {side: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for side, v in values.items()}
+    heights = {"real": tell.many(counts["real"]) / len(values["real"]), "synthetic": counts["synthetic"] / len(values["synthetic"])}
     top = max(float(h.max()) for h in heights.values())
     chart = Chart(
         360, 330, Axis.logarithmic(float(edges[0]), float(edges[-1])), Axis.linear(0, top, target=4, label=lambda v: f"{100 * v:.4g}%", snap=True),
@@ -272,11 +273,20 @@ def _events_chart(people: dict[str, pl.DataFrame]) -> Markup:
     return figure(chart.svg("Events per subject, real and synthetic"), f"Events per subject; medians: {medians}.")
 
 
-def _summary(rows: pl.DataFrame | None) -> Markup | None:
+def _as_told(run: RunFolder, row: dict[str, Any]) -> dict[str, Any]:
+    """A share of real people as every share of the page: times the number of people it would be a count."""
+    sides = _sides(run) if row["metric"] == "dead_mean_real" and is_number(row["value"]) and not run.tell.exact else None
+    if sides is None:
+        return row
+    people = int(sides[0].select(pl.col("subject_id").n_unique()).collect().item())
+    return {**row, "value": run.tell.ratio(round(row["value"] * people), people)}
+
+
+def _summary(run: RunFolder, rows: pl.DataFrame | None) -> Markup | None:
     """Metric rows of `fidelity.parquet`: one line per metric, one column per thing compared with the real data."""
     if rows is None or not {"metric", "value"} <= set(rows.columns):
         return None
-    listed = rows.filter(pl.col("metric").is_not_null() & pl.col("value").is_not_null()).to_dicts()
+    listed = [_as_told(run, row) for row in rows.filter(pl.col("metric").is_not_null() & pl.col("value").is_not_null()).to_dicts()]
     if not listed:
         return None
     methods = list(dict.fromkeys(str(row.get("method", "synthetic")) for row in listed))

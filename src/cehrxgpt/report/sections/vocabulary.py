@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -26,6 +27,7 @@ from cehrxgpt.report.sections import MissingInputs, budget
 from cehrxgpt.report.sections.data import flatten, scalar
 from cehrxgpt.report.sections.histories import histories, visit_starts
 from cehrxgpt.report.sections.training import parameters
+from cehrxgpt.report.suppress import Teller
 from cehrxgpt.report.tokens import KINDS, open_store
 
 
@@ -54,7 +56,7 @@ def section(run: RunFolder) -> Section:
     if store is not None:
         add("lengths", "How long histories are", histories(run, store, visit_starts(vocabulary) if vocabulary is not None else None))
     if vocabulary is not None and store is not None and counts is not None:
-        add("budget", "Token budget", budget.spent(vocabulary, counts, store))
+        add("budget", "Token budget", budget.spent(vocabulary, counts, store, run.tell))
     elif vocabulary is not None:
         add("budget", "The vocabulary", _kinds(vocabulary))
     if store is not None:
@@ -73,11 +75,7 @@ def _kinds(vocabulary: pl.DataFrame) -> Markup:
 
 def _account(run: RunFolder, facts: dict[str, Any]) -> list[Markup]:
     """What else `tokenize.json` says, behind a line: plain entries, and lists of codes or changes as tables."""
-    simple = [
-        (readable(name), percent(v) if "share" in name and is_number(v) else scalar(v))
-        for name, v in facts.items()
-        if not isinstance(v, (list, dict))
-    ]
+    simple = [(readable(name), _said(run.tell, facts, name)) for name, v in facts.items() if not isinstance(v, (list, dict))]
     found = [definitions(simple[:24])] if simple else []
     for key, value in facts.items():
         if key == "splits":
@@ -93,8 +91,24 @@ def _account(run: RunFolder, facts: dict[str, Any]) -> list[Markup]:
     return [details("The stage’s own account", *found)] if found else []
 
 
+_SHARES = {"dropped_share": "events_dropped", "rolled_up_share": "events_rolled_up", "backed_off_share": "events_backed_off"}
+_CODES = ("vocabulary", "codes_kept", "codes_dropped")  # counted, and nobody's
+
+
+def _said(tell: Teller, facts: Mapping[str, Any], name: str) -> str:
+    """One entry of the account: counts of people and of their rows as everywhere on the page."""
+    value, of = facts[name], facts.get("events")
+    if name in _SHARES and is_number(facts.get(_SHARES[name])) and is_number(of):
+        return tell.share(facts[_SHARES[name]], of) or "–"
+    if "share" in name and is_number(value):
+        return percent(value)
+    return scalar(value) if name in _CODES or isinstance(value, bool) or not isinstance(value, int) else tell(value)
+
+
 def _cell(run: RunFolder, column: str, value: Any) -> Any:
     if column == "code" and isinstance(value, str):
         name = run.name(value)
         return join([shorten(name, 60), " ", tag("code", shorten(value, 60))]) if name != value else tag("code", shorten(value, 60))
+    if column in ("events", "subjects", "patients") and is_number(value):
+        return run.tell(value)
     return percent(value) if "share" in column and is_number(value) else scalar(value) if value is not None else None
