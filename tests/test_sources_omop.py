@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def test_without_a_person_table_whoever_has_rows_is_a_subject(tmp_path: Path) ->
     assert rows_of(events, 2, "OBSERVATION//END")[0]["available_time"] == at(2010, 1, 12, 10, 30)
 
 
+def test_observation_until_a_date_lasts_that_day(tmp_path: Path) -> None:
+    """Without periods of their own people are observed until their last event: a date, until the end of that day."""
+    tables = base()
+    tables["drug_exposure"] = [{"person_id": 1, "drug_concept_id": 5, "drug_exposure_start_date": "2010-03-01"}]
+    events, _ = run(write_cdm(tmp_path / "cdm", tables), tmp_path / "out")
+    ends = [rows_of(events, subject, "OBSERVATION//END")[0] for subject in (1, 2)]
+    assert [(end["time"], end["available_time"], end["time_precision"]) for end in ends] == [
+        (at(2010, 3, 1, *LAST), at(2010, 3, 1, *LAST), "day"), (at(2010, 1, 12, 10, 30), at(2010, 1, 12, 10, 30), "minute"),
+    ]  # fmt: skip
+
+
 def test_times_and_when_they_are_known(tmp_path: Path) -> None:
     tables = base()
     # 12 of 16 times are not midnight, and a null datetime falls back to the date.
@@ -161,8 +173,10 @@ def test_values(tmp_path: Path) -> None:
         measurement(4, 1, "2010-01-04 09:00:00", None, value_as_concept_id=0, value_source_value="trace"),
         measurement(5, 1, "2010-01-05 09:00:00", 3.0, measurement_concept_id=0, measurement_source_value="LOCAL 7", value_source_value="3"),
         measurement(6, 1, "2010-01-06 09:00:00", float("nan")),
+        measurement(7, 1, "2010-01-07 09:00:00", 1e50),  # more than 32 bits hold
     ]
-    events, _ = run(write_cdm(tmp_path / "cdm", tables, suffix=".parquet"), tmp_path / "out")
+    events, report = run(write_cdm(tmp_path / "cdm", tables, suffix=".parquet"), tmp_path / "out")
+    assert report["unreadable_values"] == {"measurement": {"value_as_number": 1}}
     found = events.filter(pl.col("origin") == "measurement").select("code", "numeric_value", "text_value", "unit", "operator").rows()
     assert found == [
         ("measurement/3004410", 7.5, None, "8554", "<"),
@@ -170,6 +184,7 @@ def test_values(tmp_path: Path) -> None:
         ("measurement/3004410", None, "45884084", "8554", None),
         ("measurement/3004410", None, "trace", "8554", None),
         ("measurement/0/LOCAL 7", 3.0, None, "8554", None),
+        ("measurement/3004410", None, None, "8554", None),
         ("measurement/3004410", None, None, "8554", None),
     ]
 
@@ -364,6 +379,32 @@ def test_the_barest_tables(tmp_path: Path) -> None:
     codes = ["Visit/9202", "condition/0/I10", "drug/5", "procedure/5", "measurement/5", "observation/5", "MEDS_DEATH"]
     assert clinical["code"].to_list() == codes
     assert report["tables_absent"] == ["observation_period", "device_exposure", "visit_detail", "concept", "concept_ancestor"]
+
+
+def test_parts_may_have_other_columns(tmp_path: Path) -> None:
+    """A column that only some parts of a table have is null in the others, whichever part comes first."""
+    tables = base()
+    rows = tables.pop("condition_occurrence")
+    write_cdm(tmp_path / "cdm", tables, suffix=".parquet")
+    (tmp_path / "cdm" / "condition_occurrence").mkdir()
+    bare = pl.DataFrame(rows[:20]).select("person_id", "condition_concept_id", "condition_start_date")
+    coded = pl.DataFrame(rows[20:]).with_columns(pl.lit(0).alias("condition_concept_id"), pl.lit("I50.9").alias("condition_source_value"))
+    for first, second in ((bare, coded), (coded, bare)):
+        for number, frame in enumerate((first, second)):
+            frame.write_parquet(tmp_path / "cdm" / "condition_occurrence" / f"{number}.parquet")
+        events, report = run(tmp_path / "cdm", tmp_path / "out")
+        counted = dict(events.filter(pl.col("code").str.starts_with("condition")).group_by("code").len().rows())
+        assert counted == {"condition/316139": 20, "condition/0/I50.9": 16}
+        assert report["tables"]["condition_occurrence"] == {"read": 36, "kept": 36, "dropped": {}}
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_long_text_is_read(tmp_path: Path) -> None:
+    tables = base()
+    tables["observation"] = [{"person_id": 1, "observation_concept_id": 5, "observation_date": "2010-01-01", "value_as_string": "word " * 900_000}]
+    for suffix in (".csv", ".csv.gz"):
+        events, _ = run(write_cdm(tmp_path / suffix, tables, suffix=suffix), tmp_path / f"out{suffix}")
+        assert rows_of(events, 1, "observation/5")[0]["text_value"] == ("word " * 900_000).strip()
 
 
 def test_forms_that_other_programs_write(tmp_path: Path) -> None:

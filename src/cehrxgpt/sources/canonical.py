@@ -194,13 +194,15 @@ def _policy_periods(rows: pl.DataFrame, periods: pl.DataFrame) -> pl.DataFrame:
     """START at the first and END at the last event, for subjects without a period of their own."""
     timed = rows.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH))
     timed = timed.join(periods.select("subject_id").unique(), on="subject_id", how="anti")
-    last = pl.max_horizontal("time", pl.when(pl.col("code").str.starts_with(s.VISIT_PREFIX)).then("end_time"))
+    until = pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")
+    last = pl.max_horizontal(until, pl.when(pl.col("code").str.starts_with(s.VISIT_PREFIX)).then("end_time"))
     bounds = timed.group_by("subject_id").agg(
         pl.col("time").min().alias("first"), pl.col("available_time").min().alias("first_known"), last.max().alias("last")
     )
     start = bounds.select("subject_id", pl.lit(s.OBSERVATION_START).alias("code"), pl.col("first").alias("time"), pl.col("first_known"))
     end = bounds.select("subject_id", pl.lit(s.OBSERVATION_END).alias("code"), pl.col("last").alias("time"), pl.col("last").alias("first_known"))
-    rows = pl.concat([start, end]).with_columns((pl.col("time") == pl.col("time").dt.truncate("1d")).alias("time_is_date"))
+    at_a_day = (pl.col("time") == pl.col("time").dt.truncate("1d")) | (pl.col("time") == last_instant(pl.col("time")))
+    rows = pl.concat([start, end]).with_columns(at_a_day.alias("time_is_date"))
     return rows.with_columns(
         pl.max_horizontal("time", "first_known").alias("available_time"),
         precision().alias("time_precision"),

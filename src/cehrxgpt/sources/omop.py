@@ -15,6 +15,7 @@ import ibis.expr.types as ir
 import polars as pl
 from ibis.backends.duckdb import Backend
 
+from cehrxgpt.errors import InputError
 from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, ICU_PREFIX, RACE_PREFIX, VISIT_PREFIX
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.columns import Columns, hashed
@@ -304,9 +305,15 @@ class OmopSource:
         return pl.concat(found) if found else pl.DataFrame(schema={"group": pl.String, "rows": pl.Int64, "midnights": pl.Int64, "late": pl.Int64})
 
     def subjects(self, folder: Path) -> pl.Series:
-        """Those of the person table; where there is none, of all tables."""
+        """Those of the person table; where there is none, of all tables.
+
+        Raises:
+            InputError: the person table is there, and empty.
+        """
         names = ["person"] if "person" in self._stage.tables else self.tables()
         found = [staged.select("subject_id").distinct() for staged in (self._staged(folder, name) for name in names) if staged is not None]
+        if not found:
+            raise InputError(f"{self._stage.tables['person'].where} has no row; every other table's rows belong to someone in it, or leave it out")
         return pl.concat([fetch(table)["subject_id"].cast(pl.Int64) for table in found]).drop_nulls().unique()
 
     def own_splits(self, folder: Path) -> pl.DataFrame | None:
