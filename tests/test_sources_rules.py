@@ -236,6 +236,19 @@ def test_the_datas_own_split_wins() -> None:
     assert assign_splits(pl.Series([1]), {"train": 1.0}, 0)[0].rows() == [(1, "train")]
 
 
+@pytest.mark.parametrize("name", ["../../../elsewhere", "a/b", ".hidden", "", "a\\b", "a\nb"])
+def test_a_split_names_one_folder(name: str) -> None:
+    own = pl.DataFrame({"subject_id": [1, 2, 3], "split": ["train", name, "held_out"]})
+    with pytest.raises(InputError, match="cannot be the name of a split's folder"):
+        assign_splits(pl.Series([1, 2, 3]), SHARES, 0, own=own)
+
+
+def test_a_subject_is_in_one_split() -> None:
+    own = pl.DataFrame({"subject_id": [1, 2, 3, 1, 2, 2], "split": ["train", "train", "held_out", "tuning", "train", "tuning"]})
+    with pytest.raises(InputError, match="2 subjects are in two splits"):
+        assign_splits(pl.Series([1, 2, 3]), SHARES, 0, own=own)
+
+
 def test_an_admission_is_not_known_in_the_emergency_room(tmp_path: Path) -> None:
     """An emergency visit that becomes an admission at 20:00 is one visit afterwards; at noon the record knows nothing of it."""
     frames = {
