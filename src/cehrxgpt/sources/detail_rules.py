@@ -28,6 +28,7 @@ def mend_details(events: pl.DataFrame, visits: pl.DataFrame, ledger: Ledger) -> 
         "visit_id",
         pl.col("time").alias("_start"),
         pl.col("end_time").alias("_end"),
+        pl.col("time_is_date").alias("_start_is_date"),
         (pl.lit(DETAIL_PREFIX) + pl.col("code").str.strip_prefix(VISIT_PREFIX)).alias("_code"),
         classes.is_span(pl.col("visit_class")).alias("_span"),
     )
@@ -44,8 +45,8 @@ def mend_details(events: pl.DataFrame, visits: pl.DataFrame, ledger: Ledger) -> 
     details = details.with_columns(
         pl.when(early).then("_start").otherwise("time").alias("time"),
         pl.when(late).then("_end").otherwise("end_time").alias("end_time"),
-        # moved from midnight to the visit's hour on the same day, the hour is no more known than before
-        (pl.col("time_is_date") & ~(early & (pl.col("time") < pl.col("_start").dt.truncate("1d"))).fill_null(False)).alias("time_is_date"),
+        # moved to another day it begins as the visit does; moved from midnight to the visit's hour, the hour is no more known than before
+        pl.when(early & (pl.col("time") < pl.col("_start").dt.truncate("1d"))).then("_start_is_date").otherwise("time_is_date").alias("time_is_date"),
         (pl.col("end_is_date") & ~late.fill_null(False)).alias("end_is_date"),
     )
     return pl.concat([events.filter(pl.col("origin").ne_missing(DETAIL)), details.select(events.columns)])
