@@ -85,15 +85,19 @@ class Recount:
         return "(SELECT DISTINCT TRY_CAST(person_id AS BIGINT) AS id FROM person)" if "person" in self.columns else "NULL"
 
     def births(self) -> None:
-        """birth(id, born): the year decides where a birth's datetime says another."""
+        """birth(id, born): the year decides where a birth's datetime says another; an implausible one is none, no such day is the year's first."""
         self.db.execute("CREATE TABLE birth (id BIGINT, born TIMESTAMP)")
         if "person" not in self.columns:
             return
         year, month, day = (self._column("person", f"{part}_of_birth", "INT") for part in ("year", "month", "day"))
         exact = self._column("person", "birth_datetime", "TIMESTAMP")
-        made = f"TRY_CAST(printf('%04d-%02d-%02d', {year}, coalesce({month}, 1), coalesce({day}, 1)) AS TIMESTAMP)"
+        year = f"(CASE WHEN {year} BETWEEN 1800 AND 2899 THEN {year} END)"
+        made = (
+            f"coalesce(TRY_CAST(printf('%04d-%02d-%02d', {year}, {month}, coalesce({day}, 1)) AS TIMESTAMP), make_timestamp({year}, 1, 1, 0, 0, 0))"
+        )
         chosen = f"CASE WHEN {exact} IS NOT NULL AND ({year} IS NULL OR year({exact}) = {year}) THEN {exact} WHEN {year} IS NOT NULL THEN {made} END"
-        self.db.execute(f"INSERT INTO birth SELECT TRY_CAST(person_id AS BIGINT) AS id, min(date_trunc('day', {chosen})) FROM person GROUP BY id")
+        born = f"SELECT TRY_CAST(person_id AS BIGINT) AS id, date_trunc('day', {chosen}) AS born FROM person"
+        self.db.execute(f"INSERT INTO birth SELECT id, min(born) FILTER (born BETWEEN '1800-01-01' AND {self.latest}) FROM ({born}) GROUP BY id")
 
     def _judge(self, table: str, columns: str, reasons: list[tuple[str, str]], *, name: str = "") -> Count:
         """Rows of `table` with `columns`, each under the first reason that it meets; the others stay as the table `kept_<table>`."""

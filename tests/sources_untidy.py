@@ -204,6 +204,23 @@ UNTIDY: dict[str, Untidy] = {
         dropped={"condition_occurrence": {"before_birth": 1, "placeholder_date": 1}},
         mended={"person": {"birth_datetime_of_another_year": 1}},
     ),
+    "births_on_no_day": Untidy(
+        {
+            **_with(condition_occurrence=[condition(number, number, "1950-01-02 10:00:00", concept=number) for number in range(1, 9)]),
+            "person": [
+                person(1, month_of_birth=0, day_of_birth=0),
+                person(2, month_of_birth=13),
+                person(3, month_of_birth=2, day_of_birth=31),
+                person(4, month_of_birth=None),
+                person(5, year_of_birth=0),
+                person(6, year_of_birth=99999),
+                person(7, year_of_birth=2890),  # of a true calendar
+                person(8, year_of_birth=0, birth_datetime="1949-05-17 00:00:00"),
+            ],
+        },
+        dropped={"condition_occurrence": {}},
+        mended={"person": {"birth_on_no_day_of_the_year": 3, "implausible_birth": 4}},
+    ),
     "far_dates": Untidy(
         _with(
             condition_occurrence=[

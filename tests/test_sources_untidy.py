@@ -90,6 +90,12 @@ def test_births_and_far_dates(tmp_path: Path) -> None:
     assert rows_of(events, 2, "OBSERVATION//END")[0]["time"].year == 2161
 
 
+def test_a_birth_on_no_day_is_the_years_first(tmp_path: Path) -> None:
+    events, _ = run(UNTIDY["births_on_no_day"].write(tmp_path / "cdm"), tmp_path / "out")
+    births = dict(events.filter(pl.col("code") == "MEDS_BIRTH").select("subject_id", "time").rows())
+    assert births == {**dict.fromkeys((1, 2, 3, 4), datetime(1950, 1, 1)), 8: datetime(1949, 5, 17)}
+
+
 def test_an_admission_without_hours_begins_with_the_emergency_visit_of_its_day(tmp_path: Path) -> None:
     events, _ = run(UNTIDY["admissions_without_hours"].write(tmp_path / "cdm"), tmp_path / "out")
     stays = events.filter(pl.col("code").str.starts_with("Visit/"))

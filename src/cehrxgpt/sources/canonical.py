@@ -22,6 +22,7 @@ from cehrxgpt.sources.ledger import Ledger
 
 DAY = pl.duration(days=1)
 EARLIEST = datetime(1900, 1, 2)  # up to 1900-01-01, dates of events are placeholders for unknown ones
+EARLIEST_BIRTH = datetime(1800, 1, 1)  # shifted calendars have births of 1840
 LATEST_SHIFTED = datetime(2899, 12, 31, 23, 59, 59, 999999)  # 2999-12-31 and 9999-12-31 are placeholders too
 OWN_PERIODS, FIRST_TO_LAST = "observation_period", "first_to_last_event"
 
@@ -78,12 +79,15 @@ def _drop_impossible(frame: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.Da
     return ledger.drop(_drop_future(frame, rules, ledger), pl.col("time") < EARLIEST, "placeholder_date")
 
 
-def _statics(bucket: Bucket, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _statics(bucket: Bucket, rules: Rules, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Demographic rows, and `birth` per subject."""
     statics = _first_checks(bucket.statics, bucket, ledger, time=False)
     statics = statics.with_columns(pl.col("time").dt.truncate("1d")).sort("subject_id", "code", "time", "derived", nulls_last=True)
     born = pl.col("code") == s.BIRTH
     statics = ledger.drop(statics, born & pl.col("time").is_null(), "no_date")
+    never = born & ((pl.col("time") < EARLIEST_BIRTH) | (pl.col("time") > (rules.latest or LATEST_SHIFTED)))
+    ledger.mend(statics, never & pl.col("derived"), "implausible_birth")
+    statics = ledger.drop(statics, never, "implausible_birth")
     statics = ledger.drop(statics, born & ~pl.struct("subject_id", "code").is_first_distinct(), "birth_repeated")
     prefix = pl.col("code").str.split_exact("/", 1).struct.field("field_0")
     repeated = ~born & ~pl.struct(pl.col("subject_id"), prefix.alias("prefix")).is_first_distinct() & prefix.is_in(["gender", "race", "ethnicity"])
@@ -227,7 +231,7 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     if bucket.native is not None:
         ledger.keep(bucket.native)
         return conform(_in_order(bucket.native))
-    statics, births = _statics(bucket, ledger)
+    statics, births = _statics(bucket, rules, ledger)
     deaths = _deaths(bucket, births, rules, ledger)
     periods = _periods(bucket, births, deaths, rules, ledger)
     visits = _first_checks(bucket.visits, bucket, ledger, duplicates=False)  # events follow a visit's double: see visit_rules
