@@ -99,15 +99,15 @@ class Recount:
         born = f"SELECT TRY_CAST(person_id AS BIGINT) AS id, date_trunc('day', {chosen}) AS born FROM person"
         self.db.execute(f"INSERT INTO birth SELECT id, min(born) FILTER (born BETWEEN '1800-01-01' AND {self.latest}) FROM ({born}) GROUP BY id")
 
-    def _judge(self, table: str, columns: str, reasons: list[tuple[str, str]], *, name: str = "") -> Count:
-        """Rows of `table` with `columns`, each under the first reason that it meets; the others stay as the table `kept_<table>`."""
+    def _judge(self, table: str, columns: str, reasons: list[tuple[str, str]], *, name: str = "", rows: str = "") -> Count:
+        """Rows of `table` (or `rows` of it) with `columns`, each under the first reason that it meets; the others are left."""
         cases = " ".join(f"WHEN {condition} THEN '{reason}'" for condition, reason in reasons)
         name = name or table
         people = "" if "person" not in self.columns else f"LEFT JOIN {self._people()} known ON known.id = x.subject"
         known = "TRUE" if "person" not in self.columns else "known.id IS NOT NULL"
         self.db.execute(
             f"CREATE OR REPLACE TABLE judged_{name} AS SELECT *, CASE {cases} END AS reason FROM ("
-            f"SELECT x.*, {known} AS known, birth.born, died.died FROM (SELECT {columns} FROM {table}) x "
+            f"SELECT x.*, {known} AS known, birth.born, died.died FROM (SELECT {columns} FROM {rows or table}) x "
             f"LEFT JOIN birth ON birth.id = x.subject LEFT JOIN died ON died.id = x.subject {people}) j"
         )
         dropped = dict(self.db.execute(f"SELECT reason, count(*) FROM judged_{name} WHERE reason IS NOT NULL GROUP BY reason").fetchall())
@@ -180,17 +180,20 @@ class Recount:
             f"CASE WHEN {is_date} THEN date_trunc('day', {time}) ELSE {time} END AS t, {is_date} OR {dated} AS no_hours, "
             f"CASE WHEN {end_is_date} {at_midnight} THEN {last} ELSE {end} END AS u, "
             f"{self._column(table, 'visit_concept_id', 'DOUBLE')}::BIGINT AS concept, "
-            f"{self._again(table, 'visit_occurrence_id', first='visit_occurrence_id::BIGINT')} AS again"
+            f"row({self._all_but(table, 'visit_occurrence_id')}) AS content, {self._again(table, first='1')} AS same"
         )
+        # One row for each id, the earliest; then one for each content, that of the lowest id.
         placed = f"t BETWEEN '1900-01-02' AND {self.latest}"
-        repeated = f"row_number() OVER (PARTITION BY subject, visit, again, {placed} ORDER BY t, u) > 1"
+        repeated = f"row_number() OVER (PARTITION BY subject, visit, same, {placed} ORDER BY t, u) > 1 AS repeated"
+        again = "row_number() OVER (PARTITION BY content, same, repeated, visit IS NULL ORDER BY visit) > 1 AS again"
+        rows = f"(SELECT *, {again} FROM (SELECT *, {repeated} FROM (SELECT {columns} FROM {table})))"
         reasons = [
             ("subject IS NULL", "no_subject_id"), ("NOT known", "subject_not_in_person"), ("t IS NULL", "no_date"),
             (f"t > {self.latest}", "in_the_future"), ("t < '1900-01-02'", "placeholder_date"),
-            ("visit IS NULL", "no_visit_id"), ("again", "duplicate"), (repeated, "visit_id_repeated"),
+            ("visit IS NULL", "no_visit_id"), ("same", "duplicate"), ("repeated", "visit_id_repeated"), ("again", "duplicate"),
             ("t < born", "before_birth"), ("t > died + INTERVAL 1 DAY", "after_death"),
         ]  # fmt: skip
-        found = self._judge(table, columns, reasons)
+        found = self._judge(table, "*", reasons, rows=rows)
         ended = f"CASE WHEN u > {self.latest} THEN NULL WHEN u < t THEN t ELSE least(u, coalesce(died, u)) END"
         long = f"date_diff('second', t, {ended}) > 86400"
         admission = f"concept IN {INPATIENT} OR (concept IN {INPATIENT_IF_LONG} AND {long})"

@@ -150,6 +150,25 @@ UNTIDY: dict[str, Untidy] = {
             }
         },
     ),
+    "visit_ids": Untidy(
+        _with(
+            visit_occurrence=[
+                visit(1, 1, "2012-03-01 08:00:00", "2012-03-01 09:00:00", 9202),
+                visit(2, 1, "2012-03-01 08:00:00", "2012-03-01 09:00:00", 9202),  # the first one's double
+                visit(2, 1, "2012-03-05 08:00:00", "2012-03-05 12:00:00", 9203),  # its id again
+                visit(3, 1, "2012-03-05 11:00:00", "2012-03-09 12:00:00"),
+                visit(1, 2, "2012-03-01 08:00:00", "2012-03-01 09:00:00", 9202),
+                visit(1, 2, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),  # the id again
+                visit(2, 2, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),  # the same stay under an id of its own
+                visit(4, 3, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),
+                visit(4, 3, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),  # equal in all
+                visit(5, 3, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),
+            ],
+            condition_occurrence=[condition(1, 1, "2012-03-01 08:30:00", 2), condition(2, 2, "2012-04-03 10:00:00", 2)],
+        ),
+        dropped={"visit_occurrence": {"duplicate": 3, "visit_id_repeated": 2}},
+        mended={"visit_occurrence": {}},
+    ),
     "admissions_without_hours": Untidy(
         _with(
             visit_occurrence=[

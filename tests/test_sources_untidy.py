@@ -96,6 +96,14 @@ def test_a_birth_on_no_day_is_the_years_first(tmp_path: Path) -> None:
     assert births == {**dict.fromkeys((1, 2, 3, 4), datetime(1950, 1, 1)), 8: datetime(1949, 5, 17)}
 
 
+def test_no_stay_is_lost_where_ids_repeat(tmp_path: Path) -> None:
+    events, _ = run(UNTIDY["visit_ids"].write(tmp_path / "cdm"), tmp_path / "out")
+    stays = events.filter(pl.col("code").str.starts_with("Visit/")).select("subject_id", "visit_id", "code").rows()
+    assert stays == [(1, 1, "Visit/9202"), (1, 3, "Visit/9201"), (2, 1, "Visit/9202"), (2, 2, "Visit/9201"), (3, 4, "Visit/9201")]
+    assert rows_of(events, 1, "condition/316139")[-1]["visit_id"] == 1
+    assert rows_of(events, 2, "condition/316139")[-1]["visit_id"] == 2
+
+
 def test_an_admission_without_hours_begins_with_the_emergency_visit_of_its_day(tmp_path: Path) -> None:
     events, _ = run(UNTIDY["admissions_without_hours"].write(tmp_path / "cdm"), tmp_path / "out")
     stays = events.filter(pl.col("code").str.starts_with("Visit/"))

@@ -20,8 +20,7 @@ def mend_visits(
     """The visits that stand, with `visit_class`, and `merged`: subject, visit_id, `_into` of those that another one stands for."""
     visits = visits.sort("subject_id", "visit_id", "time", "end_time", "code", nulls_last=True)
     visits = ledger.drop(visits, pl.col("visit_id").is_null(), "no_visit_id")
-    visits, doubles = _drop_doubles(visits, ledger)
-    visits = ledger.drop(visits, ~pl.struct(_KEY).is_first_distinct(), "visit_id_repeated")
+    visits, doubles = _drop_repeated(visits, ledger)
     visits = visits.join(births, on="subject_id", how="left").join(
         deaths.select("subject_id", pl.col("time").alias("_death")), on="subject_id", how="left"
     )
@@ -39,15 +38,16 @@ def mend_visits(
     return visits.drop("_birth", "_death"), pl.concat([merged, onwards])
 
 
-def _drop_doubles(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Drop visits that are equal in everything but their id; the first of them stands for the others."""
+def _drop_repeated(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep one visit for each id, the earliest, and of those that are equal in everything but their id the first, which stands for the others."""
+    again = pl.col("fingerprint").is_not_null() & ~pl.struct("table", *_KEY, "time", "fingerprint").is_first_distinct()
+    visits = ledger.drop(visits, again, "duplicate")
+    visits = ledger.drop(visits, ~pl.struct(_KEY).is_first_distinct(), "visit_id_repeated")
     first = pl.col("visit_id").first().over("table", "subject_id", "time", "fingerprint")
     visits = visits.with_columns(pl.when(pl.col("fingerprint").is_not_null()).then(first).alias("_into"))
     double = (pl.col("_into") != pl.col("visit_id")).fill_null(False)
-    doubles = visits.filter(double).select(*_KEY, "_into").unique(_KEY)
-    visits = ledger.drop(visits, double, "duplicate").drop("_into")
-    again = pl.col("fingerprint").is_not_null() & ~pl.struct("table", *_KEY, "time", "fingerprint").is_first_distinct()
-    return ledger.drop(visits, again, "duplicate"), doubles
+    doubles = visits.filter(double).select(*_KEY, "_into")
+    return ledger.drop(visits, double, "duplicate").drop("_into"), doubles
 
 
 def _mend_ends(visits: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
