@@ -23,7 +23,7 @@ EVENTS = {
     "visit_detail": ("visit_detail", "visit_detail_start"),
 }
 DETAIL_KEYS = ("visit_detail_id", "preceding_visit_detail_id", "parent_visit_detail_id", "visit_detail_parent_id", "visit_detail_source_value")
-INPATIENT, INPATIENT_IF_LONG, EMERGENCY = "(9201, 262)", "(8870, 581385, 8883)", "(9203, 8870)"
+INPATIENT, EMERGENCY, A_STAY_AFTER_A_DAY = "(9201, 262)", "(9203, 8870)", "(8870)"
 Count = dict[str, dict[str, Any]]
 
 
@@ -161,10 +161,10 @@ class Recount:
         return self._judge(table, columns, reasons)
 
     def _says_its_visit(self) -> str:
-        """Whether the visit that a detail names, or the admission that this one went into, has the detail's concept."""
+        """Whether the visit that a detail names has the detail's concept, or the admission that this one went into."""
         if "visit_occurrence" not in self.columns:
             return "FALSE"
-        return "EXISTS (SELECT 1 FROM own v WHERE v.subject = j.subject AND v.visit = j.visit AND coalesce(v.merged_into, v.concept) = j.concept)"
+        return "EXISTS (SELECT 1 FROM own v WHERE v.subject = j.subject AND v.visit = j.visit AND j.concept IN (v.concept, v.merged_into))"
 
     def visits(self) -> Count:
         """`visit_occurrence`, with the merging of emergency visits into admissions."""
@@ -195,14 +195,16 @@ class Recount:
         ]  # fmt: skip
         found = self._judge(table, "*", reasons, rows=rows)
         ended = f"CASE WHEN u > {self.latest} THEN NULL WHEN u < t THEN t ELSE least(u, coalesce(died, u)) END"
-        long = f"date_diff('second', t, {ended}) > 86400"
-        admission = f"concept IN {INPATIENT} OR (concept IN {INPATIENT_IF_LONG} AND {long})"
-        emergency = f"concept IN {EMERGENCY} AND NOT admission AND e IS NOT NULL"
+        # An emergency visit lasts to its end, or a day where that is not known; of a concept that also stands for stays, a day at most.
+        day = "t + INTERVAL 1 DAY"
+        lasts = f"CASE WHEN concept IN {A_STAY_AFTER_A_DAY} THEN least({day}, coalesce({ended}, {day})) ELSE coalesce({ended}, {day}) END"
+        admission, emergency = f"concept IN {INPATIENT}", f"concept IN {EMERGENCY}"
         # An admission without hours may be at any hour of its day up to its end.
         same_day = "a.no_hours AND a.t = date_trunc('day', v.t) AND v.t <= coalesce(a.e, v.t)"
-        into = f"SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND (a.t BETWEEN v.t AND v.e OR {same_day})"
+        into = f"SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND (a.t BETWEEN v.t AND v.lasts OR {same_day})"
         self.db.execute(
-            f"CREATE TABLE own AS WITH v AS (SELECT *, {ended} AS e, {admission} AS admission FROM judged_{table} WHERE reason IS NULL) "
+            f"CREATE TABLE own AS WITH v AS (SELECT *, {ended} AS e, {lasts} AS lasts, {admission} AS admission "
+            f"FROM judged_{table} WHERE reason IS NULL) "
             f"SELECT subject, visit, concept, CASE WHEN {emergency} THEN ({into}) END AS merged_into FROM v"
         )
         merged = self.one("SELECT count(merged_into) FROM own")

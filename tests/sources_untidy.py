@@ -186,12 +186,20 @@ UNTIDY: dict[str, Untidy] = {
                 visit(3, 3, "2012-05-01 10:00:00", "2012-05-01 15:00:00", 8870),  # into the one whose hour says so
                 visit(4, 3, "2012-05-01", "2012-05-05", 262, **_DATED),
                 visit(5, 3, "2012-05-01 14:00:00", "2012-05-05 12:00:00"),
-                visit(6, 3, "2012-07-01 10:00:00", None, 9203),  # nobody knows how long: left
+                visit(6, 3, "2012-07-01 10:00:00", None, 9203),  # nobody knows how long, but a day: merged
                 visit(7, 3, "2012-07-01", "2012-07-05", **_DATED),
+                visit(8, 3, "2012-08-01 10:00:00", None, 9203),  # no more than a day: left
+                visit(9, 3, "2012-08-02 11:00:00", "2012-08-05 11:00:00"),
+                visit(10, 3, "2012-09-01 10:00:00", "2012-09-04 10:00:00", 8870),  # on the first day of what will be a stay itself: merged
+                visit(11, 3, "2012-09-02 09:00:00", "2012-09-05 11:00:00"),
+                visit(12, 3, "2012-10-01 10:00:00", "2012-10-04 10:00:00", 8870),  # a stay by then: left
+                visit(13, 3, "2012-10-02 11:00:00", "2012-10-05 11:00:00"),
+                visit(14, 3, "2012-11-01 10:00:00", "2012-11-02 10:00:00", 9203),
+                visit(15, 3, "2012-11-01 11:00:00", "2012-11-05 11:00:00", 581385),  # nobody knows yet that this will be a stay: left
             ]
         ),
-        dropped={"visit_occurrence": {"merged_into_admission": 4}},
-        mended={"visit_occurrence": {"admission_start_moved_to_emergency": 3, "visit_end_unknown": 1}},
+        dropped={"visit_occurrence": {"merged_into_admission": 6}},
+        mended={"visit_occurrence": {"admission_start_moved_to_emergency": 5, "visit_end_unknown": 2}},
     ),
     "offsets": Untidy(
         _with(

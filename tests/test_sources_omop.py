@@ -255,6 +255,36 @@ def test_visits_and_what_belongs_to_them(tmp_path: Path) -> None:
     }
 
 
+def test_a_bill_is_not_known_before_its_visit_has_ended(tmp_path: Path) -> None:
+    """However it is dated and linked; without a known end it is known with the record's last row, and without any visit by its own date."""
+    tables = base()
+    tables["visit_occurrence"] = [
+        visit(1, 1, "2012-03-05 08:00:00", "2012-03-09 12:00:00"),
+        visit(2, 2, "2012-03-05 08:00:00", None),
+        visit(3, 3, "2012-03-05 08:00:00", "2012-03-09 12:00:00"),
+        visit(4, 3, "2012-05-05 08:00:00", "2012-05-05 20:00:00", 9203),  # becomes the next
+        visit(5, 3, "2012-05-05 19:00:00", "2012-05-09 12:00:00"),
+        visit(6, 3, "2012-07-01 09:00:00", "2012-07-03 10:00:00", 9202),  # a day visit, until the third day
+    ]
+    bills = [
+        (101, 1, "2012-03-05", None), (102, 1, "2012-03-05", 1), (103, 1, "2012-03-05 08:00:00", None), (104, 2, "2012-03-05 08:00:00", 2),
+        (105, 3, "2012-03-03 08:00:00", 3), (106, 3, "2012-03-04 10:00:00", 3), (107, 3, "2012-03-11 10:00:00", 3),
+        (108, 3, "2012-03-05 10:00:00", 999), (109, 3, "2012-05-05 10:00:00", 4), (110, 3, "2012-05-05 10:00:00", 5),
+        (111, 3, "2012-07-01 09:30:00", 6), (112, 3, "2012-09-01 09:30:00", None), (113, 3, "2012-09-01", 999),
+    ]  # fmt: skip
+    for concept, subject, time, link in bills:
+        row = condition(concept, subject, time, link, concept=concept, condition_type_concept_id=32821)
+        tables["condition_occurrence"].append(row if len(time) > 10 else {**row, "condition_start_datetime": None})
+    tables["condition_occurrence"].append(condition(1, 2, "2012-08-05 14:00:00"))
+    events, _ = run(write_cdm(tmp_path / "cdm", tables), tmp_path / "out")
+    found = {concept: rows_of(events, subject, f"condition/{concept}")[0]["available_time"] for concept, subject, _, _ in bills}
+    assert found == {
+        101: at(2012, 3, 9, 12), 102: at(2012, 3, 9, 12), 103: at(2012, 3, 9, 12), 104: at(2012, 8, 5, 14),
+        105: at(2012, 3, 9, 12), 106: at(2012, 3, 9, 12), 107: at(2012, 3, 11, 10), 108: at(2012, 3, 9, 12),
+        109: at(2012, 5, 5, 20), 110: at(2012, 5, 9, 12), 111: at(2012, 7, 3, 10), 112: at(2012, 9, 1, 9, 30), 113: at(2012, 9, 1, *LAST),
+    }  # fmt: skip
+
+
 def test_an_emergency_visit_that_runs_into_an_admission_merges(tmp_path: Path) -> None:
     tables = base()
     tables["visit_occurrence"] = [

@@ -16,7 +16,7 @@ from ibis.backends.duckdb import Backend
 
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError, SchemaError, SourceError
-from cehrxgpt.events import EVENT_DTYPES, sort_events, validate_events
+from cehrxgpt.events import EMERGENCY_DTYPES, EVENT_DTYPES, sort_events, validate_events
 from cehrxgpt.sources.bucket import Bucket
 from cehrxgpt.sources.columns import Columns, hashed
 from cehrxgpt.sources.database import fetch, midnight_counts, quoted, reading, rows
@@ -55,7 +55,7 @@ class MedsSource:
 
     def _open(self) -> ir.Table:
         """All shards as one table, with lower-case names of the MEDS columns checked."""
-        there = set()
+        there: set[str] = set()
         for path in self.shards:  # one by one, so that a damaged shard is named
             with reading(path, "a MEDS Parquet shard"):
                 columns = [row[0] for row in self.connection.raw_sql(f"DESCRIBE SELECT * FROM read_parquet({quoted(path)})").fetchall()]
@@ -113,6 +113,7 @@ class MedsSource:
             for name in ("end_time", "available_time"):
                 found[name] = columns.instant(name)
             found["visit_id"] = columns.integer("visit_id")
+            found |= {name: self.table[name] for name in EMERGENCY_DTYPES if columns.has(name)}
         else:
             found["visit_id"] = columns.integer(rules.visit_id) if rules.visit_id else ibis.null("int64")
             found["unit"] = columns.text(rules.unit_column) if rules.unit_column else ibis.null("string")
