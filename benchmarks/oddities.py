@@ -156,7 +156,7 @@ ROWS: list[Row] = [
     ("people without a visit", "their events stand bare; no visit is invented", "8b",
      _everywhere(_raw(VISITLESS))),
     ("dates without a time of day", "known at the end of their day (`time_precision` day)", "1", _everywhere(_raw(AT_MIDNIGHT))),
-    ("diagnoses written for the bill", "known when the visit has ended", "1",
+    ("diagnoses written for the bill", "known when the visit that they name, or lie in, has ended", "1",
      {"meds": (_raw("SELECT count(*) FROM raw WHERE split_part(code, '//', 1) IN ('DIAGNOSIS', 'DRG')"),
                _raw("SELECT count(*) FROM events WHERE split_part(code, '//', 1) IN ('DIAGNOSIS', 'DRG') AND visit_id IS NOT NULL")),
       "mimic": (_raw("SELECT count(*) FROM condition_occurrence WHERE condition_type_concept_id = 32821"),

@@ -23,7 +23,7 @@ EVENTS = {
     "visit_detail": ("visit_detail", "visit_detail_start"),
 }
 DETAIL_KEYS = ("visit_detail_id", "preceding_visit_detail_id", "parent_visit_detail_id", "visit_detail_parent_id", "visit_detail_source_value")
-INPATIENT, INPATIENT_IF_LONG, EMERGENCY = "(9201, 262)", "(8870, 581385, 8883)", "(9203, 8870)"
+INPATIENT, EMERGENCY, A_STAY_AFTER_A_DAY = "(9201, 262)", "(9203, 8870)", "(8870)"
 Count = dict[str, dict[str, Any]]
 
 
@@ -85,25 +85,29 @@ class Recount:
         return "(SELECT DISTINCT TRY_CAST(person_id AS BIGINT) AS id FROM person)" if "person" in self.columns else "NULL"
 
     def births(self) -> None:
-        """birth(id, born): the year decides where a birth's datetime says another."""
+        """birth(id, born): the year decides where a birth's datetime says another; an implausible one is none, no such day is the year's first."""
         self.db.execute("CREATE TABLE birth (id BIGINT, born TIMESTAMP)")
         if "person" not in self.columns:
             return
         year, month, day = (self._column("person", f"{part}_of_birth", "INT") for part in ("year", "month", "day"))
         exact = self._column("person", "birth_datetime", "TIMESTAMP")
-        made = f"TRY_CAST(printf('%04d-%02d-%02d', {year}, coalesce({month}, 1), coalesce({day}, 1)) AS TIMESTAMP)"
+        year = f"(CASE WHEN {year} BETWEEN 1800 AND 2899 THEN {year} END)"
+        made = (
+            f"coalesce(TRY_CAST(printf('%04d-%02d-%02d', {year}, {month}, coalesce({day}, 1)) AS TIMESTAMP), make_timestamp({year}, 1, 1, 0, 0, 0))"
+        )
         chosen = f"CASE WHEN {exact} IS NOT NULL AND ({year} IS NULL OR year({exact}) = {year}) THEN {exact} WHEN {year} IS NOT NULL THEN {made} END"
-        self.db.execute(f"INSERT INTO birth SELECT TRY_CAST(person_id AS BIGINT) AS id, min(date_trunc('day', {chosen})) FROM person GROUP BY id")
+        born = f"SELECT TRY_CAST(person_id AS BIGINT) AS id, date_trunc('day', {chosen}) AS born FROM person"
+        self.db.execute(f"INSERT INTO birth SELECT id, min(born) FILTER (born BETWEEN '1800-01-01' AND {self.latest}) FROM ({born}) GROUP BY id")
 
-    def _judge(self, table: str, columns: str, reasons: list[tuple[str, str]], *, name: str = "") -> Count:
-        """Rows of `table` with `columns`, each under the first reason that it meets; the others stay as the table `kept_<table>`."""
+    def _judge(self, table: str, columns: str, reasons: list[tuple[str, str]], *, name: str = "", rows: str = "") -> Count:
+        """Rows of `table` (or `rows` of it) with `columns`, each under the first reason that it meets; the others are left."""
         cases = " ".join(f"WHEN {condition} THEN '{reason}'" for condition, reason in reasons)
         name = name or table
         people = "" if "person" not in self.columns else f"LEFT JOIN {self._people()} known ON known.id = x.subject"
         known = "TRUE" if "person" not in self.columns else "known.id IS NOT NULL"
         self.db.execute(
             f"CREATE OR REPLACE TABLE judged_{name} AS SELECT *, CASE {cases} END AS reason FROM ("
-            f"SELECT x.*, {known} AS known, birth.born, died.died FROM (SELECT {columns} FROM {table}) x "
+            f"SELECT x.*, {known} AS known, birth.born, died.died FROM (SELECT {columns} FROM {rows or table}) x "
             f"LEFT JOIN birth ON birth.id = x.subject LEFT JOIN died ON died.id = x.subject {people}) j"
         )
         dropped = dict(self.db.execute(f"SELECT reason, count(*) FROM judged_{name} WHERE reason IS NOT NULL GROUP BY reason").fetchall())
@@ -157,10 +161,10 @@ class Recount:
         return self._judge(table, columns, reasons)
 
     def _says_its_visit(self) -> str:
-        """Whether the visit that a detail names, or the admission that this one went into, has the detail's concept."""
+        """Whether the visit that a detail names has the detail's concept, or the admission that this one went into."""
         if "visit_occurrence" not in self.columns:
             return "FALSE"
-        return "EXISTS (SELECT 1 FROM own v WHERE v.subject = j.subject AND v.visit = j.visit AND coalesce(v.merged_into, v.concept) = j.concept)"
+        return "EXISTS (SELECT 1 FROM own v WHERE v.subject = j.subject AND v.visit = j.visit AND j.concept IN (v.concept, v.merged_into))"
 
     def visits(self) -> Count:
         """`visit_occurrence`, with the merging of emergency visits into admissions."""
@@ -176,26 +180,31 @@ class Recount:
             f"CASE WHEN {is_date} THEN date_trunc('day', {time}) ELSE {time} END AS t, {is_date} OR {dated} AS no_hours, "
             f"CASE WHEN {end_is_date} {at_midnight} THEN {last} ELSE {end} END AS u, "
             f"{self._column(table, 'visit_concept_id', 'DOUBLE')}::BIGINT AS concept, "
-            f"{self._again(table, 'visit_occurrence_id', first='visit_occurrence_id::BIGINT')} AS again"
+            f"row({self._all_but(table, 'visit_occurrence_id')}) AS content, {self._again(table, first='1')} AS same"
         )
+        # One row for each id, the earliest; then one for each content, that of the lowest id.
         placed = f"t BETWEEN '1900-01-02' AND {self.latest}"
-        repeated = f"row_number() OVER (PARTITION BY subject, visit, again, {placed} ORDER BY t, u) > 1"
+        repeated = f"row_number() OVER (PARTITION BY subject, visit, same, {placed} ORDER BY t, u) > 1 AS repeated"
+        again = "row_number() OVER (PARTITION BY content, same, repeated, visit IS NULL ORDER BY visit) > 1 AS again"
+        rows = f"(SELECT *, {again} FROM (SELECT *, {repeated} FROM (SELECT {columns} FROM {table})))"
         reasons = [
             ("subject IS NULL", "no_subject_id"), ("NOT known", "subject_not_in_person"), ("t IS NULL", "no_date"),
             (f"t > {self.latest}", "in_the_future"), ("t < '1900-01-02'", "placeholder_date"),
-            ("visit IS NULL", "no_visit_id"), ("again", "duplicate"), (repeated, "visit_id_repeated"),
+            ("visit IS NULL", "no_visit_id"), ("same", "duplicate"), ("repeated", "visit_id_repeated"), ("again", "duplicate"),
             ("t < born", "before_birth"), ("t > died + INTERVAL 1 DAY", "after_death"),
         ]  # fmt: skip
-        found = self._judge(table, columns, reasons)
+        found = self._judge(table, "*", reasons, rows=rows)
         ended = f"CASE WHEN u > {self.latest} THEN NULL WHEN u < t THEN t ELSE least(u, coalesce(died, u)) END"
-        long = f"date_diff('second', t, {ended}) > 86400"
-        admission = f"concept IN {INPATIENT} OR (concept IN {INPATIENT_IF_LONG} AND {long})"
-        emergency = f"concept IN {EMERGENCY} AND NOT admission AND e IS NOT NULL"
+        # An emergency visit lasts to its end, or a day where that is not known; of a concept that also stands for stays, a day at most.
+        day = "t + INTERVAL 1 DAY"
+        lasts = f"CASE WHEN concept IN {A_STAY_AFTER_A_DAY} THEN least({day}, coalesce({ended}, {day})) ELSE coalesce({ended}, {day}) END"
+        admission, emergency = f"concept IN {INPATIENT}", f"concept IN {EMERGENCY}"
         # An admission without hours may be at any hour of its day up to its end.
         same_day = "a.no_hours AND a.t = date_trunc('day', v.t) AND v.t <= coalesce(a.e, v.t)"
-        into = f"SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND (a.t BETWEEN v.t AND v.e OR {same_day})"
+        into = f"SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND (a.t BETWEEN v.t AND v.lasts OR {same_day})"
         self.db.execute(
-            f"CREATE TABLE own AS WITH v AS (SELECT *, {ended} AS e, {admission} AS admission FROM judged_{table} WHERE reason IS NULL) "
+            f"CREATE TABLE own AS WITH v AS (SELECT *, {ended} AS e, {lasts} AS lasts, {admission} AS admission "
+            f"FROM judged_{table} WHERE reason IS NULL) "
             f"SELECT subject, visit, concept, CASE WHEN {emergency} THEN ({into}) END AS merged_into FROM v"
         )
         merged = self.one("SELECT count(merged_into) FROM own")

@@ -150,6 +150,25 @@ UNTIDY: dict[str, Untidy] = {
             }
         },
     ),
+    "visit_ids": Untidy(
+        _with(
+            visit_occurrence=[
+                visit(1, 1, "2012-03-01 08:00:00", "2012-03-01 09:00:00", 9202),
+                visit(2, 1, "2012-03-01 08:00:00", "2012-03-01 09:00:00", 9202),  # the first one's double
+                visit(2, 1, "2012-03-05 08:00:00", "2012-03-05 12:00:00", 9203),  # its id again
+                visit(3, 1, "2012-03-05 11:00:00", "2012-03-09 12:00:00"),
+                visit(1, 2, "2012-03-01 08:00:00", "2012-03-01 09:00:00", 9202),
+                visit(1, 2, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),  # the id again
+                visit(2, 2, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),  # the same stay under an id of its own
+                visit(4, 3, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),
+                visit(4, 3, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),  # equal in all
+                visit(5, 3, "2012-04-01 08:00:00", "2012-04-07 09:00:00"),
+            ],
+            condition_occurrence=[condition(1, 1, "2012-03-01 08:30:00", 2), condition(2, 2, "2012-04-03 10:00:00", 2)],
+        ),
+        dropped={"visit_occurrence": {"duplicate": 3, "visit_id_repeated": 2}},
+        mended={"visit_occurrence": {}},
+    ),
     "admissions_without_hours": Untidy(
         _with(
             visit_occurrence=[
@@ -167,12 +186,20 @@ UNTIDY: dict[str, Untidy] = {
                 visit(3, 3, "2012-05-01 10:00:00", "2012-05-01 15:00:00", 8870),  # into the one whose hour says so
                 visit(4, 3, "2012-05-01", "2012-05-05", 262, **_DATED),
                 visit(5, 3, "2012-05-01 14:00:00", "2012-05-05 12:00:00"),
-                visit(6, 3, "2012-07-01 10:00:00", None, 9203),  # nobody knows how long: left
+                visit(6, 3, "2012-07-01 10:00:00", None, 9203),  # nobody knows how long, but a day: merged
                 visit(7, 3, "2012-07-01", "2012-07-05", **_DATED),
+                visit(8, 3, "2012-08-01 10:00:00", None, 9203),  # no more than a day: left
+                visit(9, 3, "2012-08-02 11:00:00", "2012-08-05 11:00:00"),
+                visit(10, 3, "2012-09-01 10:00:00", "2012-09-04 10:00:00", 8870),  # on the first day of what will be a stay itself: merged
+                visit(11, 3, "2012-09-02 09:00:00", "2012-09-05 11:00:00"),
+                visit(12, 3, "2012-10-01 10:00:00", "2012-10-04 10:00:00", 8870),  # a stay by then: left
+                visit(13, 3, "2012-10-02 11:00:00", "2012-10-05 11:00:00"),
+                visit(14, 3, "2012-11-01 10:00:00", "2012-11-02 10:00:00", 9203),
+                visit(15, 3, "2012-11-01 11:00:00", "2012-11-05 11:00:00", 581385),  # nobody knows yet that this will be a stay: left
             ]
         ),
-        dropped={"visit_occurrence": {"merged_into_admission": 4}},
-        mended={"visit_occurrence": {"admission_start_moved_to_emergency": 3, "visit_end_unknown": 1}},
+        dropped={"visit_occurrence": {"merged_into_admission": 6}},
+        mended={"visit_occurrence": {"admission_start_moved_to_emergency": 5, "visit_end_unknown": 2}},
     ),
     "offsets": Untidy(
         _with(
@@ -203,6 +230,23 @@ UNTIDY: dict[str, Untidy] = {
         },
         dropped={"condition_occurrence": {"before_birth": 1, "placeholder_date": 1}},
         mended={"person": {"birth_datetime_of_another_year": 1}},
+    ),
+    "births_on_no_day": Untidy(
+        {
+            **_with(condition_occurrence=[condition(number, number, "1950-01-02 10:00:00", concept=number) for number in range(1, 9)]),
+            "person": [
+                person(1, month_of_birth=0, day_of_birth=0),
+                person(2, month_of_birth=13),
+                person(3, month_of_birth=2, day_of_birth=31),
+                person(4, month_of_birth=None),
+                person(5, year_of_birth=0),
+                person(6, year_of_birth=99999),
+                person(7, year_of_birth=2890),  # of a true calendar
+                person(8, year_of_birth=0, birth_datetime="1949-05-17 00:00:00"),
+            ],
+        },
+        dropped={"condition_occurrence": {}},
+        mended={"person": {"birth_on_no_day_of_the_year": 3, "implausible_birth": 4}},
     ),
     "far_dates": Untidy(
         _with(

@@ -301,6 +301,13 @@ def test_an_interrupted_run_goes_on(hospitals: Hospitals, tmp_path: Path, monkey
         cx.adapt(hospitals.model, hospitals.second, out, config=config)
 
 
+def test_the_input_model_is_no_place_for_the_output(hospitals: Hospitals) -> None:
+    before = sorted(path.name for path in hospitals.model.iterdir())
+    with pytest.raises(OutputExistsError, match="lies inside the model"):
+        cx.adapt(hospitals.model, hospitals.second, hospitals.model / "sub", config=replace(SMALL, steps=1))
+    assert sorted(path.name for path in hospitals.model.iterdir()) == before
+
+
 def test_replay_mixes_old_training_histories_in(hospitals: Hospitals, tmp_path: Path) -> None:
     old = TokenStore(hospitals.store)
     bigger = expand(old.vocabulary, hospitals.second)

@@ -84,7 +84,7 @@ def test_refuses_to_overwrite_and_leaves_no_rest(cdm: Path) -> None:
     assert [path.name for path in cdm.parent.iterdir()] == ["cdm"]
 
 
-@pytest.mark.parametrize("bad", [{"patients": 0}, {"seed": -1}, {"truth_samples": 1}, {"truth_rows": 0}])
+@pytest.mark.parametrize("bad", [{"patients": 0}, {"seed": -1}, {"seed": 2**63}, {"truth_samples": 1}, {"truth_rows": 0}])
 def test_config_refuses_nonsense(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         SimulateConfig(**bad)

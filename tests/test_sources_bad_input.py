@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import polars as pl
 import pytest
 
 from cehrxgpt import sources
+from cehrxgpt.atomic import atomic_path
 from cehrxgpt.errors import CehrxgptError, ConfigError, InputError, OutputExistsError, StorageError
 from cehrxgpt.sources import IngestConfig, ingest
 from cehrxgpt.sources import run as ingest_run
@@ -123,6 +126,57 @@ def strangers(folder: Path) -> None:
     write_cdm(folder, tables)
 
 
+def headless(folder: Path) -> None:
+    """The values of the first row stand where the names should."""
+    write_cdm(folder, base())
+    path = folder / "person.csv"
+    path.write_text("4711,8507,1950,3,2,secret_jane,mrn-secret-17\n4712,8507,1951,3,2,SECRET,mrn-secret-18\n")
+
+
+def headless_with_repeats(folder: Path) -> None:
+    write_cdm(folder, base())
+    path = folder / "condition_occurrence.csv"
+    path.write_text("1,1,316139,2010-01-01,32817,SECRET,secret\n2,1,316139,2010-01-02,32817,secret,x\n")
+
+
+def a_column_twice(folder: Path) -> None:
+    write_cdm(folder, base())
+    path = folder / "condition_occurrence.csv"
+    path.write_text(path.read_text().replace("condition_type_concept_id", "condition_start_date"))
+
+
+def two_ways_to_end_a_line(folder: Path) -> None:
+    write_cdm(folder, base())
+    path = folder / "condition_occurrence.csv"
+    path.write_bytes(path.read_bytes() + b"SECRET\r\n")
+
+
+def open_quote(folder: Path) -> None:
+    write_cdm(folder, base())
+    path = folder / "condition_occurrence.csv"
+    path.write_text(path.read_text()[:-3] + '"SECRET\n')
+
+
+def an_endless_line(folder: Path) -> None:
+    tables = base()
+    tables["condition_occurrence"].append(condition(1, 1, "2010-01-01 10:00:00", condition_source_value="SECRET " * 5_000_000))
+    write_cdm(folder, tables)
+
+
+def parts_that_disagree(folder: Path) -> None:
+    """One part has text where the other has numbers."""
+    write_cdm(folder, {"person": base()["person"]}, suffix=".parquet")
+    frame = pl.DataFrame(base()["condition_occurrence"])
+    (folder / "condition_occurrence").mkdir()
+    frame.write_parquet(folder / "condition_occurrence" / "0.parquet")
+    frame.with_columns(pl.lit("SECRET").alias("person_id")).write_parquet(folder / "condition_occurrence" / "1.parquet")
+
+
+def only_a_header_of_people(folder: Path) -> None:
+    write_cdm(folder, base())
+    (folder / "person.csv").write_text("person_id,gender_concept_id,year_of_birth\n")
+
+
 def two_people(folder: Path) -> None:
     write_cdm(folder, base((1, 2)))
 
@@ -145,6 +199,17 @@ BAD: list[tuple[Callable[[Path], Any], str]] = [
     (twice, r"2 files could be the table person \(person\.csv, person\.parquet\); keep one"),
     (only_headers, r"hold no row"),
     (strangers, r"no clinical event could be kept \(subject_not_in_person 36\)"),
+    (
+        headless,
+        r"person\.csv: column 'person_id' is missing; .*\(columns there: 7 others, none with a name of OMOP's: is the header line missing\?\)",
+    ),
+    (headless_with_repeats, r"condition_occurrence\.csv: two columns have the same name; is the header line missing\?"),
+    (a_column_twice, r"condition_occurrence\.csv: column 'condition_start_date' stands twice in the first line; keep one"),
+    (two_ways_to_end_a_line, r"condition_occurrence\.csv: cannot be read \(some lines end in another way than the first"),
+    (open_quote, r"condition_occurrence\.csv: cannot be read \(a quoted field is not closed properly"),
+    (an_endless_line, r"condition_occurrence\.csv: cannot be read \(a line is longer than 32 MiB"),
+    (parts_that_disagree, r"condition_occurrence: column 'person_id' has 36 of 72 values that are not a whole number"),
+    (only_a_header_of_people, r"person\.csv has no row; every other table's rows belong to someone in it"),
     (two_people, r"2 subjects cannot fill the splits train, tuning, held_out"),
 ]
 
@@ -157,7 +222,7 @@ def test_one_line_and_nothing_left(tmp_path: Path, make: Callable[[Path], Any], 
     text = str(caught.value)
     assert re.search(message, text), text
     assert "\n" not in text
-    assert "SECRET" not in text
+    assert "secret" not in text.lower()
     assert caught.value.exit_status == 2
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
@@ -209,6 +274,26 @@ def test_an_output_is_never_replaced_unasked(tmp_path: Path) -> None:
     ingest(tmp_path / "cdm", tmp_path / "out", force=True)
     with pytest.raises(InputError, match="lies inside the output, which would replace it"):
         ingest(tmp_path / "out", tmp_path / "out", force=True)
+
+
+def test_who_comes_second_replaces_nothing(tmp_path: Path) -> None:
+    """Two runs for one new output: the first that is done stays."""
+    for folder in (False, True):
+        out = tmp_path / f"out{folder}"
+        with pytest.raises(OutputExistsError, match="was made by another run in the meantime"), atomic_path(out, folder=folder) as partial:
+            (partial / "mine" if folder else partial).write_text("mine")
+            out.write_text("theirs")
+        assert out.read_text() == "theirs"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_is_no_output(tmp_path: Path) -> None:
+    write_cdm(tmp_path / "cdm", base())
+    (tmp_path / "real").mkdir()
+    for name, target in (("link", "real"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        with pytest.raises(OutputExistsError, match="is a symbolic link"):
+            ingest(tmp_path / "cdm", tmp_path / name, force=True, progress=lambda *_: pytest.fail("it had begun"))
 
 
 def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +360,25 @@ def test_gzip_is_recognised_by_name(tmp_path: Path) -> None:
     assert run(tmp_path / "cdm", tmp_path / "out")[1]["files"]["person"] == "person.csv.gz"
 
 
+def test_a_view_of_what_is_gone_and_a_file_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "gone.duckdb"
+    with duckdb.connect(str(path)) as database:
+        database.execute("CREATE TABLE person AS SELECT range AS person_id, 8507 AS gender_concept_id, 1950 AS year_of_birth FROM range(5)")
+        database.execute(
+            "CREATE TABLE raw AS SELECT range AS person_id, 3 AS condition_concept_id, DATE '2010-01-01' AS condition_start_date FROM range(5)"
+        )
+        database.execute("CREATE VIEW condition_occurrence AS SELECT * FROM raw; DROP TABLE raw")
+    with pytest.raises(InputError, match=r"table condition_occurrence: cannot be read \(it refers to a table, view or column that does not exist\)"):
+        ingest(path, tmp_path / "out")
+    hold = f"import duckdb, sys; held = duckdb.connect({str(path)!r}); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InputError, match=r"gone\.duckdb: another program has it open for writing"):
+            ingest(path, tmp_path / "out")
+        other.communicate()
+
+
 def test_schemas_of_a_duckdb_file(tmp_path: Path) -> None:
     """The same tables in two schemas are read from the one that is named; a folder has none."""
     path = tmp_path / "two.duckdb"
@@ -293,5 +397,9 @@ def test_schemas_of_a_duckdb_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no schema cmd with tables; there is cdm_new, cdm_old"):
         ingest(path, tmp_path / "out", IngestConfig(schema="cmd"))
     assert len(ingest(path, tmp_path / "out", IngestConfig(schema="cdm_new")).subject_splits) == 3
+    with duckdb.connect(str(path)) as database:
+        database.execute("DELETE FROM cdm_old.condition_occurrence; INSERT INTO cdm_old.condition_occurrence VALUES (1, 2, 77, DATE '2010-01-01')")
+    for schema, code in (("cdm_old,cdm_new", "condition/77"), ("cdm_new, cdm_old", "condition/320128")):
+        assert code in ingest(path, tmp_path / "first", IngestConfig(schema=schema), force=True).read()["code"].to_list()  # the first that has one
     with pytest.raises(InputError, match="a folder has no schemas"):
         ingest(tmp_path, tmp_path / "other", IngestConfig(schema="cdm_new"))

@@ -97,6 +97,14 @@ def test_a_date_is_known_at_the_end_of_its_day(tmp_path: Path) -> None:
     assert found.select("time", "available_time", "time_precision").row(0) == (
         datetime(2010, 1, 1, 8), datetime(2010, 1, 1, 23, 59, 59, 999999), "day",
     )  # fmt: skip
+    day |= {"visit_detail_start_date": "2009-12-31"}
+    dated = visit(7, 1, "2010-01-01", "2010-01-09") | {"visit_start_datetime": None, "visit_end_datetime": None}
+    found, report = read(tmp_path / "before", visit_detail=[day], visit_occurrence=[dated])
+    found = found.filter(origin="visit_detail")
+    assert report["mended"]["visit_detail"] == {"intensive_care_cut_to_its_visit": 1}
+    assert found.select("time", "available_time", "time_precision").row(0) == (
+        datetime(2010, 1, 1), datetime(2010, 1, 1, 23, 59, 59, 999999), "day",
+    )  # fmt: skip
     emergency = visit(7, 1, "2010-01-01 10:00:00", "2010-01-02 15:00:00", 9203)
     admitted = visit(8, 1, "2010-01-02", "2010-01-09 12:00:00") | {"visit_start_datetime": None}
     events, _ = run(write_cdm(tmp_path / "other", base() | {"visit_occurrence": [emergency, admitted]}), tmp_path / "events")

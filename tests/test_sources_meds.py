@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from cehrxgpt.errors import ConfigError, SchemaError, SourceError
-from cehrxgpt.events import EVENT_DTYPES, EventDataset
+from cehrxgpt.events import EMERGENCY_DTYPES, EVENT_DTYPES, EventDataset
 from cehrxgpt.sources import IngestConfig, ingest, read_meds
 from cehrxgpt.sources.dialect import load_dialect, shipped
 from sources_cdm import base, rows_of, run, visit, write_cdm
@@ -93,6 +93,20 @@ def test_links_and_availability(mimic: tuple[pl.DataFrame, dict[str, Any], Path]
     diagnosis = rows_of(events, 1, "DIAGNOSIS//ICD//10//I50")[0]
     assert (diagnosis["time"], diagnosis["available_time"]) == (t(4), t(5))
     assert rows_of(events, 1, "LAB//50005//UNK")[0]["time_precision"] == "minute"  # charted on the hour, midnight among them
+
+
+def test_a_bill_without_a_discharge_is_known_with_the_last_row(tmp_path: Path) -> None:
+    """Also one that does not say which admission it is of."""
+    people = []
+    for subject, discharged in ((1, True), (2, False), (3, True)):
+        rows: list[dict[str, Any]] = [{"time": t(1), "code": "HOSPITAL_ADMISSION//EW EMER.//ED", "hadm_id": 5}]
+        rows += [{"time": t(5), "code": "HOSPITAL_DISCHARGE//HOME", "hadm_id": 5}] if discharged else []
+        rows += [{"time": t(1), "code": "DIAGNOSIS//ICD//10//I50", "hadm_id": 5}, {"time": t(2), "code": "DRG//HCFA//1//X"}]
+        rows += [{"time": t(day, hour), "code": f"LAB//{day}//%"} for day in (3, 9) for hour in range(1, 20)]
+        people += [{"subject_id": subject, **row} for row in rows]
+    events, _ = run(write_meds(tmp_path / "in", people), tmp_path / "out")
+    for code in ("DIAGNOSIS//ICD//10//I50", "DRG//HCFA//1//X"):
+        assert [rows_of(events, subject, code)[0]["available_time"] for subject in (1, 2)] == [t(5), t(9, 19)]
 
 
 def test_values_and_units(mimic: tuple[pl.DataFrame, dict[str, Any], Path]) -> None:
@@ -236,7 +250,7 @@ def test_metadata_say_what_it_is(mimic: tuple[pl.DataFrame, dict[str, Any], Path
     about = json.loads((folder / "metadata" / "dataset.json").read_text(encoding="utf-8"))
     assert about["cehrxgpt"] == {"format": "meds", "dialect": "mimic", "calendar": "shifted", "observation_policy": "first_to_last_event"}
     shard = EventDataset(folder).shards()[0]
-    assert pl.read_parquet_schema(shard) == EVENT_DTYPES
+    assert pl.read_parquet_schema(shard) == EVENT_DTYPES | EMERGENCY_DTYPES
 
 
 def test_rows_without_a_code_or_a_time(tmp_path: Path) -> None:

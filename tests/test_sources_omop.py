@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,17 @@ def test_without_a_person_table_whoever_has_rows_is_a_subject(tmp_path: Path) ->
     assert rows_of(events, 2, "OBSERVATION//END")[0]["available_time"] == at(2010, 1, 12, 10, 30)
 
 
+def test_observation_until_a_date_lasts_that_day(tmp_path: Path) -> None:
+    """Without periods of their own people are observed until their last event: a date, until the end of that day."""
+    tables = base()
+    tables["drug_exposure"] = [{"person_id": 1, "drug_concept_id": 5, "drug_exposure_start_date": "2010-03-01"}]
+    events, _ = run(write_cdm(tmp_path / "cdm", tables), tmp_path / "out")
+    ends = [rows_of(events, subject, "OBSERVATION//END")[0] for subject in (1, 2)]
+    assert [(end["time"], end["available_time"], end["time_precision"]) for end in ends] == [
+        (at(2010, 3, 1, *LAST), at(2010, 3, 1, *LAST), "day"), (at(2010, 1, 12, 10, 30), at(2010, 1, 12, 10, 30), "minute"),
+    ]  # fmt: skip
+
+
 def test_times_and_when_they_are_known(tmp_path: Path) -> None:
     tables = base()
     # 12 of 16 times are not midnight, and a null datetime falls back to the date.
@@ -179,8 +191,10 @@ def test_values(tmp_path: Path) -> None:
         measurement(4, 1, "2010-01-04 09:00:00", None, value_as_concept_id=0, value_source_value="trace"),
         measurement(5, 1, "2010-01-05 09:00:00", 3.0, measurement_concept_id=0, measurement_source_value="LOCAL 7", value_source_value="3"),
         measurement(6, 1, "2010-01-06 09:00:00", float("nan")),
+        measurement(7, 1, "2010-01-07 09:00:00", 1e50),  # more than 32 bits hold
     ]
-    events, _ = run(write_cdm(tmp_path / "cdm", tables, suffix=".parquet"), tmp_path / "out")
+    events, report = run(write_cdm(tmp_path / "cdm", tables, suffix=".parquet"), tmp_path / "out")
+    assert report["unreadable_values"] == {"measurement": {"value_as_number": 1}}
     found = events.filter(pl.col("origin") == "measurement").select("code", "numeric_value", "text_value", "unit", "operator").rows()
     assert found == [
         ("measurement/3004410", 7.5, None, "8554", "<"),
@@ -188,6 +202,7 @@ def test_values(tmp_path: Path) -> None:
         ("measurement/3004410", None, "45884084", "8554", None),
         ("measurement/3004410", None, "trace", "8554", None),
         ("measurement/0/LOCAL 7", 3.0, None, "8554", None),
+        ("measurement/3004410", None, None, "8554", None),
         ("measurement/3004410", None, None, "8554", None),
     ]
 
@@ -256,6 +271,36 @@ def test_visits_and_what_belongs_to_them(tmp_path: Path) -> None:
         "unlinked_over_24h_outside": 1,
         "unlinked_visit_absent": 2,
     }
+
+
+def test_a_bill_is_not_known_before_its_visit_has_ended(tmp_path: Path) -> None:
+    """However it is dated and linked; without a known end it is known with the record's last row, and without any visit by its own date."""
+    tables = base()
+    tables["visit_occurrence"] = [
+        visit(1, 1, "2012-03-05 08:00:00", "2012-03-09 12:00:00"),
+        visit(2, 2, "2012-03-05 08:00:00", None),
+        visit(3, 3, "2012-03-05 08:00:00", "2012-03-09 12:00:00"),
+        visit(4, 3, "2012-05-05 08:00:00", "2012-05-05 20:00:00", 9203),  # becomes the next
+        visit(5, 3, "2012-05-05 19:00:00", "2012-05-09 12:00:00"),
+        visit(6, 3, "2012-07-01 09:00:00", "2012-07-03 10:00:00", 9202),  # a day visit, until the third day
+    ]
+    bills = [
+        (101, 1, "2012-03-05", None), (102, 1, "2012-03-05", 1), (103, 1, "2012-03-05 08:00:00", None), (104, 2, "2012-03-05 08:00:00", 2),
+        (105, 3, "2012-03-03 08:00:00", 3), (106, 3, "2012-03-04 10:00:00", 3), (107, 3, "2012-03-11 10:00:00", 3),
+        (108, 3, "2012-03-05 10:00:00", 999), (109, 3, "2012-05-05 10:00:00", 4), (110, 3, "2012-05-05 10:00:00", 5),
+        (111, 3, "2012-07-01 09:30:00", 6), (112, 3, "2012-09-01 09:30:00", None), (113, 3, "2012-09-01", 999),
+    ]  # fmt: skip
+    for concept, subject, time, link in bills:
+        row = condition(concept, subject, time, link, concept=concept, condition_type_concept_id=32821)
+        tables["condition_occurrence"].append(row if len(time) > 10 else {**row, "condition_start_datetime": None})
+    tables["condition_occurrence"].append(condition(1, 2, "2012-08-05 14:00:00"))
+    events, _ = run(write_cdm(tmp_path / "cdm", tables), tmp_path / "out")
+    found = {concept: rows_of(events, subject, f"condition/{concept}")[0]["available_time"] for concept, subject, _, _ in bills}
+    assert found == {
+        101: at(2012, 3, 9, 12), 102: at(2012, 3, 9, 12), 103: at(2012, 3, 9, 12), 104: at(2012, 8, 5, 14),
+        105: at(2012, 3, 9, 12), 106: at(2012, 3, 9, 12), 107: at(2012, 3, 11, 10), 108: at(2012, 3, 9, 12),
+        109: at(2012, 5, 5, 20), 110: at(2012, 5, 9, 12), 111: at(2012, 7, 3, 10), 112: at(2012, 9, 1, 9, 30), 113: at(2012, 9, 1, *LAST),
+    }  # fmt: skip
 
 
 def test_an_emergency_visit_that_runs_into_an_admission_merges(tmp_path: Path) -> None:
@@ -382,6 +427,32 @@ def test_the_barest_tables(tmp_path: Path) -> None:
     codes = ["Visit/9202", "condition/0/I10", "drug/5", "procedure/5", "measurement/5", "observation/5", "MEDS_DEATH"]
     assert clinical["code"].to_list() == codes
     assert report["tables_absent"] == ["observation_period", "device_exposure", "visit_detail", "concept", "concept_ancestor"]
+
+
+def test_parts_may_have_other_columns(tmp_path: Path) -> None:
+    """A column that only some parts of a table have is null in the others, whichever part comes first."""
+    tables = base()
+    rows = tables.pop("condition_occurrence")
+    write_cdm(tmp_path / "cdm", tables, suffix=".parquet")
+    (tmp_path / "cdm" / "condition_occurrence").mkdir()
+    bare = pl.DataFrame(rows[:20]).select("person_id", "condition_concept_id", "condition_start_date")
+    coded = pl.DataFrame(rows[20:]).with_columns(pl.lit(0).alias("condition_concept_id"), pl.lit("I50.9").alias("condition_source_value"))
+    for first, second in ((bare, coded), (coded, bare)):
+        for number, frame in enumerate((first, second)):
+            frame.write_parquet(tmp_path / "cdm" / "condition_occurrence" / f"{number}.parquet")
+        events, report = run(tmp_path / "cdm", tmp_path / "out")
+        counted = dict(events.filter(pl.col("code").str.starts_with("condition")).group_by("code").len().rows())
+        assert counted == {"condition/316139": 20, "condition/0/I50.9": 16}
+        assert report["tables"]["condition_occurrence"] == {"read": 36, "kept": 36, "dropped": {}}
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_long_text_is_read(tmp_path: Path) -> None:
+    tables = base()
+    tables["observation"] = [{"person_id": 1, "observation_concept_id": 5, "observation_date": "2010-01-01", "value_as_string": "word " * 900_000}]
+    for suffix in (".csv", ".csv.gz"):
+        events, _ = run(write_cdm(tmp_path / suffix, tables, suffix=suffix), tmp_path / f"out{suffix}")
+        assert rows_of(events, 1, "observation/5")[0]["text_value"] == ("word " * 900_000).strip()
 
 
 def test_forms_that_other_programs_write(tmp_path: Path) -> None:

@@ -236,8 +236,21 @@ def test_the_datas_own_split_wins() -> None:
     assert assign_splits(pl.Series([1]), {"train": 1.0}, 0)[0].rows() == [(1, "train")]
 
 
+@pytest.mark.parametrize("name", ["../../../elsewhere", "a/b", ".hidden", "", "a\\b", "a\nb"])
+def test_a_split_names_one_folder(name: str) -> None:
+    own = pl.DataFrame({"subject_id": [1, 2, 3], "split": ["train", name, "held_out"]})
+    with pytest.raises(InputError, match="cannot be the name of a split's folder"):
+        assign_splits(pl.Series([1, 2, 3]), SHARES, 0, own=own)
+
+
+def test_a_subject_is_in_one_split() -> None:
+    own = pl.DataFrame({"subject_id": [1, 2, 3, 1, 2, 2], "split": ["train", "train", "held_out", "tuning", "train", "tuning"]})
+    with pytest.raises(InputError, match="2 subjects are in two splits"):
+        assign_splits(pl.Series([1, 2, 3]), SHARES, 0, own=own)
+
+
 def test_an_admission_is_not_known_in_the_emergency_room(tmp_path: Path) -> None:
-    """An emergency visit that becomes an admission at 20:00 is one visit afterwards; at noon the record knows nothing of it."""
+    """An emergency visit that becomes an admission at 20:00 is one visit afterwards; at noon it is an emergency visit."""
     frames = {
         "person": pl.DataFrame({"person_id": [1, 2, 3], "gender_concept_id": [8507] * 3, "year_of_birth": [1950] * 3, "race_concept_id": [0] * 3}),
         "visit_occurrence": pl.DataFrame(
@@ -270,7 +283,9 @@ def test_an_admission_is_not_known_in_the_emergency_room(tmp_path: Path) -> None
     assert visits["available_time"].to_list() == [datetime(2015, 3, 1, 20)]
     noon = cut_history(events, pl.DataFrame({"subject_id": [1], "prediction_time": [datetime(2015, 3, 1, 12)]}))
     coded = noon.filter(pl.col("code").str.starts_with("condition/") | pl.col("code").str.starts_with("Visit/"))
-    assert coded.select("code", "visit_id").rows() == [("condition/77670", None)]
+    assert coded.select("code", "time", "end_time", "visit_id").rows() == [
+        ("Visit/9203", datetime(2015, 3, 1, 8), None, 10), ("condition/77670", datetime(2015, 3, 1, 9, 30), None, 10),
+    ]  # fmt: skip
     night = cut_history(events, pl.DataFrame({"subject_id": [1], "prediction_time": [datetime(2015, 3, 1, 23)]}))
     assert "Visit/9201" in night["code"].to_list()
     assert night.filter(pl.col("code") == "condition/77670")["visit_id"].null_count() == 0

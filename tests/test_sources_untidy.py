@@ -90,11 +90,25 @@ def test_births_and_far_dates(tmp_path: Path) -> None:
     assert rows_of(events, 2, "OBSERVATION//END")[0]["time"].year == 2161
 
 
+def test_a_birth_on_no_day_is_the_years_first(tmp_path: Path) -> None:
+    events, _ = run(UNTIDY["births_on_no_day"].write(tmp_path / "cdm"), tmp_path / "out")
+    births = dict(events.filter(pl.col("code") == "MEDS_BIRTH").select("subject_id", "time").rows())
+    assert births == {**dict.fromkeys((1, 2, 3, 4), datetime(1950, 1, 1)), 8: datetime(1949, 5, 17)}
+
+
+def test_no_stay_is_lost_where_ids_repeat(tmp_path: Path) -> None:
+    events, _ = run(UNTIDY["visit_ids"].write(tmp_path / "cdm"), tmp_path / "out")
+    stays = events.filter(pl.col("code").str.starts_with("Visit/")).select("subject_id", "visit_id", "code").rows()
+    assert stays == [(1, 1, "Visit/9202"), (1, 3, "Visit/9201"), (2, 1, "Visit/9202"), (2, 2, "Visit/9201"), (3, 4, "Visit/9201")]
+    assert rows_of(events, 1, "condition/316139")[-1]["visit_id"] == 1
+    assert rows_of(events, 2, "condition/316139")[-1]["visit_id"] == 2
+
+
 def test_an_admission_without_hours_begins_with_the_emergency_visit_of_its_day(tmp_path: Path) -> None:
     events, _ = run(UNTIDY["admissions_without_hours"].write(tmp_path / "cdm"), tmp_path / "out")
     stays = events.filter(pl.col("code").str.starts_with("Visit/"))
     assert {subject: stays.filter(subject_id=subject)["visit_id"].to_list() for subject in (1, 2, 3)} == {
-        1: [2, 3], 2: [5, 7, 8, 9], 3: [1, 2, 4, 5, 7, 6],
+        1: [2, 3], 2: [5, 7, 8, 9], 3: [1, 2, 4, 5, 7, 8, 9, 11, 12, 13, 14, 15],
     }  # fmt: skip
     moved = stays.filter(subject_id=1, visit_id=2).select("time", "available_time", "time_precision").row(0)
     assert moved == (datetime(2012, 3, 1, 10), datetime(2012, 3, 1, 23, 59, 59, 999999), "minute")  # known as an admission by the end of its day

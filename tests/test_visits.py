@@ -40,7 +40,7 @@ CODES += [f"Visit/{name}" for name in visits.CLASSES]
         ("Visit/581385", 600, "observation"),
         ("Visit/581385", 3000, "inpatient"),
         ("Visit/8883", 3000, "inpatient"),
-        ("Visit/8883", 0, "outpatient"),
+        ("Visit/8883", 0, "observation"),
         ("Visit/9202", 99999, "outpatient"),
         ("Visit/2000000123", 99999, "other"),
         ("Visit/emergency", 99999, "emergency"),
@@ -71,13 +71,19 @@ def test_classes_are_spans_or_days() -> None:
     assert not visits.is_listed("Visit/1")
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_hours_do_not_depend_on_the_duration(code: str) -> None:
+    """What a visit will have been is not known while it goes on."""
+    assert len({visits.class_of(code, minutes) in visits.SPAN_CLASSES for minutes in (None, 0, 1440, 1441, 1e6)}) == 1
+
+
 def test_import_needs_no_polars() -> None:
     code = "import sys, cehrxgpt.visits as v; v.class_of('Visit/9201'); assert 'polars' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_intensive_care_and_visits_with_hours() -> None:
-    """Intensive care lies inside visits that have hours at least when they last."""
+    """Intensive care lies inside visits that have hours."""
     assert {32037, 581379} <= set(visits.intensive_care())
     assert [code for code in ("Visit/9201", "Visit/8870", "Visit/8883", "Visit/9202", "Visit/other", "Visit/7") if visits.has_hours(code)] == [
         "Visit/9201",

@@ -19,6 +19,8 @@ from cehrxgpt.errors import OutputExistsError, StorageError
 
 def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Raise `OutputExistsError` if `out` is there and `force` is not given, or if one of the inputs is, or lies in, what it would replace."""
+    if out.is_symlink() and not out.is_file():
+        raise OutputExistsError(f"{out} is a symbolic link, which cannot be replaced by a folder; give the folder it points to, or another --out")
     if out.exists() and not force:
         raise OutputExistsError(f"{out} exists already; give --force to replace it, or another --out")
     for given in inputs:
@@ -63,7 +65,9 @@ def _partial_beside(out: Path) -> Path:
     return out.parent / f".{out.name}.partial-{os.getpid()}"
 
 
-def _replace(partial: Path, out: Path) -> None:
+def _replace(partial: Path, out: Path, *, force: bool) -> None:
+    if out.exists() and not force:
+        raise OutputExistsError(f"{out} was made by another run in the meantime; it stays as it is (--force would replace it)")
     if out.is_dir() and not out.is_symlink():
         # A non-empty folder cannot be replaced by one rename: move the old one aside first, drop it last.
         old = out.parent / f".{out.name}.old-{os.getpid()}"
@@ -85,7 +89,7 @@ def atomic_path(out: str | Path, *, force: bool = False, folder: bool = False) -
         folder: make the yielded path a folder.
 
     Raises:
-        OutputExistsError: `out` exists and `force` is false.
+        OutputExistsError: `out` exists and `force` is false, before the block or at its end.
         StorageError: the machine failed (disk full, read-only, ...); nothing is left behind.
     """
     out = Path(out)
@@ -95,7 +99,7 @@ def atomic_path(out: str | Path, *, force: bool = False, folder: bool = False) -
         if folder:
             partial.mkdir()
         yield partial
-        _replace(partial, out)
+        _replace(partial, out, force=force)
     except OSError as error:
         raise StorageError(f"could not write {out}: {error.strerror or error}; nothing was left behind") from error
     finally:

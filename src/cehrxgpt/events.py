@@ -43,6 +43,23 @@ EVENT_DTYPES: dict[str, pl.DataType] = {
 """The EventTable's columns as Polars types, in order (twin of `schema.EVENT_SCHEMA`)."""
 
 
+_EMERGENCY = {
+    "visit_id": pl.Int64(),
+    "code": pl.String(),  # Visit/...
+    "time": pl.Datetime("us"),
+    "time_precision": pl.String(),
+    "end_time": pl.Datetime("us"),
+    "available_time": pl.Datetime("us"),
+    "discharge": pl.String(),  # discharge/... at its end
+}
+EMERGENCY_DTYPES: dict[str, pl.DataType] = {"emergencies": pl.List(pl.Struct(_EMERGENCY)), "emergency_id": pl.Int64()}
+"""Further columns, which an EventTable may have: what stood in the place of an admission that came of an emergency visit, before it was known.
+
+`emergencies`, of the admission's row: the emergency visits that it stands for, as they were. `emergency_id`, of a row in it: the one it was in.
+Only `cut_history` reads them; where they are absent, what happened then stands by itself.
+"""
+
+
 def rank_expression(code: str = "code", time: str = "time") -> pl.Expr:
     """`schema.event_rank`, vectorised: the rank of kind of each row."""
     name = pl.col(code)
@@ -75,12 +92,14 @@ def empty_events() -> pl.DataFrame:
 
 
 def conform(events: pl.DataFrame) -> pl.DataFrame:
-    """Cast to the EventTable's types, add absent nullable columns as nulls, put the columns in order, drop others."""
+    """Cast to the EventTable's types, add absent nullable columns as nulls, put the columns in order, drop others (but EMERGENCY_DTYPES)."""
     missing = [name for name in ("subject_id", "time", "code") if name not in events.columns]
     if missing:
         raise SchemaError(f"event table: column '{missing[0]}' is missing; expected subject_id, time, code")
+    further = [pl.col(name).cast(dtype) for name, dtype in EMERGENCY_DTYPES.items() if name in events.columns]
     return events.select(
-        pl.col(name).cast(dtype) if name in events.columns else pl.lit(None, dtype=dtype).alias(name) for name, dtype in EVENT_DTYPES.items()
+        *(pl.col(name).cast(dtype) if name in events.columns else pl.lit(None, dtype=dtype).alias(name) for name, dtype in EVENT_DTYPES.items()),
+        *further,
     )
 
 
@@ -112,7 +131,9 @@ def cut_history(events: pl.DataFrame, at: pl.DataFrame) -> pl.DataFrame:
     """What the record knew at each prediction time: one copy of the subject's history per row of `at`.
 
     Rows with `available_time <= prediction_time` and the static rows stay; an `end_time` that lies after the prediction time is
-    made null (an open visit has no known end); a rule that is the same for labels, embeddings and rollouts.
+    made null (an open visit has no known end); a rule that is the same for labels, embeddings and rollouts. An admission that came of
+    an emergency visit is that emergency visit until it is known (EMERGENCY_DTYPES); intensive care that lies in no visit so far is an event,
+    as the ingest has it.
 
     Args:
         events: EventTable.
@@ -124,13 +145,42 @@ def cut_history(events: pl.DataFrame, at: pl.DataFrame) -> pl.DataFrame:
     joined = events.join(at.select("subject_id", pl.col("prediction_time").cast(pl.Datetime("us"))).unique(), on="subject_id", how="inner")
     known = joined.filter(pl.col("time").is_null() | (pl.col("available_time") <= pl.col("prediction_time")))
     known = known.filter(pl.col("code") != s.OBSERVATION_END)
+    if "emergencies" in joined.columns:
+        known = pl.concat([known.drop("emergencies"), *_emergencies(joined)], how="diagonal")
     known = known.with_columns(pl.when(pl.col("end_time") <= pl.col("prediction_time")).then(pl.col("end_time")).alias("end_time"))
-    # What happened in a visit that is not known yet (an emergency that becomes an admission later) stands by itself until then.
+    # What happened in a visit that is not known yet was in an emergency visit then, or stands by itself.
     is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX)
     opened = is_visit.any().over("subject_id", "prediction_time", "visit_id")
-    known = known.with_columns(pl.when(opened).then(pl.col("visit_id")).alias("visit_id"))
+    if "emergency_id" in known.columns:
+        known = known.with_columns(pl.when(opened).then("visit_id").otherwise("emergency_id").alias("visit_id")).drop("emergency_id")
+    known = known.with_columns(pl.when(opened).then("visit_id").alias("visit_id"))
+    known = known.with_columns(_intensive_care().alias("code"))
     keys = ["subject_id", "prediction_time", "time", "_rank", "code", "numeric_value", "unit", "text_value", "visit_id"]
     return known.with_columns(rank_expression().alias("_rank")).sort(keys, nulls_last=False, maintain_order=True).drop("_rank")
+
+
+def _emergencies(joined: pl.DataFrame) -> list[pl.DataFrame]:
+    """Rows of emergency visits, and of where they ended, whose admission is not known at the prediction time; no frame where there is none."""
+    became = joined.filter(pl.col("emergencies").is_not_null() & (pl.col("available_time") > pl.col("prediction_time")))
+    if became.is_empty():
+        return []
+    visits = became.select("subject_id", "prediction_time", "emergencies", "origin").explode("emergencies", empty_as_null=True).unnest("emergencies")
+    visits = visits.filter(pl.col("available_time") <= pl.col("prediction_time"))
+    places = visits.filter(pl.col("discharge").is_not_null() & (pl.col("end_time") <= pl.col("prediction_time")))
+    ended = pl.col("end_time")
+    places = places.select(
+        "subject_id", "prediction_time", "visit_id", "origin", "time_precision",
+        pl.col("discharge").alias("code"), ended.alias("time"), ended.alias("available_time"),
+    )  # fmt: skip
+    return [visits.drop("discharge"), places]
+
+
+def _intensive_care() -> pl.Expr:
+    """The codes, of which those of intensive care outside the visits that are known are events `visit_detail/...`."""
+    code = pl.col("code")
+    left = pl.col("end_time").filter(code.str.starts_with(s.VISIT_PREFIX)).max().over("subject_id", "prediction_time", "visit_id")
+    outside = code.str.starts_with(s.ICU_PREFIX) & (pl.col("visit_id").is_null() | (pl.col("time") > left).fill_null(False))
+    return pl.when(outside).then(pl.lit(s.DETAIL_PREFIX) + code.str.strip_prefix(s.ICU_PREFIX)).otherwise(code)
 
 
 @contextmanager

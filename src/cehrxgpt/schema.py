@@ -32,6 +32,7 @@ OBSERVATION_START = "OBSERVATION//START"
 OBSERVATION_END = "OBSERVATION//END"
 VISIT_PREFIX = "Visit/"  # Visit/<concept_id or class>: time, end_time, visit_id
 ICU_PREFIX = "VisitDetail/"  # VisitDetail/<concept_id or unit>: a stay in intensive care, inside a visit; time, end_time, visit_id
+DETAIL_PREFIX = "visit_detail/"  # visit_detail/<concept_id>: a move to a ward, or intensive care outside every visit: an event like others
 DISCHARGE_PREFIX = "discharge/"  # discharge/<concept_id or place>: at the visit's end
 GENDER_PREFIX = "gender/"  # static
 RACE_PREFIX = "race/"  # static

@@ -1,7 +1,8 @@
 """Classes of visits: which stays have hours inside, which are one calendar day, and how a visit concept falls into them.
 
 One small file (`visit_classes.yaml`) serves ingest, timeline and tasks. A concept that sites use both for a few hours and for days
-of stay (an emergency room that keeps its patients, an observation room) is inpatient when it lasts over 24 hours.
+of stay (an emergency room that keeps its patients, an observation room) is inpatient when it lasts over 24 hours. The duration changes
+what a visit is called, never whether it has hours inside: that is known when it begins.
 
 Polars is imported only by the functions that build expressions, so that the file can be read without the data stack.
 """
@@ -48,6 +49,8 @@ def _table() -> tuple[dict[str, str], frozenset[str], int]:
     ambiguous = frozenset(f"{VISIT_PREFIX}{identifier}" for identifier in content["ambiguous"])
     if not ambiguous <= set(classes):
         raise ConfigError(f"{_FILE.name}: every concept under 'ambiguous' also needs its class under 'concepts'")
+    if not all(classes[code] in SPAN_CLASSES for code in ambiguous):
+        raise ConfigError(f"{_FILE.name}: concepts under 'ambiguous' need a class with hours inside ({', '.join(SPAN_CLASSES)})")
     return classes, ambiguous, int(content["stay_hours"]) * 60
 
 
@@ -67,8 +70,8 @@ def intensive_care() -> tuple[int, ...]:
 
 @cache
 def has_hours(code: str) -> bool:
-    """Whether visits of this `Visit/...` code have hours inside, at least where they last long enough."""
-    return class_of(code) in SPAN_CLASSES or code in _table()[1]
+    """Whether visits of this `Visit/...` code have hours inside, however long they last."""
+    return class_of(code) in SPAN_CLASSES
 
 
 def is_listed(code: str) -> bool:
@@ -95,6 +98,16 @@ def classify(code: pl.Expr, duration_minutes: pl.Expr) -> pl.Expr:
     plain = code.replace_strict(list(classes), list(classes.values()), default="other", return_dtype=pl.String)
     long_stay = (code.is_in(sorted(ambiguous)) & (duration_minutes > stay)).fill_null(False)
     return pl.when(long_stay).then(pl.lit("inpatient")).otherwise(plain)
+
+
+def is_ambiguous(code: pl.Expr) -> pl.Expr:
+    """True where the concept is one that becomes an inpatient stay when it lasts over `stay_minutes`."""
+    return code.is_in(sorted(_table()[1]))
+
+
+def stay_minutes() -> int:
+    """Beyond which an ambiguous visit is a stay."""
+    return _table()[2]
 
 
 def rank(visit_class: pl.Expr) -> pl.Expr:

@@ -52,8 +52,8 @@ class SimulateConfig:
             raise ValueError(f"population must be one of {', '.join(known())}, or one made known with add_population, not '{self.population}'")
         if self.hospital not in (hospitals := tuple(population(self.population).intake)):
             raise ValueError(f"hospital of population {self.population} must be {' or '.join(hospitals)}, not '{self.hospital}'")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, not {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be 0 to 2^63 - 1, not {self.seed}")
         if self.truth_samples != 0 and self.truth_samples < 2:
             raise ValueError(f"truth_samples must be 0 (none) or at least 2, not {self.truth_samples}")
         if self.truth_rows is not None and self.truth_rows < 1:

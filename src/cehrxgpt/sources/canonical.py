@@ -13,15 +13,18 @@ from datetime import datetime
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.events import EVENT_DTYPES, conform, rank_expression
-from cehrxgpt.sources import visit_rules
+from cehrxgpt.events import EMERGENCY_DTYPES, EVENT_DTYPES, conform, rank_expression
+from cehrxgpt.sources.bill_rules import wait_for_the_bill
 from cehrxgpt.sources.bucket import EVENTS, Bucket, shaped
 from cehrxgpt.sources.detail_rules import mend_details
-from cehrxgpt.sources.instants import last_instant
+from cehrxgpt.sources.emergency_rules import KEY, in_emergencies
+from cehrxgpt.sources.instants import known, last_instant, precision
 from cehrxgpt.sources.ledger import Ledger
+from cehrxgpt.sources.visit_rules import Visits, discharges, link, mend_visits
 
 DAY = pl.duration(days=1)
 EARLIEST = datetime(1900, 1, 2)  # up to 1900-01-01, dates of events are placeholders for unknown ones
+EARLIEST_BIRTH = datetime(1800, 1, 1)  # shifted calendars have births of 1840
 LATEST_SHIFTED = datetime(2899, 12, 31, 23, 59, 59, 999999)  # 2999-12-31 and 9999-12-31 are placeholders too
 OWN_PERIODS, FIRST_TO_LAST = "observation_period", "first_to_last_event"
 
@@ -78,12 +81,15 @@ def _drop_impossible(frame: pl.DataFrame, rules: Rules, ledger: Ledger) -> pl.Da
     return ledger.drop(_drop_future(frame, rules, ledger), pl.col("time") < EARLIEST, "placeholder_date")
 
 
-def _statics(bucket: Bucket, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _statics(bucket: Bucket, rules: Rules, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Demographic rows, and `birth` per subject."""
     statics = _first_checks(bucket.statics, bucket, ledger, time=False)
     statics = statics.with_columns(pl.col("time").dt.truncate("1d")).sort("subject_id", "code", "time", "derived", nulls_last=True)
     born = pl.col("code") == s.BIRTH
     statics = ledger.drop(statics, born & pl.col("time").is_null(), "no_date")
+    never = born & ((pl.col("time") < EARLIEST_BIRTH) | (pl.col("time") > (rules.latest or LATEST_SHIFTED)))
+    ledger.mend(statics, never & pl.col("derived"), "implausible_birth")
+    statics = ledger.drop(statics, never, "implausible_birth")
     statics = ledger.drop(statics, born & ~pl.struct("subject_id", "code").is_first_distinct(), "birth_repeated")
     prefix = pl.col("code").str.split_exact("/", 1).struct.field("field_0")
     repeated = ~born & ~pl.struct(pl.col("subject_id"), prefix.alias("prefix")).is_first_distinct() & prefix.is_in(["gender", "race", "ethnicity"])
@@ -153,27 +159,24 @@ def _events(bucket: Bucket, births: pl.DataFrame, deaths: pl.DataFrame, rules: R
     ).drop("_later")  # fmt: skip
 
 
-def _available(events: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
-    """When the record could know each event (RULES of time 1), and how exact its time is.
+def _available(events: pl.DataFrame, visits: Visits, periods: pl.DataFrame, deaths: pl.DataFrame) -> pl.DataFrame:
+    """When the record could know each event (RULES of time 1).
 
-    Date only: the last instant of its day. A billing diagnosis: its visit's end. A discharge place stands at its visit's end itself.
+    Date only: the last instant of its day. A billing diagnosis: its visit's end. A discharge place stands at its visit's end itself, and is known
+    when the patient has left.
     """
-    ends = visits.select("subject_id", "visit_id", pl.col("end_time").alias("_visit_end"), pl.col("end_is_date").alias("_visit_end_is_date"))
-    events = events.join(ends, on=["subject_id", "visit_id"], how="left")
+    ends = visits.standing.select(*KEY, pl.col("end_time").alias("_visit_end"), pl.col("end_is_date").alias("_visit_end_is_date"), "left_time")
+    events = events.join(ends, on=KEY, how="left")
     at_end = pl.col("discharge") & pl.col("_visit_end").is_not_null()
     events = events.with_columns(
         pl.when(at_end).then("_visit_end").otherwise("time").alias("time"),
         pl.when(at_end).then("_visit_end_is_date").otherwise("time_is_date").alias("time_is_date"),
     )
-    known = pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")
-    billed = pl.when("billing").then("_visit_end")
-    return events.with_columns(pl.max_horizontal(known, billed).alias("available_time")).drop("_visit_end", "_visit_end_is_date")
-
-
-def precision() -> pl.Expr:
-    """`day`, `minute` or `second`, of columns `time` and `time_is_date`."""
-    seconds = (pl.col("time").dt.second() != 0) | (pl.col("time").dt.microsecond() != 0)
-    return pl.when("time_is_date").then(pl.lit("day")).when(seconds).then(pl.lit("second")).otherwise(pl.lit("minute"))
+    left = pl.when(at_end).then("left_time")
+    events = events.with_columns(pl.max_horizontal(known(), left).alias("available_time")).drop("_visit_end", "_visit_end_is_date", "left_time")
+    instants = [(events, "available_time"), (visits.standing, "time"), (visits.standing, "end_time"), (periods, "time"), (deaths, "time")]
+    record = pl.concat([frame.select("subject_id", pl.col(name).alias("_record_end")) for frame, name in instants])
+    return wait_for_the_bill(events, visits.standing, visits.own_ends, record.group_by("subject_id").agg(pl.col("_record_end").max()))
 
 
 def _until_death(events: pl.DataFrame, deaths: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
@@ -194,13 +197,15 @@ def _policy_periods(rows: pl.DataFrame, periods: pl.DataFrame) -> pl.DataFrame:
     """START at the first and END at the last event, for subjects without a period of their own."""
     timed = rows.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH))
     timed = timed.join(periods.select("subject_id").unique(), on="subject_id", how="anti")
-    last = pl.max_horizontal("time", pl.when(pl.col("code").str.starts_with(s.VISIT_PREFIX)).then("end_time"))
+    until = pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")
+    last = pl.max_horizontal(until, pl.when(pl.col("code").str.starts_with(s.VISIT_PREFIX)).then("end_time"))
     bounds = timed.group_by("subject_id").agg(
         pl.col("time").min().alias("first"), pl.col("available_time").min().alias("first_known"), last.max().alias("last")
     )
     start = bounds.select("subject_id", pl.lit(s.OBSERVATION_START).alias("code"), pl.col("first").alias("time"), pl.col("first_known"))
     end = bounds.select("subject_id", pl.lit(s.OBSERVATION_END).alias("code"), pl.col("last").alias("time"), pl.col("last").alias("first_known"))
-    rows = pl.concat([start, end]).with_columns((pl.col("time") == pl.col("time").dt.truncate("1d")).alias("time_is_date"))
+    at_a_day = (pl.col("time") == pl.col("time").dt.truncate("1d")) | (pl.col("time") == last_instant(pl.col("time")))
+    rows = pl.concat([start, end]).with_columns(at_a_day.alias("time_is_date"))
     return rows.with_columns(
         pl.max_horizontal("time", "first_known").alias("available_time"),
         precision().alias("time_precision"),
@@ -225,7 +230,7 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     if bucket.native is not None:
         ledger.keep(bucket.native)
         return conform(_in_order(bucket.native))
-    statics, births = _statics(bucket, ledger)
+    statics, births = _statics(bucket, rules, ledger)
     deaths = _deaths(bucket, births, rules, ledger)
     periods = _periods(bucket, births, deaths, rules, ledger)
     visits = _first_checks(bucket.visits, bucket, ledger, duplicates=False)  # events follow a visit's double: see visit_rules
@@ -233,15 +238,13 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     visits = _judge_precision(visits, rules, "end_time", "end_is_date", "end_group")
     visits = visits.with_columns(pl.when("end_is_date").then(last_instant(pl.col("end_time"))).otherwise("end_time").alias("end_time"))
     visits = _drop_impossible(visits, rules, ledger)
-    visits, merged = visit_rules.mend_visits(visits, births, deaths, rules.latest, ledger)
+    stays = mend_visits(visits, births, deaths, rules.latest, ledger)
     events = _events(bucket, births, deaths, rules, ledger)
-    events = pl.concat([events, shaped(visit_rules.discharges(visits), EVENTS)])
-    events = visit_rules.link(events, visits, merged, ledger)
-    events = mend_details(events, visits, ledger)
-    events = _until_death(_available(events, visits), deaths, ledger)
-    # A visit is known when it starts; where only its date is known, by the end of that day.
-    known = pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")
-    visit_rows = visits.with_columns(pl.max_horizontal(known, "admitted").alias("available_time"))
+    events = pl.concat([events, shaped(discharges(stays.standing), EVENTS)])
+    events = link(events, stays, ledger)
+    events = in_emergencies(mend_details(events, stays, ledger), stays.emergencies)
+    events = _until_death(_available(events, stays, periods, deaths), deaths, ledger)
+    visit_rows = stays.standing.with_columns(pl.max_horizontal(known(), "admitted").alias("available_time"))
     death_rows = deaths.with_columns(pl.lit(s.DEATH).alias("code"), pl.col("time").alias("available_time"))
     birth_rows = statics.with_columns(last_instant(pl.col("time")).alias("available_time"), pl.col("time").is_not_null().alias("time_is_date"))
     timed = pl.concat([events, visit_rows, death_rows, birth_rows], how="diagonal").with_columns(
@@ -249,4 +252,5 @@ def canonicalise(bucket: Bucket, rules: Rules, ledger: Ledger) -> pl.DataFrame:
     )
     rows = pl.concat([timed, periods, _policy_periods(timed, periods)], how="diagonal")
     ledger.keep(rows)
-    return _in_order(rows).select(*EVENT_DTYPES).cast(pl.Schema(EVENT_DTYPES))
+    dtypes = EVENT_DTYPES | EMERGENCY_DTYPES
+    return _in_order(rows).select(*dtypes).cast(pl.Schema(dtypes))

@@ -14,7 +14,7 @@ import ibis.expr.types as ir
 
 from cehrxgpt.errors import SchemaError
 from cehrxgpt.sources.database import reading, rows
-from cehrxgpt.sources.locate import SourceTable
+from cehrxgpt.sources.locate import SourceTable, is_omop_column
 
 _OFFSET = r"([0-9])\s*(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of a time zone, after a time of day
 _UTC = r"\s*(Z|UTC)$"
@@ -22,6 +22,7 @@ _FIRST, _LAST = ibis.timestamp("0001-01-02"), ibis.timestamp("9999-12-30 23:59:5
 _COMPACT = r"^([0-9]{4})([0-9]{2})([0-9]{2})(\.0)?$"
 _A_TIME = "a date or time such as 2011-05-17 or 2011-05-17 08:30:00"
 DOUBTFUL_SHARE = 0.2
+_LARGEST = 3.4028234663852886e38  # of 32 bits
 
 
 def _wall_clock(zone: str, instant: ir.TimestampValue) -> ir.TimestampValue:
@@ -75,7 +76,12 @@ class Columns:
     def require(self, *names: str) -> None:
         """Raise `SchemaError` unless one of the columns is there."""
         if not self.has(*names):
-            there = ", ".join(self.source.relation.columns)
+            columns = self.source.relation.columns
+            said = [name for name in columns if is_omop_column(name)]
+            others = f"{len(columns) - len(said)} others" if len(said) < len(columns) else ""
+            there = (
+                ", ".join([*said, *([others] if others else [])]) if said else f"{others}, none with a name of OMOP's: is the header line missing?"
+            )
             table = self.source.name
             raise SchemaError(f"{self.source.where}: column '{names[0]}' is missing; the OMOP table {table} needs it (columns there: {there})")
 
@@ -90,8 +96,18 @@ class Columns:
         return self._typed(name, "int64", "a whole number (signed 64-bit)", strict=True)
 
     def number(self, name: str) -> ir.FloatingValue:
-        """The column as a number; a column without one readable value is an error, single ones become null."""
-        return self._typed(name, "float64", "a number", strict=False)
+        """The column as a number of 32 bits; a column without one readable value is an error, single ones become null.
+
+        Infinity and not-a-number are numbers here; a finite one beyond 3.4e38 is none.
+        """
+        if not self.has(name) or self.source.relation[name].type() == dt.float32:
+            return self._typed(name, "float64", "a number", strict=False)
+        typed = self._typed(name, "float64", "a number", strict=False)
+        beyond = (typed.abs() > _LARGEST) & ~(typed.isinf() | typed.isnan())
+        typed = beyond.fill_null(False).ifelse(ibis.null("float64"), typed)
+        raw = self.read[name][0] if name in self.read else self.source.relation[name]
+        self.read[name] = (raw, typed, "a number up to 3.4e38", False)
+        return typed
 
     def instant(self, name: str) -> ir.TimestampValue:
         """The column as a time of the local clock, which OMOP and MEDS mean.

@@ -17,10 +17,12 @@ import ibis
 import ibis.expr.types as ir
 import polars as pl
 from ibis.backends.duckdb import Backend
+from ibis.common.exceptions import TableNotFound
 
 from cehrxgpt.errors import SourceError, StorageError
 from cehrxgpt.sources.config import IngestConfig
 
+MAX_LINE_MIB = 32  # of delimited text: a row with its notes; the database reads in pieces of this size anyway
 GIB_PER_THREAD = 0.2  # rows written by bucket are gathered up to this limit and spilled beyond it; more was no faster
 
 
@@ -59,21 +61,28 @@ def reading(what: str | Path, expected: str) -> Iterator[None]:
     except duckdb.IOException as error:
         if "space" in str(error).lower() and "device" in str(error).lower():
             raise StorageError(f"{what}: no space left on the device while reading; free some disk") from error
+        if "could not set lock" in str(error).lower():
+            raise SourceError(f"{what}: another program has it open for writing; close it there and try again") from error
         raise SourceError(f"{what}: cannot be read (truncated, damaged or of another kind?); expected {expected}") from error
+    except TableNotFound as error:
+        raise SourceError(f"{what}: cannot be read (it refers to a table, view or column that does not exist); expected {expected}") from error
     except duckdb.Error as error:
         raise SourceError(f"{what}: cannot be read ({_kind_of_fault(error)}); expected {expected}") from error
 
 
 def _kind_of_fault(error: duckdb.Error) -> str:
     """A few words for a database error, without the data that its own message may quote."""
-    text = str(error)
+    text = str(error).split("Possible fixes", 1)[0]  # what follows lists every option by name
     line = text.split("Line:", 1)[1].split()[0] if "Line:" in text else ""
     place = f" at line {line}" if line.isdigit() else ""
     for sign, words in (
         ("not utf-8", "not UTF-8 text"),
         ("Invalid unicode", "not UTF-8 text"),
         ("Expected Number of Columns", "a row has too many or too few columns"),
-        ("quote", "a quoted field is not closed properly"),
+        ("unterminated quote", "a quoted field is not closed properly, or some lines end in another way than the first"),
+        ("invalid state", "some lines end in another way than the first, as in \\n and \\r\\n"),
+        ("Maximum line size", f"a line is longer than {MAX_LINE_MIB} MiB"),
+        ("does not exist", "it refers to a table, view or column that does not exist"),
         ("Parquet", "not a Parquet file"),
         ("magic bytes", "not a Parquet file"),
     ):

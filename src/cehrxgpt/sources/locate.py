@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from cehrxgpt.errors import SourceError
-from cehrxgpt.sources.database import quoted, reading
+from cehrxgpt.sources.database import MAX_LINE_MIB, quoted, reading
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 DATABASE_SUFFIXES = (".duckdb", ".ddb", ".db")
@@ -47,6 +48,7 @@ _KNOWN_OTHERS = (  # OMOP tables that are not read: their names end like those t
     "episode",
     "survey_conduct",
 )
+_OMOP_COLUMN = re.compile(r"[a-z]+(_[a-z]+)*_(id|date|datetime|source_value|as_number|as_string|of_birth|supply|name|low|high)")
 _LOOKED_AT = 1 << 18  # bytes
 _NULLS = ["", "NULL", "null", "\\N", "NA", "NaN", "nan"]  # not "None": it is a result of some tests
 
@@ -125,6 +127,11 @@ def looks_like_omop(folder: Path) -> bool:
     return "person" in found or len(found) >= 2
 
 
+def is_omop_column(name: str) -> bool:
+    """Whether a name is built as those of OMOP columns are, so that it can be said: without a header line, a patient's values stand in its place."""
+    return _OMOP_COLUMN.fullmatch(name) is not None
+
+
 def _header(path: Path) -> str:
     """First line of a text file.
 
@@ -171,13 +178,20 @@ def _text_scan(path: Path) -> str:
     quote = "" if delimiter == "\t" and not header.startswith('"') and not _quoted_fields(path) else '"'
     nulls = ", ".join(quoted(value) for value in _NULLS)
     return (
-        f"read_csv({quoted(path)}, header=true, all_varchar=true, auto_detect=false, columns={_columns(header, delimiter)}, "
-        f"delim={quoted(delimiter)}, quote={quoted(quote)}, escape={quoted(quote)}, nullstr=[{nulls}])"
+        f"read_csv({quoted(path)}, header=true, all_varchar=true, auto_detect=false, columns={_columns(path, header, delimiter)}, "
+        f"delim={quoted(delimiter)}, quote={quoted(quote)}, escape={quoted(quote)}, nullstr=[{nulls}], "
+        f"max_line_size={MAX_LINE_MIB << 20}, buffer_size={MAX_LINE_MIB << 20})"
     )
 
 
-def _columns(header: str, delimiter: str) -> str:
+def _columns(path: Path, header: str, delimiter: str) -> str:
     names = [name.strip().strip('"').strip().lower() for name in header.split(delimiter)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        said = [name for name in twice if is_omop_column(name)]
+        what = (
+            f"column '{said[0]}' stands twice in the first line; keep one" if said else "two columns have the same name; is the header line missing?"
+        )
+        raise SourceError(f"{path}: {what}")
     return "{" + ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names) + "}"
 
 
@@ -189,7 +203,7 @@ def read_file(connection: Backend, table: str, path: Path, *, where: str = "", f
     """
     parquet = path.is_dir() or path.name.lower().endswith(".parquet")
     if parquet:
-        scan = f"read_parquet({quoted(path / '*.parquet' if path.is_dir() else path)})"
+        scan = f"read_parquet({quoted(path / '*.parquet' if path.is_dir() else path)}, union_by_name=true)"
         expected = f"a Parquet file with the OMOP table {table}"
     else:
         scan, expected = _text_scan(path), f"delimited text with the OMOP table {table}"
@@ -222,10 +236,10 @@ def open_folder(connection: Backend, folder: Path) -> tuple[dict[str, SourceTabl
 
 
 def open_duckdb(connection: Backend, path: Path, schemas: Sequence[str] = ()) -> tuple[dict[str, SourceTable], list[str]]:
-    """The OMOP tables of a DuckDB file, in these schemas or, where none is named, in whatever schema they are.
+    """The OMOP tables of a DuckDB file, in the first of these schemas that has one or, where none is named, in whatever schema they are.
 
     Raises:
-        SourceError: not a DuckDB file, no such schema, no OMOP tables, or the same table in two schemas.
+        SourceError: not a DuckDB file, no such schema, no OMOP tables, or none is named and the same table is in two schemas.
     """
     with reading(path, "a DuckDB database file"):
         connection.raw_sql(f"ATTACH {quoted(path)} AS source (READ_ONLY)")
@@ -237,20 +251,20 @@ def open_duckdb(connection: Backend, path: Path, schemas: Sequence[str] = ()) ->
         raise SourceError(f"{path}: no schema {', '.join(absent)} with tables; there is {', '.join(there) or 'none'}")
     found: dict[str, tuple[str, str]] = {}
     others = []
-    for schema, name in listed:
+    for schema, name in [row for wanted in schemas for row in listed if row[0] == wanted] if schemas else listed:
         table = name.lower()
-        if schemas and schema not in schemas:
-            continue
         if table not in TABLES:
             others.append(table)
-        elif table in found:
-            raise SourceError(f"{path}: table {table} is in the schemas {found[table][0]} and {schema}; keep one")
-        else:
+        elif table not in found:
             found[table] = (schema, name)
+        elif not schemas:
+            raise SourceError(f"{path}: table {table} is in the schemas {found[table][0]} and {schema}; name one with --schema")
     if not found:
         raise SourceError(f"{path}: no OMOP tables found; expected person, visit_occurrence, condition_occurrence, ...")
     tables = {}
     for table, (schema, name) in found.items():
-        relation = connection.table(name, database=("source", schema))
-        tables[table] = SourceTable(table, _lower_case(relation, path), f"{path}: table {table}", name)
+        where = f"{path}: table {table}"
+        with reading(where, f"the OMOP table {table}"):
+            relation = connection.table(name, database=("source", schema))
+        tables[table] = SourceTable(table, _lower_case(relation, path), where, name)
     return tables, others

@@ -16,7 +16,7 @@ from ibis.backends.duckdb import Backend
 
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError, SchemaError, SourceError
-from cehrxgpt.events import EVENT_DTYPES, sort_events, validate_events
+from cehrxgpt.events import EMERGENCY_DTYPES, EVENT_DTYPES, sort_events, validate_events
 from cehrxgpt.sources.bucket import Bucket
 from cehrxgpt.sources.columns import Columns, hashed
 from cehrxgpt.sources.database import fetch, midnight_counts, quoted, reading, rows
@@ -28,7 +28,6 @@ from cehrxgpt.sources.names import CODES
 
 OTHER = "other"  # what codes that the dialect does not place are counted under
 _OURS = ("available_time", "time_precision", "visit_id", "origin")  # columns that only our own data sets have
-_FILE = "_file"
 
 
 def looks_like_meds(folder: Path) -> bool:
@@ -48,6 +47,7 @@ class MedsSource:
         if not looks_like_meds(folder):
             raise SourceError(f"{folder}: not a MEDS data set; expected data/<split>/*.parquet")
         self.shards = sorted((folder / "data").glob("**/*.parquet"))
+        self.file = "_file"  # the column that says which shard a row is of
         self.table = self._open()
         self.native = dialect == "auto" and all(name in self.table.columns for name in _OURS)
         self.rules = None if self.native else self._recognise(dialect)
@@ -55,17 +55,21 @@ class MedsSource:
 
     def _open(self) -> ir.Table:
         """All shards as one table, with lower-case names of the MEDS columns checked."""
+        there: set[str] = set()
         for path in self.shards:  # one by one, so that a damaged shard is named
             with reading(path, "a MEDS Parquet shard"):
                 columns = [row[0] for row in self.connection.raw_sql(f"DESCRIBE SELECT * FROM read_parquet({quoted(path)})").fetchall()]
+            there.update(column.lower() for column in columns)
             for name in ("subject_id", "time", "code"):
                 if name not in columns:
                     hint = " (an older MEDS: rename patient_id to subject_id)" if name == "subject_id" and "patient_id" in columns else ""
                     raise SchemaError(f"{path}: column '{name}' is missing{hint}; MEDS needs subject_id, time and code")
+        while self.file in there:
+            self.file += "_"
         paths = "[" + ", ".join(quoted(path) for path in self.shards) + "]"
         with reading(self.folder, "Parquet shards with the same columns"):
             self.connection.raw_sql(
-                f"CREATE VIEW meds AS SELECT * FROM read_parquet({paths}, union_by_name=true, hive_partitioning=false, filename={quoted(_FILE)})"
+                f"CREATE VIEW meds AS SELECT * FROM read_parquet({paths}, union_by_name=true, hive_partitioning=false, filename={quoted(self.file)})"
             )
             return self.connection.table("meds")
 
@@ -109,14 +113,15 @@ class MedsSource:
             for name in ("end_time", "available_time"):
                 found[name] = columns.instant(name)
             found["visit_id"] = columns.integer("visit_id")
+            found |= {name: self.table[name] for name in EMERGENCY_DTYPES if columns.has(name)}
         else:
             found["visit_id"] = columns.integer(rules.visit_id) if rules.visit_id else ibis.null("int64")
             found["unit"] = columns.text(rules.unit_column) if rules.unit_column else ibis.null("string")
             found["race"] = columns.text(rules.race.column) if rules.race is not None and rules.race.column else ibis.null("string")
-            same = [name for name in self.table.columns if name not in (*rules.identifiers, _FILE)]
+            same = [name for name in self.table.columns if name not in (*rules.identifiers, self.file)]
             found["fingerprint"] = hashed(ibis.struct({name: self.table[name] for name in same}))
         found["table"] = self._counted_under()
-        found["file"] = self.table[_FILE]
+        found["file"] = self.table[self.file]
         return columns, found
 
     def check(self, name: str) -> tuple[dict[str, int], dict[str, int]]:

@@ -15,8 +15,10 @@ import ibis.expr.types as ir
 import polars as pl
 from ibis.backends.duckdb import Backend
 
+from cehrxgpt.errors import InputError
 from cehrxgpt.schema import BIRTH, DISCHARGE_PREFIX, ETHNICITY_PREFIX, GENDER_PREFIX, ICU_PREFIX, RACE_PREFIX, VISIT_PREFIX
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, PERIODS, STATICS, VISITS, Bucket, shaped
+from cehrxgpt.sources.canonical import EARLIEST_BIRTH, LATEST_SHIFTED
 from cehrxgpt.sources.columns import Columns, hashed
 from cehrxgpt.sources.database import fetch, midnight_counts, reading
 from cehrxgpt.sources.ledger import Ledger
@@ -155,13 +157,17 @@ def _visit_expression(columns: Columns) -> dict[str, ir.Value]:
 
 
 def _person_expression(columns: Columns) -> dict[str, ir.Value]:
-    year, month, day = (columns.integer(f"{part}_of_birth") for part in ("year", "month", "day"))
-    parts = year.cast("string").lpad(4, "0") + "-" + month.fill_null(1).cast("string").lpad(2, "0") + "-"
+    written, month, day = (columns.integer(f"{part}_of_birth") for part in ("year", "month", "day"))
+    plausible = written.between(EARLIEST_BIRTH.year, LATEST_SHIFTED.year)
+    year = plausible.ifelse(written, ibis.null("int64"))
     given = columns.instant("birth_datetime")
     disagrees = (given.year() != year).fill_null(False)  # the year is the column that every CDM fills: the other holds a placeholder then
-    exact = (parts + day.fill_null(1).cast("string").lpad(2, "0")).try_cast("timestamp(6)")
-    birth = ibis.coalesce(disagrees.ifelse(ibis.null("timestamp(6)"), given), exact, (parts + "01").try_cast("timestamp(6)"))
-    found = {"time": birth, "birth_disagrees": disagrees}
+    date = year.cast("string") + "-" + month.cast("string").lpad(2, "0") + "-" + day.fill_null(1).cast("string").lpad(2, "0")
+    exact = date.try_cast("timestamp(6)")
+    new_year = (year.cast("string") + "-01-01").try_cast("timestamp(6)")
+    birth = ibis.coalesce(disagrees.ifelse(ibis.null("timestamp(6)"), given), exact, new_year)
+    no_such_day = exact.isnull() & month.notnull() & year.notnull() & (given.isnull() | disagrees)
+    found = {"time": birth, "birth_disagrees": disagrees, "no_such_day": no_such_day, "no_such_year": ~plausible}
     for name in ("gender", "race", "ethnicity"):
         found[name] = columns.integer(f"{name}_concept_id").fill_null(0)
     return found
@@ -247,6 +253,8 @@ def read_bucket(stage: Path, bucket: int, tables: dict[str, SourceTable], ledger
         frame = _booked(frame, name).with_columns(pl.lit(name).alias("group"))
         if name == "person":
             ledger.mend(frame, pl.col("birth_disagrees"), "birth_datetime_of_another_year")
+            ledger.mend(frame, pl.col("no_such_day"), "birth_on_no_day_of_the_year")
+            ledger.mend(frame, pl.col("no_such_year"), "implausible_birth")
             found.statics = _statics(frame)
         elif name == "observation_period":
             found.periods = shaped(frame, PERIODS)
@@ -304,9 +312,15 @@ class OmopSource:
         return pl.concat(found) if found else pl.DataFrame(schema={"group": pl.String, "rows": pl.Int64, "midnights": pl.Int64, "late": pl.Int64})
 
     def subjects(self, folder: Path) -> pl.Series:
-        """Those of the person table; where there is none, of all tables."""
+        """Those of the person table; where there is none, of all tables.
+
+        Raises:
+            InputError: the person table is there, and empty.
+        """
         names = ["person"] if "person" in self._stage.tables else self.tables()
         found = [staged.select("subject_id").distinct() for staged in (self._staged(folder, name) for name in names) if staged is not None]
+        if not found:
+            raise InputError(f"{self._stage.tables['person'].where} has no row; every other table's rows belong to someone in it, or leave it out")
         return pl.concat([fetch(table)["subject_id"].cast(pl.Int64) for table in found]).drop_nulls().unique()
 
     def own_splits(self, folder: Path) -> pl.DataFrame | None:

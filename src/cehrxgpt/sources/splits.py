@@ -40,11 +40,11 @@ def assign_splits(subjects: pl.Series, shares: dict[str, float], seed: int, *, o
         own: `subject_id`, `split` of the data itself; subjects it lacks are hashed.
 
     Raises:
-        InputError: fewer subjects than splits with a share above zero.
+        InputError: fewer subjects than splits with a share above zero; a split of the data's that cannot name a folder, or a subject in two.
     """
     ids = subjects.unique().sort().rename("subject_id")
     if own is not None:
-        known = ids.to_frame().join(own.unique("subject_id"), on="subject_id", how="inner")
+        known = ids.to_frame().join(_checked(own), on="subject_id", how="inner")
         missing = ids.filter(~ids.is_in(known["subject_id"].implode()))
         if not missing.len():
             return known.sort("subject_id"), "own"
@@ -59,6 +59,18 @@ def assign_splits(subjects: pl.Series, shares: dict[str, float], seed: int, *, o
     if hashed["split"].n_unique() == len(wanted):
         return hashed, "hash"
     return _by_rank(ids, {name: shares[name] for name in wanted}, seed), "ranked_hash"
+
+
+def _checked(own: pl.DataFrame) -> pl.DataFrame:
+    """The data's own splits, one row for each subject."""
+    own = own.unique()
+    for name in own["split"].unique().sort():
+        if name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name) or not name.strip():
+            raise InputError(f"the data's own splits: {name!r} cannot be the name of a split's folder; expected train, tuning, held_out or the like")
+    twice = own.filter(pl.col("subject_id").is_duplicated())["subject_id"].n_unique()
+    if twice:
+        raise InputError(f"the data's own splits: {twice} subjects are in two splits; each belongs to one")
+    return own
 
 
 def _by_hash(ids: pl.Series, shares: dict[str, float], seed: int) -> pl.DataFrame:
