@@ -24,6 +24,7 @@ from cehrxgpt.simulate.populations.full.records import write
 from cehrxgpt.simulate.populations.full.words import CLASSES, names
 from cehrxgpt.simulate.process import CAP_DAYS, Hazards, Process
 from cehrxgpt.simulate.state import AT_INPATIENT, DAY, NEVER, OUTSIDE, YEAR, State, from_columns, to_columns
+from cehrxgpt.simulate.tables import Tables
 
 PATIENTS = 450
 ENTRY = {entry.name: entry for entry in ENTRIES}
@@ -206,6 +207,58 @@ def test_births_follow_pregnancies_and_men_have_none(lives: Lives) -> None:
     assert (weeks > 10).all()
     assert 18 < np.median(weeks) < 40  # counted from the first visit
     assert (s.age[born] < 50).all()
+
+
+@pytest.fixture(scope="module")
+def many() -> Lives:
+    return next(live(FULL, 2000, 3))
+
+
+def women_and_men(lives: Lives, records: Tables, table: str, *concepts: int) -> tuple[int, int]:
+    """Rows of these concepts of women, and of men."""
+    rows = records.tables[table].arrays()
+    first = np.flatnonzero(np.r_[True, np.diff(lives.states.row) != 0])
+    male = lives.states.male[first][(rows["subject_id"] - lives.subject_id[0]).astype(np.int64)]
+    chosen = np.isin(rows["concept"], concepts)
+    return int((chosen & ~male).sum()), int((chosen & male).sum())
+
+
+def test_what_one_sex_has_the_other_has_not(many: Lives) -> None:
+    """Diseases, operations, examinations: of reasons, check-ups and entries alike."""
+    records = write(many, "a")
+    for table, of_women, of_men in (
+        ("condition", (201388,), (4129902,)), ("procedure", (4117038,), (4235738,)), ("procedure", (4234541,), (4254766,)),
+        ("condition", tuple(ENTRY["breast_cancer"].codes), tuple(ENTRY["prostate"].codes)),
+        ("condition", tuple(ENTRY["pregnancy"].codes), tuple(ENTRY["prostate"].codes)),
+    ):  # fmt: skip
+        women, men = women_and_men(many, records, table, *of_women)
+        assert women > 0 == men, of_women
+        women, men = women_and_men(many, records, table, *of_men)
+        assert women == 0 < men, of_men
+    # and men are operated on for other reasons too
+    assert women_and_men(many, records, "condition", 4146173)[1] > women_and_men(many, records, "procedure", 4235738)[1]
+
+
+def test_nobody_brings_a_disease_of_the_other_sex() -> None:
+    assert {entry.name: entry.only for entry in ENTRIES if entry.only} == {
+        "pregnancy": "women", "contraception": "women", "mammography": "women", "breast_cancer": "women", "prostate": "men",
+    }  # fmt: skip
+    age, male = np.full(2, 80.0), np.array([False, True])
+    for name, of_women, of_men in (("prostate", False, True), ("breast_cancer", True, False), ("diabetes", True, True)):
+        share = FULL.intake["a"].brought[name](age, male)
+        assert ((share > 0) == [of_women, of_men]).all(), name
+
+
+def test_smears_are_taken_from_21_to_65(lives: Lives) -> None:
+    procedures = write(lives, "a").tables["procedure"].arrays()
+    smear = procedures["concept"] == 4234541
+    first = np.flatnonzero(np.r_[True, np.diff(lives.states.row) != 0])
+    born = lives.states.birth[first][procedures["subject_id"][smear].astype(np.int64) - 1]
+    age = (procedures["time"][smear] - born) / YEAR
+    assert smear.sum() > 60
+    assert age.min() >= 21
+    assert age.max() < 66.01
+    assert age.max() > 55
 
 
 # -- the tables ------------------------------------------------------------------------------------------------------------------------

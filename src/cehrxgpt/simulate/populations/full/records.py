@@ -180,7 +180,9 @@ class Records:
         for event, reasons in REASONS.items():
             rows = np.flatnonzero(s.is_event(event))
             decades, male = (s.age[rows] - AGE_CENTRE) / AGE_SCALE, s.male[rows]
-            share = np.cumsum([reason.weight * np.exp(reason.age * decades + reason.male * male) for reason in reasons], axis=0)
+            can = {"": np.ones(len(rows), dtype=bool), "women": ~male, "men": male}
+            weights = [can[reason.only] * reason.weight * np.exp(reason.age * decades + reason.male * male) for reason in reasons]
+            share = np.cumsum(weights, axis=0)
             chosen = (share < draw(s, "reason", event, rows=rows) * share[-1]).sum(axis=0)
             concept = np.array([reason.concept for reason in reasons])[chosen]
             source = self._source(rows, concept, "C")
@@ -195,9 +197,10 @@ class Records:
     def _checkups(self) -> None:
         s = self.s
         rows = np.flatnonzero(((s.event == CHECKUP) | (s.event == ENTRY)) & (s.visit == AT_OUTPATIENT))
-        for concept, _, woman, man in CHECKUP_PROCEDURES:
-            chosen = rows[draw(s, "checkup", str(concept), rows=rows) < np.where(s.male[rows], man, woman)]
-            self._put("procedure", chosen, concept, self._at(chosen, DONE_AT), self._source(chosen, np.full(len(chosen), concept), "P"))
+        for offer in CHECKUP_PROCEDURES:
+            chance = np.where(s.male[rows], offer.men, offer.women) * ((s.age[rows] >= offer.ages[0]) & (s.age[rows] < offer.ages[1]))
+            chosen = rows[draw(s, "checkup", str(offer.concept), rows=rows) < chance]
+            self._put("procedure", chosen, offer.concept, self._at(chosen, DONE_AT), self._source(chosen, np.full(len(chosen), offer.concept), "P"))
 
 
 def write(lives: Lives, hospital: str) -> Tables:

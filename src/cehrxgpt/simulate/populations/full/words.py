@@ -61,8 +61,8 @@ def names(entries: Sequence[Entry], medicines: Sequence[Medicine]) -> dict[int, 
             add(reason.concept, reason.name, "Condition", "SNOMED")
             add(*reason.drug, "Drug", "RxNorm")
             add(*reason.procedure, "Procedure", "SNOMED")
-    for concept, name, _, _ in CHECKUP:
-        add(concept, name, "Procedure", "SNOMED")
+    for offer in CHECKUP:
+        add(offer.concept, offer.name, "Procedure", "SNOMED")
     for test in TESTS:
         add(test.concept, test.label, "Measurement", "LOINC")
         add(test.unit, test.text, "Unit", "UCUM")
