@@ -306,6 +306,14 @@ def test_ingest_keeps_the_rows_and_says_why_not(folders: dict[str, Path], hospit
     assert not any(key.startswith("unlinked") for mends in report["mended"].values() for key in mends)
 
 
+def test_nothing_is_written_twice(folders: dict[str, Path]) -> None:
+    """No two rows are equal in all but their own id."""
+    for folder in folders.values():
+        for path in folder.glob("*.parquet"):
+            rows = pl.read_parquet(path)
+            assert rows.drop(f"{path.stem}_id", strict=False).is_duplicated().sum() == 0 or path.stem == "person", path.stem
+
+
 # -- two hospitals ---------------------------------------------------------------------------------------------------------------------
 def test_the_same_lives_written_by_two_hospitals(lives: Lives) -> None:
     """Habits act on the record alone, so the very same lives can be written twice; they differ where they should and nowhere else."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 
 @dataclass
@@ -22,6 +23,13 @@ class Table:
         for name in self.columns:
             value = values[name]
             self.pieces.setdefault(name, []).append(value if isinstance(value, np.ndarray) else np.full(n, value))
+
+    def drop_duplicates(self) -> None:
+        """Keep the first of rows that are equal throughout."""
+        columns = self.arrays()
+        rows = pl.DataFrame({name: values.tolist() if values.dtype == object else values for name, values in columns.items()})
+        first = rows.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+        self.pieces = {name: [values[first]] for name, values in columns.items()}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All rows."""

@@ -80,6 +80,8 @@ class Records:
         self._medicines()
         self._reasons()
         self._checkups()
+        for kind in ("condition", "procedure"):  # two entries may code, or do, the same at once; a hospital writes it down once
+            self.tables[kind].drop_duplicates()
         Laboratory(self.s, self.hospital, self.entries, self.visit_of, self.end, self.wait).write(self._put_test)
         visit = np.maximum(self.visit_of - 1, 0)
         parts = details(self.s, self.hospital, self.visit_of, self.visits["start"][visit], self.end[visit])
