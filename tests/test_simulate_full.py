@@ -306,6 +306,32 @@ def test_ingest_keeps_the_rows_and_says_why_not(folders: dict[str, Path], hospit
     assert not any(key.startswith("unlinked") for mends in report["mended"].values() for key in mends)
 
 
+def together(folder: Path, **tests: int) -> pl.DataFrame:
+    """Values of these tests, by name, that were measured at the same time."""
+    rows = read(folder, "measurement").filter(pl.col("measurement_concept_id").is_in(tests.values()) & pl.col("value_as_number").is_not_null())
+    wide = rows.pivot("measurement_concept_id", index=("person_id", "measurement_datetime"), values="value_as_number", aggregate_function="first")
+    return wide.rename({str(concept): name for name, concept in tests.items()}).drop_nulls()
+
+
+def test_lipids_and_body_measures_agree(folders: dict[str, Path]) -> None:
+    """Total cholesterol holds its parts; a weight is that of the height and the body mass index beside it."""
+    lipids = together(folders["a"], ldl=3028437, hdl=3007070, total=3027114, fats=3022192)
+    assert lipids.height > 150
+    rest = lipids["total"] - lipids["hdl"] - lipids["ldl"]
+    assert (rest < 0).mean() < 0.005
+    assert abs((rest - lipids["fats"] / 5).mean()) < 1
+    assert np.quantile(np.abs(rest - lipids["fats"] / 5), 0.99) < 7
+    lipids = together(folders["b"], ldl=3028437, hdl=3007070, total=3027114)
+    assert (lipids["total"] < lipids["hdl"] + lipids["ldl"]).mean() < 0.005
+    for folder in folders.values():
+        body = together(folder, bmi=3038553, weight=3025315)
+        tall = read(folder, "measurement").filter(measurement_concept_id=3036277).group_by("person_id").agg(pl.col("value_as_number").mean())
+        body = body.join(tall, on="person_id")
+        assert body.height > 300
+        other = body["weight"] / (body["value_as_number"] / 100) ** 2
+        assert ((other - body["bmi"]).abs() > 1).mean() < 0.01
+
+
 def test_nothing_is_written_twice(folders: dict[str, Path]) -> None:
     """No two rows are equal in all but their own id."""
     for folder in folders.values():

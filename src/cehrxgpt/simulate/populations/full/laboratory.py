@@ -91,7 +91,9 @@ class Laboratory:
         """What is measured, in the usual unit."""
         s = self.s
         error = test.error_sd * normal(s.key[rows], s.step[rows] * np.uint64(64) + day, purpose("error", test.name))
-        if test.latent:
+        if test.made is not None:
+            level = test.made(*(self.value(BY_NAME[name], rows, time, day) for name in test.of))
+        elif test.latent:
             level = s.level(test.name)[rows]
         else:
             level = np.full(len(rows), test.mean) + test.male * s.male[rows]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cehrxgpt.simulate.concepts import G_DL, KG_M2, MG_DL, MMHG, MMOL_L, PER_MINUTE, PERCENT, PG_ML, THOUSAND_UL
-from cehrxgpt.simulate.declare import Level
+from cehrxgpt.simulate.declare import Floats, Level
 
 U_L, NG_ML, MG_L, CELSIUS, KG, CM, MIU_L, FL = 8645, 8842, 8751, 586323, 9529, 8582, 9040, 8583
 
@@ -24,9 +24,10 @@ LEVELS: tuple[Level, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """One measurement: a latent level (`latent`, perhaps its exponential), or a mean that diseases and levels shift.
+    """One measurement: a latent level (`latent`, perhaps its exponential), a mean that diseases and levels shift, or made up of other tests.
 
     Attributes:
+        made: of what the tests `of` measure at that time, in their usual units.
         error_sd: of measuring (relative where `logarithmic`).
         by: level -> slope; by_disease: disease -> shift; acute: marker -> (shift, days in which it falls to 1/e).
     """
@@ -43,10 +44,20 @@ class Test:
     digits: int = 1
     low: float = 0.0
     latent: bool = False
+    of: tuple[str, ...] = ()
+    made: Callable[..., Floats] | None = None
     logarithmic: bool = False
     by: Mapping[str, float] = field(default_factory=dict)
     by_disease: Mapping[str, float] = field(default_factory=dict)
     acute: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def _weight(bmi: Floats, height_cm: Floats) -> Floats:
+    return bmi * (height_cm / 100) ** 2
+
+
+def _cholesterol(hdl: Floats, ldl: Floats, triglycerides: Floats) -> Floats:
+    return hdl + ldl + triglycerides / 5  # what is in neither is about a fifth of the triglycerides (Friedewald)
 
 
 TESTS: tuple[Test, ...] = (
@@ -76,8 +87,7 @@ TESTS: tuple[Test, ...] = (
     Test(name="oxygen", label="Oxygen saturation", concept=40762499, unit=PERCENT, text="%", mean=97.3, own_sd=0.5, error_sd=0.8, digits=0, low=60.0,
          by_disease={"lung_disease": -2.5, "heart_failure": -0.7},
          acute={"respiratory_failure": (-9.0, 3.0), "pneumonia": (-3.5, 4.0), "covid": (-3.0, 6.0), "exacerbation": (-4.0, 3.0)}),
-    Test(name="weight", label="Body weight", concept=3025315, unit=KG, text="kg", mean=3.0, by={"bmi": 2.7}, male=13.0, own_sd=4.0, error_sd=0.4,
-         low=32.0),
+    Test(name="weight", label="Body weight", concept=3025315, unit=KG, text="kg", of=("bmi", "height"), made=_weight, error_sd=0.3, low=32.0),
     Test(name="height", label="Body height", concept=3036277, unit=CM, text="cm", mean=162.0, male=13.5, own_sd=6.5, error_sd=0.3, digits=0,
          low=130.0),
     Test(name="sodium", label="Sodium in serum", concept=3019550, unit=MMOL_L, text="mmol/L", mean=139.8, own_sd=1.4, error_sd=1.6, digits=0,
@@ -101,8 +111,8 @@ TESTS: tuple[Test, ...] = (
          by_disease={"anaemia": -4.0}),
     Test(name="hdl", label="HDL cholesterol", concept=3007070, unit=MG_DL, text="mg/dL", mean=58.0, male=-10.0, own_sd=12.0, error_sd=3.0, digits=0,
          low=18.0, by_disease={"diabetes": -6.0}),
-    Test(name="cholesterol", label="Cholesterol in serum", concept=3027114, unit=MG_DL, text="mg/dL", mean=77.0, by={"ldl": 1.0}, own_sd=12.0,
-         error_sd=5.0, digits=0, low=70.0),
+    Test(name="cholesterol", label="Cholesterol in serum", concept=3027114, unit=MG_DL, text="mg/dL", of=("hdl", "ldl", "triglycerides"),
+         made=_cholesterol, error_sd=2.0, digits=0, low=70.0),
     Test(name="triglycerides", label="Triglycerides in serum", concept=3022192, unit=MG_DL, text="mg/dL", mean=118.0, own_sd=45.0, error_sd=22.0,
          digits=0, low=30.0, by_disease={"diabetes": 28.0, "hyperlipidemia": 35.0}),
     Test(name="alt", label="Alanine transaminase", concept=3006923, unit=U_L, text="U/L", mean=21.0, male=6.0, own_sd=8.0, error_sd=4.0, digits=0,
