@@ -171,11 +171,11 @@ class _Counts:
         self, out: Path, people: Population, rows: dict[str, int], indices: dict[str, int], truths: dict[str, int], began: float
     ) -> SimulateSummary:
         """All that was counted."""
-        clinical = ("visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement", "death")
+        clinical = ("visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement", "observation", "death")
         n = self.patients
         return SimulateSummary(
             out=str(out), patients=n, deaths=self.deaths, rows=rows,
-            events_per_patient=round(sum(rows[name] for name in clinical) / n, 1), years_per_patient=round(self.years / n, 2),
+            events_per_patient=round(sum(rows.get(name, 0) for name in clinical) / n, 1), years_per_patient=round(self.years / n, 2),
             prevalence={name: round(count / n, 4) for name, count in self.has.items()}, index_rows=indices, truth=truths,
             seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip

@@ -42,8 +42,9 @@ class Tables:
 
     Attributes:
         visits: subject_id, visit_id (from 1), concept, start, end, place (0 = none); optionally `source` (text) and `care_site`.
-        tables: condition, drug, procedure, measurement, device: subject_id, visit_id, concept, time, and `end` (drug, device) or `value`,
-            `unit` (measurement); optionally `source`, `source_concept`, `unit_source`, `type`.
+        tables: condition, drug, procedure, measurement, device, observation: subject_id, visit_id, concept, time, and `end` (drug, device) or
+            `value` (measurement, observation; NaN: none) and `unit` (measurement; 0: none); optionally `source`, `source_concept`, `unit_source`,
+            `type`, `operator` and `answer` (concepts; 0: none).
         deaths: subject_id, time, in_stay.
         details: parts of stays: subject_id, visit_id, concept, start, end, care_site.
     """

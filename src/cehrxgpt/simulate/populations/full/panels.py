@@ -28,6 +28,7 @@ class Test:
 
     Attributes:
         made: of what the tests `of` measure at that time, in their usual units.
+        positive_above: what is written is "positive" above this, else "negative".
         error_sd: of measuring (relative where `logarithmic`).
         by: level -> slope; by_disease: disease -> shift; acute: marker -> (shift, days in which it falls to 1/e).
     """
@@ -46,6 +47,7 @@ class Test:
     latent: bool = False
     of: tuple[str, ...] = ()
     made: Callable[..., Floats] | None = None
+    positive_above: float | None = None
     logarithmic: bool = False
     by: Mapping[str, float] = field(default_factory=dict)
     by_disease: Mapping[str, float] = field(default_factory=dict)
@@ -58,6 +60,10 @@ def _weight(bmi: Floats, height_cm: Floats) -> Floats:
 
 def _cholesterol(hdl: Floats, ldl: Floats, triglycerides: Floats) -> Floats:
     return hdl + ldl + triglycerides / 5  # what is in neither is about a fifth of the triglycerides (Friedewald)
+
+
+def _itself(value: Floats) -> Floats:
+    return value
 
 
 TESTS: tuple[Test, ...] = (
@@ -141,6 +147,14 @@ TESTS: tuple[Test, ...] = (
          low=0.1, by_disease={"prostate": 1.8}),
     Test(name="urine_protein", label="Albumin to creatinine in urine", concept=3001802, unit=9017, text="mg/g", mean=9.0, own_sd=4.0, error_sd=3.0,
          low=1.0, by_disease={"diabetes": 22.0, "kidney_disease": 55.0}),
+    Test(name="strip_protein", label="Protein in urine, by test strip", concept=3014051, unit=0, text="", of=("urine_protein",), made=_itself,
+         error_sd=15.0, positive_above=60.0),
+    Test(name="strip_glucose", label="Glucose in urine, by test strip", concept=3009261, unit=0, text="", of=("glucose",), made=_itself,
+         error_sd=15.0, positive_above=180.0),
+    Test(name="strip_nitrite", label="Nitrite in urine, by test strip", concept=3021601, unit=0, text="", error_sd=1.0, positive_above=2.0,
+         acute={"urinary_infection": (2.1, 5.0), "kidney_infection": (2.4, 5.0)}),
+    Test(name="strip_leukocytes", label="White cells in urine, by test strip", concept=3000348, unit=0, text="", own_sd=0.6, error_sd=1.0,
+         positive_above=2.2, acute={"urinary_infection": (3.4, 6.0), "kidney_infection": (3.6, 6.0)}),
     Test(name="acidity", label="Acidity of arterial blood", concept=3019977, unit=8482, text="pH", mean=7.40, error_sd=0.03, digits=2, low=6.9,
          acute={"respiratory_failure": (-0.12, 2.0), "sepsis": (-0.08, 2.0)}),
     Test(name="oxygen_pressure", label="Oxygen in arterial blood", concept=3027801, unit=MMHG, text="mmHg", mean=86.0, own_sd=4.0, error_sd=7.0,
@@ -158,7 +172,9 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "metabolic": ("creatinine", "potassium", "sodium", "chloride", "carbon_dioxide", "calcium", "glucose", "urea"),
     "blood": ("haemoglobin", "leukocytes", "platelets", "haematocrit", "cell_volume"), "heart": ("ntprobnp", "troponin"),
     "liver": ("alt", "ast", "phosphatase", "bilirubin", "albumin"), "coagulation": ("inr",), "thyroid": ("tsh",), "iron": ("ferritin",),
-    "crp": ("crp",), "lactate": ("lactate",), "urine": ("urine_protein",), "gases": ("acidity", "oxygen_pressure", "carbon_pressure"),
+    "crp": ("crp",), "lactate": ("lactate",),
+    "urine": ("urine_protein", "strip_protein", "strip_glucose", "strip_nitrite", "strip_leukocytes"),
+    "gases": ("acidity", "oxygen_pressure", "carbon_pressure"),
     "phq9": ("phq9",), "gad7": ("gad7",), "psa": ("psa",), "swab": (), "pregnancy": (), "pressure": ("systolic", "diastolic"),
     "body": ("bmi", "weight"), "signs": ("heart_rate", "temperature", "breaths", "oxygen"), "size": ("height",),
 }  # fmt: skip
@@ -170,6 +186,7 @@ ROUTINE: Mapping[str, tuple[float, float, float, float]] = {
     "pressure": (0.45, 0.20, 0.45, 0.7), "body": (0.22, 0.05, 0.03, 0.2), "signs": (0.06, 0.05, 0.40, 0.6), "size": (0.05, 0.01, 0.0, 0.1),
     "metabolic": (0.10, 0.03, 0.10, 0.35), "blood": (0.09, 0.03, 0.10, 0.35), "lipids": (0.09, 0.0, 0.0, 0.02), "sugar": (0.05, 0.0, 0.01, 0.04),
     "thyroid": (0.04, 0.01, 0.0, 0.01), "liver": (0.03, 0.01, 0.02, 0.05), "psa": (0.0, 0.0, 0.0, 0.0), "urine": (0.01, 0.01, 0.03, 0.03),
+    "crp": (0.01, 0.02, 0.06, 0.10),
 }  # fmt: skip
 DAILY: Mapping[str, float] = {"metabolic": 0.30, "blood": 0.25, "signs": 0.25}
 """Every morning of a stay."""
