@@ -12,6 +12,8 @@ import pytest
 
 import cehrxgpt as cx
 from cehrxgpt.events import EventDataset
+from cehrxgpt.report.quality.facts import gather
+from cehrxgpt.report.run import RunFolder
 from cehrxgpt.simulate import SimulateConfig, add_population, populations, simulate, true_risk, true_tasks
 from cehrxgpt.simulate.cdm import COLUMNS
 from cehrxgpt.simulate.draws import make_keys
@@ -400,7 +402,14 @@ def test_nothing_is_written_twice(folders: dict[str, Path]) -> None:
 @pytest.fixture(scope="module")
 def ingested(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventDataset]:
     root = tmp_path_factory.mktemp("events")
-    return {hospital: cx.read_omop(folder, out=root / hospital) for hospital, folder in folders.items()}
+    return {hospital: cx.read_omop(folder, out=root / hospital / "events") for hospital, folder in folders.items()}
+
+
+def test_the_report_finds_nothing_of_the_other_sex(ingested: dict[str, EventDataset]) -> None:
+    for events in ingested.values():
+        facts = gather(RunFolder(events.root.parent))
+        assert facts is not None
+        assert facts.other_sex.count == 0 < 100 < facts.other_sex.of
 
 
 ANSWERED, SIGNED = pl.col("value_as_concept_id").is_not_null(), pl.col("operator_concept_id").is_not_null()
