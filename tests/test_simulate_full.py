@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import cehrxgpt as cx
+from cehrxgpt import cli
 from cehrxgpt.events import EventDataset
 from cehrxgpt.report.quality.facts import gather
 from cehrxgpt.report.run import RunFolder
@@ -30,6 +31,7 @@ from cehrxgpt.simulate.state import AT_INPATIENT, DAY, NEVER, OUTSIDE, YEAR, Sta
 from cehrxgpt.simulate.tables import Tables
 from cehrxgpt.timeline import Timeline, decode_histories
 from cehrxgpt.timeline.quantise import quantise
+from test_bad_input import invoke
 from test_synthesis_roundtrip import back
 from test_timeline_roundtrip import canonical
 
@@ -541,6 +543,31 @@ def test_calendar_trends(lives: Lives) -> None:
     month = np.floor(s.time / (YEAR / 12)) % 12
     flu = s.is_event("influenza")
     assert np.isin(month, (11, 0, 1))[flu].mean() > 2 * np.isin(month, (5, 6, 7))[flu].mean()
+
+
+def test_progress_is_one_count_of_people_and_one_of_risks(tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    config = SimulateConfig(population="full", patients=150, truth_samples=2, truth_rows=5)
+    made = simulate(tmp_path / "cdm", config, progress=lambda *news: told.append(news))
+    risks = [(done, total) for done, total, what in told if what == "true risks"]
+    assert {what for _, _, what in told} == {"patients", "true risks"}
+    assert [done for done, _ in risks] == sorted(done for done, _ in risks)
+    assert {total for _, total in risks} == {sum(made.truth.values())} == {risks[-1][0]}
+
+
+def test_the_command_bounds_the_true_risks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--truth-rows` is heard, there are few lines of progress, and the help tells where the time goes."""
+    few = ["--population", "full", "--patients", "150", "--truth-samples", "2", "--truth-rows", "5"]
+    status, progress = invoke(["simulate", *few, "--out", str(tmp_path / "cdm")], monkeypatch, capsys)
+    assert status == 0
+    assert sum(line.startswith("simulate:") for line in progress.splitlines()) <= 24
+    heights = [pl.read_parquet(path).height for path in (tmp_path / "cdm" / "truth").glob("*_*.parquet")]
+    assert (len(heights), max(heights)) == (13, 5)
+    monkeypatch.setattr("sys.argv", ["cehrxgpt", "simulate", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(word in said for word in ("Nearly all the time", "--truth-rows", "0 leaves the risks out"))
 
 
 def test_all_library_tasks_have_a_truth(folders: dict[str, Path]) -> None:

@@ -136,14 +136,16 @@ def choose_rows(rows: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFram
 def _write_truths(folder: Path, config: SimulateConfig, indices: dict[str, pl.DataFrame], tell: Progress) -> dict[str, int]:
     if not config.truth_samples:
         return {}
-    written = {}
-    for task, rows in indices.items():
-        chosen = choose_rows(rows, config.truth_rows, config.seed)
+    chosen = {task: choose_rows(rows, config.truth_rows, config.seed) for task, rows in indices.items()}
+    total = sum(rows.height for rows in chosen.values())
+    written: dict[str, int] = {}
+    for task, rows in chosen.items():
+        before = sum(written.values())
 
-        def count(done: int, total: int, task: str = task) -> None:
-            tell(done, total, f"true risks of {task}")
+        def count(done: int, _: int, before: int = before) -> None:
+            tell(before + done, total, "true risks")  # one count for all tasks
 
-        frame = true_risk(folder, chosen, task, samples=config.truth_samples, seed=config.seed, progress=count)
+        frame = true_risk(folder, rows, task, samples=config.truth_samples, seed=config.seed, progress=count)
         frame.write_parquet(folder / "truth" / f"{task}.parquet")
         written[task] = frame.height
     return written
