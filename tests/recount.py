@@ -255,6 +255,10 @@ def recount(folder: Path, *, latest: str) -> Count:
 
 
 NOT_GIVEN = r"^MEDICATION//.*//(Not [A-Za-z ]+|Hold Dose|Delayed|Delayed Not [A-Za-z ]+|Infusion Reconciliation Not Done)\s*$"
+ENDS = (
+    r"^(MEDICATION//STOP//.*|INFUSION_END//.*|MEDICATION//.*//(Stopped|Stopped - Unscheduled|Stopped As Directed|Delayed Stopped|Removed)"
+    r"( in Other Location)?\s*)$"
+)
 ROW_NUMBERS = ("emar_id", "emar_seq", "order_id", "link_order_id", "poe_id")
 
 
@@ -270,7 +274,8 @@ def recount_mimic(folder: Path, placed: set[str]) -> Count:
         f"CREATE TABLE r AS SELECT subject_id AS subject, code, split_part(code, '//', 1) AS first, "
         f"CASE WHEN split_part(code, '//', 1) IN ({segments}) THEN split_part(code, '//', 1) ELSE 'other' END AS segment, "
         f"time AS t, {midnight} AND time = date_trunc('day', time) AS day, "
-        f"regexp_matches(code, '{NOT_GIVEN}') AS unreal, row_number() OVER (PARTITION BY {same} ORDER BY 1) > 1 AS again FROM {source}"
+        f"regexp_matches(code, '{NOT_GIVEN}') AS unreal, regexp_matches(code, '{ENDS}') AS ending, "
+        f"row_number() OVER (PARTITION BY {same} ORDER BY 1) > 1 AS again FROM {source}"
     )
     db.execute("CREATE TABLE born AS SELECT subject, min(date_trunc('day', t)) AS born FROM r WHERE code = 'MEDS_BIRTH' GROUP BY subject")
     last = "date_trunc('day', t) + INTERVAL 1 DAY - INTERVAL 1 MICROSECOND"
@@ -289,7 +294,7 @@ def recount_mimic(folder: Path, placed: set[str]) -> Count:
         "AND a.first = 'HOSPITAL_ADMISSION' AND a.t BETWEEN ed.t AND ed.e)"
     )
     reason = (
-        "CASE WHEN unreal THEN 'not_an_exposure' WHEN first = 'ED_OUT' THEN 'only_ends_a_visit' "
+        "CASE WHEN unreal THEN 'not_an_exposure' WHEN ending THEN 'only_ends_an_exposure' WHEN first = 'ED_OUT' THEN 'only_ends_a_visit' "
         "WHEN first = 'ICU_DISCHARGE' THEN 'only_ends_intensive_care' WHEN again THEN 'duplicate' "
         "WHEN t > TIMESTAMP '2899-12-31 23:59:59' THEN 'in_the_future' "
         "WHEN first NOT IN ('MEDS_BIRTH', 'MEDS_DEATH') AND t < born THEN 'before_birth' "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import polars as pl
 import pytest
 
 from cehrxgpt import schema as s
+from cehrxgpt.config import read_yaml
 from cehrxgpt.events import EVENT_DTYPES
 from cehrxgpt.report.quality.evidence import Evidence, Finding, Task
 from cehrxgpt.report.quality.facts import Part, gather
 from cehrxgpt.report.quality.findings import judge
+from cehrxgpt.report.quality.sexes import _FILE as SEXES
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections.quality import how_many, section
 from cehrxgpt.report.suppress import Teller
@@ -94,6 +97,43 @@ def test_a_death_ends_observation_rightly(tmp_path: Path) -> None:
     facts = gather(_run(tmp_path, rows))
     assert facts is not None
     assert (facts.deaths, facts.period_ends_with_record.count) == (1, 0)
+
+
+def test_events_of_the_other_sex_are_counted(tmp_path: Path) -> None:
+    """By the list and by what stands below it in the vocabulary; nothing is judged of who has no known sex, nor of other events."""
+    rows = [row for subject in range(12) for row in _person(subject)]  # women
+    rows += [{"subject_id": 20, "code": "gender/8507"}, {"subject_id": 21, "code": "gender/0"}]
+    at = {"time": DAY, "origin": "condition_occurrence"}
+    for code in ("condition/198803", "procedure/4235738", "condition/77", "condition/4217975"):
+        rows += [{"subject_id": subject, "code": code, **at} for subject in (1, 20, 21)]
+    rows += [{"subject_id": 2, "code": "condition/77", **at}]
+    run = _run(tmp_path, rows)
+    names = {"code": ["condition/77", "condition/198803"], "description": ["Nodule of the prostate", "Enlarged prostate"]}
+    parents = {"parent_codes": [["condition/196734", "condition/1"], []]}
+    pl.DataFrame({**names, **parents}).write_parquet(tmp_path / "events/metadata/codes.parquet")
+    facts = gather(run)
+    assert facts is not None
+    assert (facts.other_sex.count, facts.other_sex.of) == (5, 9)
+    assert facts.other_sex.where[0] == ("Nodule of the prostate", 2)
+    found = [one for one in judge(Evidence(facts=facts)).findings if one.title == "Diagnoses and procedures of the other sex"]
+    assert [(one.severity, one.kind) for one in found] == [("high", "plausibility")]
+
+
+@pytest.mark.parametrize(("wrong", "severity"), [(0, None), (1, "low"), (10, "medium"), (50, "high")])
+def test_the_other_sex_is_graded(tmp_path: Path, wrong: int, severity: str | None) -> None:
+    facts = gather(_run(tmp_path, _person(1)))
+    assert facts is not None
+    verdict = judge(Evidence(facts=replace(facts, other_sex=Part(wrong, 1000))))
+    title = "Diagnoses and procedures of the other sex"
+    assert [one.severity for one in verdict.findings if one.title == title] == ([severity] if severity else [])
+    assert (title in verdict.passed) == (severity is None)
+
+
+def test_each_concept_is_listed_once() -> None:
+    by_sex = read_yaml(SEXES)
+    assert set(by_sex) == {"women", "men"}
+    everything = [concept for concepts in by_sex.values() for concept in concepts]
+    assert len(everything) == len(set(everything)) > 40
 
 
 def test_values_far_outside_their_bins(tmp_path: Path) -> None:

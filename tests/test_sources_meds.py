@@ -125,6 +125,48 @@ def test_values_and_units(mimic: tuple[pl.DataFrame, dict[str, Any], Path]) -> N
     assert report["tables"]["MEDICATION"] == {"read": 6, "kept": 2, "dropped": {"duplicate": 2, "not_an_exposure": 2}}
 
 
+def test_what_only_ends_an_exposure_is_none(tmp_path: Path) -> None:
+    """An order's stop and an infusion's end give their time to the row that began it, of the same order and drug, and are dropped."""
+    orders: list[tuple[int, str, dict[str, Any]]] = [
+        (2, "MEDICATION//START//Insulin", {"poe_id": "1-1"}),
+        (2, "MEDICATION//START//Heparin", {"poe_id": "1-1"}),
+        (3, "MEDICATION//STOP//Insulin", {"poe_id": "1-1"}),
+        (4, "MEDICATION//STOP//Insulin", {"poe_id": "1-1"}),
+        (5, "MEDICATION//STOP//Heparin", {"poe_id": "1-2"}),
+        (2, "MEDICATION//START//Aspirin", {}),
+        (4, "MEDICATION//STOP//Aspirin", {}),
+        (1, "MEDICATION//STOP//Warfarin", {"poe_id": "1-3"}),
+        (2, "MEDICATION//START//Warfarin", {"poe_id": "1-3"}),
+        (2, "INFUSION_START//7", {"order_id": 9, "numeric_value": 2.0}),
+        (4, "INFUSION_END//7", {"order_id": 9, "numeric_value": 200.0}),
+        (2, "MEDICATION//UNK//Started", {}),
+        (3, "MEDICATION//UNK//Stopped - Unscheduled", {}),
+        (3, "MEDICATION//Nicotine Patch//Removed", {}),
+        (3, "MEDICATION//Clonidine Patch//Removed Existing / Applied New", {}),
+    ]
+    rows = stay() + [{"subject_id": 1, "time": t(day), "code": code, "hadm_id": 5, **more} for day, code, more in orders]
+    schema = {**MIMIC, "poe_id": pl.String, "order_id": pl.Int64}
+    events, report = run(write_meds(tmp_path / "in", rows, schema), tmp_path / "out")
+    drugs = events.filter((pl.col("origin") == "drug_exposure") & pl.col("code").str.contains("START|UNK|Patch"))
+    assert {(row["code"], row["time"].day, row["end_time"] and row["end_time"].day) for row in drugs.to_dicts()} == {
+        ("MEDICATION//START//Insulin", 2, 3),
+        ("MEDICATION//START//Heparin", 2, None),
+        ("MEDICATION//START//Aspirin", 2, None),
+        ("MEDICATION//START//Warfarin", 2, None),
+        ("INFUSION_START//7", 2, 4),
+        ("INFUSION_START//7", 3, None),
+        ("MEDICATION//UNK//Started", 2, None),
+        ("MEDICATION//Clonidine Patch//Removed Existing / Applied New", 3, None),
+    }
+    assert report["tables"]["INFUSION_END"] == {"read": 1, "kept": 0, "dropped": {"only_ends_an_exposure": 1}}
+    assert report["tables"]["MEDICATION"]["dropped"]["only_ends_an_exposure"] == 7
+    assert {table: mends["end_from_a_row_of_its_own"] for table, mends in report["mended"].items() if "end_from_a_row_of_its_own" in mends} == {
+        "INFUSION_START": 1,
+        "MEDICATION": 1,
+    }
+    assert not report["notes"]
+
+
 def test_demographics_and_periods(mimic: tuple[pl.DataFrame, dict[str, Any], Path]) -> None:
     events, report, _ = mimic
     assert events.filter((pl.col("subject_id") == 1) & pl.col("time").is_null())["code"].to_list() == ["gender/8532", "race/8527"]

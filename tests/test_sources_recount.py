@@ -63,7 +63,10 @@ def test_untidy_meds(tmp_path: Path) -> None:
         {"subject_id": 3, "time": t(1, 12), "code": "LAB//1//%"},
     ]
     people += [{"subject_id": 3, "time": t(3), "code": "LAB//1//%"}, {"subject_id": 1, "time": t(1).replace(year=2070), "code": "LAB//1//%"}]
+    iron = ("START//Iron", "STOP//Iron", "Iron//Stopped", "Iron//Removed")
+    people += [{"subject_id": 2, "time": t(3), "code": f"MEDICATION//{what}"} for what in iron]
     report = check_mimic(write_meds(tmp_path / "in", people), tmp_path / "out")
+    assert report["tables"]["MEDICATION"]["dropped"]["only_ends_an_exposure"] == 3
     assert report["tables"]["LAB"]["dropped"] == {"after_death": 1, "before_birth": 1}
     assert report["tables"]["ED_REGISTRATION"]["dropped"] == {"merged_into_admission": 2}
 

@@ -60,6 +60,13 @@ COLUMNS: dict[str, dict[str, pl.DataType | type[pl.DataType]]] = {
         "measurement_source_concept_id": N, "unit_source_value": S, "unit_source_concept_id": N, "value_source_value": S, "measurement_event_id": N,
         "meas_event_field_concept_id": N,
     },
+    "observation": {
+        "observation_id": N, "person_id": N, "observation_concept_id": N, "observation_date": D, "observation_datetime": T,
+        "observation_type_concept_id": N, "value_as_number": F, "value_as_string": S, "value_as_concept_id": N, "qualifier_concept_id": N,
+        "unit_concept_id": N, "provider_id": N, "visit_occurrence_id": N, "visit_detail_id": N, "observation_source_value": S,
+        "observation_source_concept_id": N, "unit_source_value": S, "qualifier_source_value": S, "value_source_value": S,
+        "observation_event_id": N, "obs_event_field_concept_id": N,
+    },
     "visit_detail": {
         "visit_detail_id": N, "person_id": N, "visit_detail_concept_id": N, "visit_detail_start_date": D, "visit_detail_start_datetime": T,
         "visit_detail_end_date": D, "visit_detail_end_datetime": T, "visit_detail_type_concept_id": N, "provider_id": N, "care_site_id": N,
@@ -247,9 +254,25 @@ def _drug(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
 
 def _measurement(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
     return "measurement", {
-        **_dated("measurement", rows["time"]), "measurement_type_concept_id": pl.lit(concepts.TYPE_LAB), "value_as_number": rows["value"],
-        "unit_concept_id": rows["unit"], **_given(rows, unit_source="unit_source_value"),
+        **_dated("measurement", rows["time"]), "measurement_type_concept_id": pl.lit(concepts.TYPE_LAB), **_result(rows),
+        "unit_concept_id": _or_null(rows["unit"]), **_given(rows, unit_source="unit_source_value"),
     }  # fmt: skip
+
+
+def _observation(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    return "observation", {**_dated("observation", rows["time"]), "observation_type_concept_id": pl.lit(concepts.TYPE_EHR), **_result(rows)}
+
+
+def _result(rows: dict[str, npt.NDArray[Any]]) -> dict[str, pl.Series]:
+    """A number, a comparison sign, an answer, where they are there."""
+    found = {"value_as_number": pl.Series(rows["value"], dtype=F, nan_to_null=True)}
+    names = {"operator": "operator_concept_id", "answer": "value_as_concept_id"}
+    return found | {omop: _or_null(rows[name]) for name, omop in names.items() if name in rows}
+
+
+def _or_null(concept: npt.NDArray[Any]) -> pl.Series:
+    """Concepts, 0 for none."""
+    return pl.Series(concept).cast(N).replace(0, None)
 
 
 def _device(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
@@ -261,4 +284,5 @@ def _device(rows: dict[str, npt.NDArray[Any]]) -> tuple[str, dict[str, Any]]:
 
 _KINDS: dict[str, Callable[[dict[str, npt.NDArray[Any]]], tuple[str, dict[str, Any]]]] = {
     "condition": _condition, "procedure": _procedure, "drug": _drug, "measurement": _measurement, "device": _device,
+    "observation": _observation,
 }  # fmt: skip

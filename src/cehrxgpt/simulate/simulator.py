@@ -136,14 +136,16 @@ def choose_rows(rows: pl.DataFrame, limit: int | None, seed: int) -> pl.DataFram
 def _write_truths(folder: Path, config: SimulateConfig, indices: dict[str, pl.DataFrame], tell: Progress) -> dict[str, int]:
     if not config.truth_samples:
         return {}
-    written = {}
-    for task, rows in indices.items():
-        chosen = choose_rows(rows, config.truth_rows, config.seed)
+    chosen = {task: choose_rows(rows, config.truth_rows, config.seed) for task, rows in indices.items()}
+    total = sum(rows.height for rows in chosen.values())
+    written: dict[str, int] = {}
+    for task, rows in chosen.items():
+        before = sum(written.values())
 
-        def count(done: int, total: int, task: str = task) -> None:
-            tell(done, total, f"true risks of {task}")
+        def count(done: int, _: int, before: int = before) -> None:
+            tell(before + done, total, "true risks")  # one count for all tasks
 
-        frame = true_risk(folder, chosen, task, samples=config.truth_samples, seed=config.seed, progress=count)
+        frame = true_risk(folder, rows, task, samples=config.truth_samples, seed=config.seed, progress=count)
         frame.write_parquet(folder / "truth" / f"{task}.parquet")
         written[task] = frame.height
     return written
@@ -171,11 +173,11 @@ class _Counts:
         self, out: Path, people: Population, rows: dict[str, int], indices: dict[str, int], truths: dict[str, int], began: float
     ) -> SimulateSummary:
         """All that was counted."""
-        clinical = ("visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement", "death")
+        clinical = ("visit_occurrence", "condition_occurrence", "drug_exposure", "procedure_occurrence", "measurement", "observation", "death")
         n = self.patients
         return SimulateSummary(
             out=str(out), patients=n, deaths=self.deaths, rows=rows,
-            events_per_patient=round(sum(rows[name] for name in clinical) / n, 1), years_per_patient=round(self.years / n, 2),
+            events_per_patient=round(sum(rows.get(name, 0) for name in clinical) / n, 1), years_per_patient=round(self.years / n, 2),
             prevalence={name: round(count / n, 4) for name, count in self.has.items()}, index_rows=indices, truth=truths,
             seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip

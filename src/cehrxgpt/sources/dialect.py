@@ -56,6 +56,16 @@ class IcuCodes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExposureCodes:
+    """An exposure told by two codes, as what the codes begin with: they have all that follows in common (the drug) and `id`, the column with
+    the number of the order. The closing row is no exposure of its own: the opening row has its time as the end."""
+
+    opens: str
+    closes: str
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demographic:
     """Where gender or race stands: a code with the value in its second segment, or a column; `values` maps it to OMOP concepts, others 0."""
 
@@ -92,6 +102,8 @@ class Dialect:
     gender: Demographic | None = None
     race: Demographic | None = None
     not_exposures: str = ""  # regular expression on the whole code
+    exposures: list[ExposureCodes] = field(default_factory=list)
+    exposure_ends: str = ""  # regular expression on the whole code: further rows that only end an exposure, and do not say which
     unit_column: str = ""
     unit_segments: dict[str, int] = field(default_factory=dict)  # first segment -> index of the segment with the unit
     no_unit: list[str] = field(default_factory=list)
@@ -102,10 +114,11 @@ class Dialect:
     origin: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
-            re.compile(self.not_exposures)
-        except re.error as error:
-            raise ValueError(f"not_exposures: not a regular expression ({error})") from error
+        for name, pattern in (("not_exposures", self.not_exposures), ("exposure_ends", self.exposure_ends)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: not a regular expression ({error})") from error
         if any(kind.has_id for kind in self.visits) and not self.visit_id:
             raise ValueError("visits: has_id needs the key 'visit_id', the column with the visit's id")
 

@@ -117,12 +117,21 @@ class MedsSource:
         else:
             found["visit_id"] = columns.integer(rules.visit_id) if rules.visit_id else ibis.null("int64")
             found["unit"] = columns.text(rules.unit_column) if rules.unit_column else ibis.null("string")
+            found["order"] = self._order(columns, rules)
             found["race"] = columns.text(rules.race.column) if rules.race is not None and rules.race.column else ibis.null("string")
             same = [name for name in self.table.columns if name not in (*rules.identifiers, self.file)]
             found["fingerprint"] = hashed(ibis.struct({name: self.table[name] for name in same}))
         found["table"] = self._counted_under()
         found["file"] = self.table[self.file]
         return columns, found
+
+    def _order(self, columns: Columns, rules: Dialect) -> ir.StringValue:
+        """The number of the order that a row begins or ends, null of other rows."""
+        order: ir.StringValue = ibis.null("string")
+        code = self.table.code.cast("string")
+        for kind in rules.exposures:
+            order = (code.startswith(kind.opens) | code.startswith(kind.closes)).ifelse(columns.text(kind.id), order)
+        return order
 
     def check(self, name: str) -> tuple[dict[str, int], dict[str, int]]:
         """Rows per first segment, and unreadable values; see `Columns.check`."""

@@ -7,7 +7,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.sources.bucket import DEATHS, EVENTS, STATICS, VISITS, Bucket, shaped
 from cehrxgpt.sources.detail_rules import DETAIL
-from cehrxgpt.sources.dialect import SEPARATOR, Demographic, Dialect, IcuCodes, VisitCodes
+from cehrxgpt.sources.dialect import SEPARATOR, Demographic, Dialect, ExposureCodes, IcuCodes, VisitCodes
 from cehrxgpt.sources.ledger import Ledger
 
 _NUMBER = r"^[-+]?[0-9]*\.?[0-9]+$"
@@ -25,7 +25,7 @@ def apply_dialect(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> Bucket:
     """The rows of a bucket.
 
     Args:
-        rows: subject_id, time, code, numeric_value, text_value, unit, visit_id, race, fingerprint, table.
+        rows: subject_id, time, code, numeric_value, text_value, unit, visit_id, race, order, fingerprint, table.
         ledger: counts what is dropped or mended here.
     """
     found = Bucket()
@@ -150,6 +150,8 @@ def _other_rows(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFr
     """Rows that are events: not demographics, nor openings that became the visit; closings become discharge places or ends."""
     if rules.not_exposures:
         rows = ledger.drop(rows, pl.col("code").str.contains(rules.not_exposures), "not_an_exposure")
+    if rules.exposures or rules.exposure_ends:
+        rows = _exposures(rows, rules, ledger)
     demographic = [part.code for part in (rules.gender, rules.race) if part is not None and part.code]
     rows = rows.filter(~pl.col("group").is_in([*demographic, *(kind.opens for kind in rules.visits if not kind.keep_opening)]))
     rows = rows.with_columns(pl.lit(False).alias("discharge"))
@@ -162,6 +164,32 @@ def _other_rows(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFr
             rows = ledger.drop(rows, closes, "only_ends_a_visit")
     closings = [kind.closes for kind in rules.intensive_care]
     return ledger.drop(rows, pl.col("group").is_in(closings), "only_ends_intensive_care") if closings else rows
+
+
+def _exposures(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:
+    """Rows that only end an exposure go; where the order says which exposure, that gets their time as its end."""
+    rows = rows.with_columns(pl.lit(None, dtype=pl.Datetime("us")).alias("end_time"))
+    for kind in rules.exposures:
+        rows = _with_ends(rows, kind)
+    ledger.mend(rows, pl.col("end_time").is_not_null(), "end_from_a_row_of_its_own")
+    ends = pl.any_horizontal(pl.lit(False), *(pl.col("code").str.starts_with(kind.closes) for kind in rules.exposures))
+    if rules.exposure_ends:
+        ends |= pl.col("code").str.contains(rules.exposure_ends)
+    return ledger.drop(rows, ends, "only_ends_an_exposure")
+
+
+def _with_ends(rows: pl.DataFrame, kind: ExposureCodes) -> pl.DataFrame:
+    """`end_time` of the opening rows: the first closing row of the same order and drug from then on."""
+    timed = rows.with_row_index("_row").filter(pl.col("time").is_not_null() & pl.col("order").is_not_null())
+    opening, closing = (
+        timed.filter(pl.col("code").str.starts_with(begins)).with_columns(pl.col("code").str.strip_prefix(begins).alias("_drug"))
+        for begins in (kind.opens, kind.closes)
+    )
+    closing = closing.select("subject_id", "order", "_drug", pl.col("time").alias("_end"))
+    paired = opening.select("_row", "time", "subject_id", "order", "_drug").join(closing, on=["subject_id", "order", "_drug"])
+    first = paired.filter(pl.col("_end") >= pl.col("time")).group_by("_row").agg(pl.col("_end").min())
+    joined = rows.with_row_index("_row").join(first, on="_row", how="left", maintain_order="left")
+    return joined.with_columns(pl.coalesce("_end", "end_time").alias("end_time")).drop("_row", "_end")
 
 
 def _events(rows: pl.DataFrame, rules: Dialect, ledger: Ledger) -> pl.DataFrame:

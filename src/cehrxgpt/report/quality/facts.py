@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt.report.quality.sexes import GENDERS, codes_of_one_sex
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.suppress import SMALL_CELL
 
@@ -44,6 +45,7 @@ class Facts:
         open_visits: visits without an end.
         unknown_gender, unknown_race, no_birth, no_events, one_day, period_ends_with_record, centenarians: of subjects.
         mixed_units: numeric codes with two or more units of at least eleven subjects each, of numeric codes.
+        other_sex: events of people of the other sex, of those events that befall one sex alone and whose person's sex is known, by code.
         far_values: numbers further outside the value bins than the bins are wide (None: no bins), by code.
         one_class: the class nearly all visits have, if there is one.
     """
@@ -69,6 +71,7 @@ class Facts:
     period_ends_with_record: Part
     centenarians: Part
     mixed_units: Part
+    other_sex: Part
     far_values: Part | None
 
 
@@ -137,6 +140,7 @@ def gather(run: RunFolder) -> Facts | None:
         period_ends_with_record=subject("ends_with_record"),
         centenarians=subject("old"),
         mixed_units=_mixed(run, units),
+        other_sex=_other_sex(run, events),
         far_values=_far_values(run, events),
     )
 
@@ -170,6 +174,19 @@ def _mixed(run: RunFolder, units: pl.DataFrame) -> Part:
     mixed = common.filter(pl.col("units") > 1).sort("rows", "code", descending=[True, False])
     where = tuple((f"{run.name(code)} ({n} units)", int(rows)) for code, n, rows in mixed.head(3).iter_rows())
     return Part(mixed.height, common.height, where)
+
+
+def _other_sex(run: RunFolder, events: pl.LazyFrame) -> Part:
+    """Diagnoses and procedures of one sex alone, in people whose sex is known: how many are of the other sex."""
+    owners = codes_of_one_sex(run.parquet("events/metadata/codes.parquet"))
+    known = events.filter(pl.col("code").is_in(list(GENDERS.values()))).select("subject_id", pl.col("code").alias("_gender"))
+    known = known.unique("subject_id", keep="none")  # who is said to be both is not judged
+    judged = events.filter(clinical() & pl.col("code").is_in(list(owners))).join(known, on="subject_id")
+    wrong = pl.col("code").replace_strict(owners, default=None, return_dtype=pl.String) != pl.col("_gender")
+    counted = judged.group_by("code").agg(pl.len().alias("rows"), wrong.sum().alias("wrong")).collect()
+    ranked = counted.filter(pl.col("wrong") > 0).sort("wrong", "code", descending=[True, False]).select("code", "wrong")
+    where = tuple((run.name(code), int(n)) for code, n in ranked.head(3).iter_rows())
+    return Part(int(counted["wrong"].sum()), int(counted["rows"].sum()), where)
 
 
 def _far_values(run: RunFolder, events: pl.LazyFrame) -> Part | None:

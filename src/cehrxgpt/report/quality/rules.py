@@ -184,6 +184,11 @@ RULES: tuple[Rule, ...] = (
         "Their end was set to their start.", "Check whether the two columns were swapped.",
     ),
     Rule(
+        "Diagnoses and procedures of the other sex", "plausibility", "events that befall one sex alone", _fact("other_sex"), (0.0, 0.01, 0.05),
+        "A prostate in a woman, a birth in a man: the sex, the code or the person that the row is linked to is wrong.",
+        "Look up how the codes named were mapped and whose rows they are. A few may be true, of people whose recorded sex changed.",
+    ),
+    Rule(
         "Values far outside the usual", "plausibility", "numeric values", _fact("far_values"), (0.001, 0.01, 0.05),
         "Further out than the range of the middle 98 in 100 is wide; they fall into the outermost bin. Often another unit, or 9999 for “missing”.",
         "Look at the codes named; set codes for “missing” to null before the ingest.",

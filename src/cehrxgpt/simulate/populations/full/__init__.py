@@ -49,7 +49,7 @@ def build(entries: tuple[Entry, ...] = ENTRIES, medicines: tuple[Medicine, ...] 
     medicines = (*medicines, *(medicine for entry in entries for medicine in entry.medicines))
     hazards = assemble.hazards(entries, medicines)
     first, latest = assemble.markers(hazards, medicines)
-    brought = {entry.name: assemble.Share(entry.brought, entry.brought_men) for entry in entries if entry.brought}
+    brought = {entry.name: assemble.Share(entry.brought, entry.brought_men, entry.only) for entry in entries if entry.brought}
     common = {"years": (4.0, 8.0), "brought_years": (1.5, 12.0), "brought": brought}
     sugar = ("diabetes",)
     return Population(

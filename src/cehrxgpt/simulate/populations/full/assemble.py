@@ -11,24 +11,30 @@ import numpy.typing as npt
 from cehrxgpt.simulate.declare import CARE_MARKERS, Floats, Level
 from cehrxgpt.simulate.populations.full.entry import Entry, Medicine
 
+_TWICE = 0.7  # log odds
+
 
 class Share:
-    """Share of newcomers who bring a disease: by age, linear in the log odds; `men`: odds ratio of men to women."""
+    """Share of newcomers who bring a disease: by age, linear in the log odds; `men`: odds ratio of men to women; `only`: of one sex alone."""
 
-    def __init__(self, by_age: Mapping[float, float], men: float):
+    def __init__(self, by_age: Mapping[float, float], men: float, only: str = ""):
         self.ages = sorted(by_age)
         shares = np.array([by_age[age] for age in self.ages])
         self.logits = np.log(shares / (1 - shares))
         # so that the shares given are those of both sexes together: neither sex has it more than twice as often as that
-        more = min(abs(float(np.log(men))) / 2, 0.7)
+        more = _TWICE if only else min(abs(float(np.log(men))) / 2, _TWICE)
         self.men: float
         self.women: float
         self.men, self.women = (more, more - float(np.log(men))) if men >= 1 else (more + float(np.log(men)), more)
+        if only:
+            self.men = self.women = more
+        self.only = only
         self.youngest = self.ages[0]
 
     def __call__(self, age: Floats, male: npt.NDArray[np.bool_]) -> Floats:
         logit = np.interp(age, self.ages, self.logits) + np.where(male, self.men, self.women)
-        return np.where(age < self.youngest - 5, 0.0, 1 / (1 + np.exp(-logit)))
+        never = (age < self.youngest - 5) | ((self.only == "women") & male) | ((self.only == "men") & ~male)
+        return np.where(never, 0.0, 1 / (1 + np.exp(-logit)))
 
 
 def hazards(entries: Sequence[Entry], medicines: Sequence[Medicine]) -> tuple[Entry, ...]:

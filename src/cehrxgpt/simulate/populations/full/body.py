@@ -151,7 +151,7 @@ BODY: tuple[Entry, ...] = (
     ),
     chronic(
         "prostate", "Enlarged prostate", {198803: "Enlarged prostate"}, {"men": {40: 0.002, 60: 0.018, 80: 0.03}},
-        brought={45: 0.02, 65: 0.20, 80: 0.40}, brought_men=1000.0, noted=0.7, follows={"psa": 0.12}, tests={"psa": 0.5},
+        brought={45: 0.02, 65: 0.20, 80: 0.40}, noted=0.7, follows={"psa": 0.12}, tests={"psa": 0.5},
         remedies=(Done(concept=924566, name="Tamsulosin", chance=0.6, days=90.0),), raises={"urinary_infection": 0.4},
     ),
     chronic(

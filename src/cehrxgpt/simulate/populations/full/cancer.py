@@ -54,7 +54,7 @@ CANCER: tuple[Entry, ...] = (
     ),
     chronic(
         "breast_cancer", "Breast cancer", {4112853: "Breast cancer"}, {"women": {30: 0.0002, 45: 0.0012, 65: 0.0030, 85: 0.003}},
-        since={"mammography": (1.6, 40.0)}, noted=0.95, again=(0.4, 0.1, 0.6), brought={45: 0.006, 65: 0.02, 80: 0.035}, brought_men=0.002,
+        since={"mammography": (1.6, 40.0)}, noted=0.95, again=(0.4, 0.1, 0.6), brought={45: 0.006, 65: 0.02, 80: 0.035},
         seen_every_days=110.0,
         workup=(Done(concept=4047494, name="Tissue from the breast", chance=0.8),
                 Done(concept=4213045, name="Lump removed from the breast", chance=0.5)),

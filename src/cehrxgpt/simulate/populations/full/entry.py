@@ -49,7 +49,7 @@ class Entry(Hazard):
         again: chance that it is coded at a later check-up, emergency visit, stay.
         fades_days: in which the habit of coding an acute event again falls to 1/e; None: it does not.
         ruled_out: event -> chance that the code is written there although the disease is not.
-        brought: age -> share of newcomers who have it; men: odds ratio of men.
+        brought: age -> share of newcomers who have it; men: odds ratio of men, where `by_age` does not say that only one sex can have it.
         seen_every_days: how often people with it are called.
         shifts: level -> how far it moves the target.
         raises: hazard -> log rate ratio in those who have (had) it: what it does to other entries, said here.
@@ -78,6 +78,11 @@ class Entry(Hazard):
     follows: Mapping[str, float] = field(default_factory=dict)
     medicines: tuple[Medicine, ...] = ()
     hidden: bool = False
+
+    @property
+    def only(self) -> str:
+        """The one sex that can have it, `women` or `men`, as `by_age` says; empty: both."""
+        return "".join(self.by_age) if len(self.by_age) == 1 and "all" not in self.by_age else ""
 
 
 def chronic(name: str, label: str, codes: Mapping[int, str], rates: Mapping[str, Mapping[float, float]], **rest: object) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cehrxgpt.simulate.concepts import G_DL, MG_DL, MMOL_L, PERCENT, PG_ML
+from cehrxgpt.simulate.concepts import ABOVE, BELOW, G_DL, MG_DL, MMOL_L, PERCENT, PG_ML
 
 MMOL_MOL, UMOL_L, G_L, NG_L = 9579, 8749, 8636, 8725
 
@@ -41,6 +41,10 @@ class Hospital:
         products: share of drugs written as a product, not an ingredient.
         tests: factor on the chance that a laboratory panel is ordered; vitals: the same for vital signs.
         units: laboratory test -> own unit, where it is not the usual one.
+        limits: laboratory test -> (least, most) that the device tells, in its usual unit: beyond, the limit is written with a sign.
+        lost: share of single laboratory results that are missing: the row is there, without a value.
+        negative, positive: answers of test strips.
+        asks: factor on the chance that a question is asked.
         test_prefix: of `measurement_source_value`.
         icu: concept of intensive care in visit_detail; ward: of the wards.
     """
@@ -62,17 +66,23 @@ class Hospital:
     tests: float = 1.0
     vitals: float = 1.0
     units: Mapping[str, Unit] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    lost: float = 0.01
+    negative: int = 9189
+    positive: int = 9191
+    asks: float = 1.0
     test_prefix: str = "LAB"
     icu: int = 32037
     ward: int = 8717
 
 
 HOSPITALS: Mapping[str, Hospital] = {
-    "a": Hospital(name="a", observation=0.25),
+    "a": Hospital(name="a", observation=0.25, limits={"troponin": (0.01, 50.0), "crp": (1.0, 300.0), "ntprobnp": (10.0, 35_000.0)}),
     "b": Hospital(
         name="b", noted=0.75, again=0.65, ruled_out=1.8, finer=(0.55, 0.75), change=2017.0, unmapped=0.04, code_prefix=("K", "KX"),
         boarding_minutes=(60.0, 400.0), one_row=0.7, observation=0.7, office=581477, telehealth=0.35, products=0.6, tests=1.35, vitals=0.6,
-        test_prefix="B-LIS",
+        test_prefix="B-LIS", limits={"troponin": (0.04, 25.0), "crp": (4.0, 400.0), "ntprobnp": (50.0, 9_000.0)}, lost=0.025, negative=45878583,
+        positive=45884084, asks=0.6,
         units={
             "hba1c": Unit(concept=MMOL_MOL, text="mmol/mol", factor=10.929, offset=-23.5, digits=0),
             "creatinine": Unit(concept=UMOL_L, text="umol/L", factor=88.42, digits=0),
@@ -90,5 +100,11 @@ HOSPITALS: Mapping[str, Hospital] = {
     ),
 }  # fmt: skip
 """`a` writes in US units, `b` in SI units; codes, visits, orders and delays differ too."""
+
+MEANINGS = {
+    9189: "Negative", 9191: "Positive", 45878583: "Negative, as an answer", 45884084: "Positive, as an answer", BELOW: "less than",
+    ABOVE: "more than",
+}  # fmt: skip
+"""Names of what a result can be besides a number."""
 
 USUAL_UNITS = {PERCENT: "%", MG_DL: "mg/dL", G_DL: "g/dL", MMOL_L: "mmol/L", PG_ML: "pg/mL"}

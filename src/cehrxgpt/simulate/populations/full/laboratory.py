@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from cehrxgpt.simulate.concepts import ABOVE, BELOW
 from cehrxgpt.simulate.draws import normal, uniform
 from cehrxgpt.simulate.populations.full.entry import Entry
 from cehrxgpt.simulate.populations.full.hospitals import Hospital, Unit
@@ -15,7 +17,24 @@ from cehrxgpt.simulate.populations.full.visits import draw, purpose
 from cehrxgpt.simulate.state import AT_EMERGENCY, AT_INPATIENT, AT_OUTPATIENT, CHECKUP, DAY, DISCHARGE, ENTRY, NOWHERE, Floats, State
 
 Ints = npt.NDArray[np.int64]
-Put = Callable[[Ints, int, Floats, Floats, int, str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Results of one test at states' visits: `value` [n] (NaN: none), `operator`, `answer` and `unit` [n] (concepts; 0: none)."""
+
+    rows: Ints
+    time: Floats
+    concept: int
+    source: str
+    unit_text: str
+    value: Floats
+    operator: Ints
+    answer: Ints
+    unit: Ints
+
+
+Put = Callable[[Results], None]
 
 BY_NAME = {test.name: test for test in TESTS}
 LAB_AT, VITALS_AT = np.array([17, 75, 60, 25, 0]), np.array([4, 9, 20, 10, 0])
@@ -30,7 +49,7 @@ class Laboratory:
         self.visit_of, self.ends, self.wait = visit_of, ends, wait
 
     def write(self, put: Put) -> None:
-        """Hand every measurement to `put`: rows of state, concept, time, value, unit, its text, source."""
+        """Hand every measurement to `put`."""
         for panel, chance in self._orders().items():
             rows = np.flatnonzero(chance > 0)
             rows = rows[draw(self.s, "order", panel, rows=rows) < chance[rows]]
@@ -82,16 +101,34 @@ class Laboratory:
         if not len(rows):
             return
         for name in PANELS[panel]:
-            test = BY_NAME[name]
-            unit = self.hospital.units.get(name, Unit(concept=test.unit, text=test.text, digits=test.digits))
-            value = np.round(self.value(test, rows, time, day) * unit.factor + unit.offset, unit.digits)
-            put(rows, test.concept, time, value, unit.concept, unit.text, f"{self.hospital.test_prefix}-{name}")
+            lost = np.zeros(len(rows), dtype=bool)
+            if panel not in VITALS:
+                lost = uniform(self.s.key[rows], self.s.step[rows] * np.uint64(64) + day, purpose("lost", name)) < self.hospital.lost
+            put(self._results(BY_NAME[name], rows, time, self.value(BY_NAME[name], rows, time, day), lost))
+
+    def _results(self, test: Test, rows: Ints, time: Floats, value: Floats, lost: npt.NDArray[np.bool_]) -> Results:
+        """As the hospital writes them: its unit and digits, signs beyond what its device can tell, answers of test strips."""
+        habits = self.hospital
+        unit = habits.units.get(test.name, Unit(concept=test.unit, text=test.text, digits=test.digits))
+        least, most = habits.limits.get(test.name, (-np.inf, np.inf))
+        sign = np.where(lost, 0, np.where(value < least, BELOW, np.where(value > most, ABOVE, 0)))
+        number = np.round(np.clip(value, least, most) * unit.factor + unit.offset, unit.digits)
+        answer = np.zeros(len(rows), dtype=np.int64)
+        if test.positive_above is not None:
+            answer = np.where(lost, 0, np.where(value > test.positive_above, habits.positive, habits.negative))
+            number = np.full(len(rows), np.nan)
+        return Results(
+            rows=rows, time=time, concept=test.concept, source=f"{habits.test_prefix}-{test.name}", unit_text=unit.text,
+            value=np.where(lost, np.nan, number), operator=sign, answer=answer, unit=np.where(lost, 0, unit.concept),
+        )  # fmt: skip
 
     def value(self, test: Test, rows: Ints, time: Floats, day: npt.NDArray[np.uint64]) -> Floats:
         """What is measured, in the usual unit."""
         s = self.s
         error = test.error_sd * normal(s.key[rows], s.step[rows] * np.uint64(64) + day, purpose("error", test.name))
-        if test.latent:
+        if test.made is not None:
+            level = test.made(*(self.value(BY_NAME[name], rows, time, day) for name in test.of))
+        elif test.latent:
             level = s.level(test.name)[rows]
         else:
             level = np.full(len(rows), test.mean) + test.male * s.male[rows]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cehrxgpt.simulate.concepts import G_DL, KG_M2, MG_DL, MMHG, MMOL_L, PER_MINUTE, PERCENT, PG_ML, THOUSAND_UL
-from cehrxgpt.simulate.declare import Level
+from cehrxgpt.simulate.declare import Floats, Level
 
 U_L, NG_ML, MG_L, CELSIUS, KG, CM, MIU_L, FL = 8645, 8842, 8751, 586323, 9529, 8582, 9040, 8583
 
@@ -24,9 +24,11 @@ LEVELS: tuple[Level, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """One measurement: a latent level (`latent`, perhaps its exponential), or a mean that diseases and levels shift.
+    """One measurement: a latent level (`latent`, perhaps its exponential), a mean that diseases and levels shift, or made up of other tests.
 
     Attributes:
+        made: of what the tests `of` measure at that time, in their usual units.
+        positive_above: what is written is "positive" above this, else "negative".
         error_sd: of measuring (relative where `logarithmic`).
         by: level -> slope; by_disease: disease -> shift; acute: marker -> (shift, days in which it falls to 1/e).
     """
@@ -43,10 +45,25 @@ class Test:
     digits: int = 1
     low: float = 0.0
     latent: bool = False
+    of: tuple[str, ...] = ()
+    made: Callable[..., Floats] | None = None
+    positive_above: float | None = None
     logarithmic: bool = False
     by: Mapping[str, float] = field(default_factory=dict)
     by_disease: Mapping[str, float] = field(default_factory=dict)
     acute: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def _weight(bmi: Floats, height_cm: Floats) -> Floats:
+    return bmi * (height_cm / 100) ** 2
+
+
+def _cholesterol(hdl: Floats, ldl: Floats, triglycerides: Floats) -> Floats:
+    return hdl + ldl + triglycerides / 5  # what is in neither is about a fifth of the triglycerides (Friedewald)
+
+
+def _itself(value: Floats) -> Floats:
+    return value
 
 
 TESTS: tuple[Test, ...] = (
@@ -76,8 +93,7 @@ TESTS: tuple[Test, ...] = (
     Test(name="oxygen", label="Oxygen saturation", concept=40762499, unit=PERCENT, text="%", mean=97.3, own_sd=0.5, error_sd=0.8, digits=0, low=60.0,
          by_disease={"lung_disease": -2.5, "heart_failure": -0.7},
          acute={"respiratory_failure": (-9.0, 3.0), "pneumonia": (-3.5, 4.0), "covid": (-3.0, 6.0), "exacerbation": (-4.0, 3.0)}),
-    Test(name="weight", label="Body weight", concept=3025315, unit=KG, text="kg", mean=3.0, by={"bmi": 2.7}, male=13.0, own_sd=4.0, error_sd=0.4,
-         low=32.0),
+    Test(name="weight", label="Body weight", concept=3025315, unit=KG, text="kg", of=("bmi", "height"), made=_weight, error_sd=0.3, low=32.0),
     Test(name="height", label="Body height", concept=3036277, unit=CM, text="cm", mean=162.0, male=13.5, own_sd=6.5, error_sd=0.3, digits=0,
          low=130.0),
     Test(name="sodium", label="Sodium in serum", concept=3019550, unit=MMOL_L, text="mmol/L", mean=139.8, own_sd=1.4, error_sd=1.6, digits=0,
@@ -101,8 +117,8 @@ TESTS: tuple[Test, ...] = (
          by_disease={"anaemia": -4.0}),
     Test(name="hdl", label="HDL cholesterol", concept=3007070, unit=MG_DL, text="mg/dL", mean=58.0, male=-10.0, own_sd=12.0, error_sd=3.0, digits=0,
          low=18.0, by_disease={"diabetes": -6.0}),
-    Test(name="cholesterol", label="Cholesterol in serum", concept=3027114, unit=MG_DL, text="mg/dL", mean=77.0, by={"ldl": 1.0}, own_sd=12.0,
-         error_sd=5.0, digits=0, low=70.0),
+    Test(name="cholesterol", label="Cholesterol in serum", concept=3027114, unit=MG_DL, text="mg/dL", of=("hdl", "ldl", "triglycerides"),
+         made=_cholesterol, error_sd=2.0, digits=0, low=70.0),
     Test(name="triglycerides", label="Triglycerides in serum", concept=3022192, unit=MG_DL, text="mg/dL", mean=118.0, own_sd=45.0, error_sd=22.0,
          digits=0, low=30.0, by_disease={"diabetes": 28.0, "hyperlipidemia": 35.0}),
     Test(name="alt", label="Alanine transaminase", concept=3006923, unit=U_L, text="U/L", mean=21.0, male=6.0, own_sd=8.0, error_sd=4.0, digits=0,
@@ -131,6 +147,14 @@ TESTS: tuple[Test, ...] = (
          low=0.1, by_disease={"prostate": 1.8}),
     Test(name="urine_protein", label="Albumin to creatinine in urine", concept=3001802, unit=9017, text="mg/g", mean=9.0, own_sd=4.0, error_sd=3.0,
          low=1.0, by_disease={"diabetes": 22.0, "kidney_disease": 55.0}),
+    Test(name="strip_protein", label="Protein in urine, by test strip", concept=3014051, unit=0, text="", of=("urine_protein",), made=_itself,
+         error_sd=15.0, positive_above=60.0),
+    Test(name="strip_glucose", label="Glucose in urine, by test strip", concept=3009261, unit=0, text="", of=("glucose",), made=_itself,
+         error_sd=15.0, positive_above=180.0),
+    Test(name="strip_nitrite", label="Nitrite in urine, by test strip", concept=3021601, unit=0, text="", error_sd=1.0, positive_above=2.0,
+         acute={"urinary_infection": (2.1, 5.0), "kidney_infection": (2.4, 5.0)}),
+    Test(name="strip_leukocytes", label="White cells in urine, by test strip", concept=3000348, unit=0, text="", own_sd=0.6, error_sd=1.0,
+         positive_above=2.2, acute={"urinary_infection": (3.4, 6.0), "kidney_infection": (3.6, 6.0)}),
     Test(name="acidity", label="Acidity of arterial blood", concept=3019977, unit=8482, text="pH", mean=7.40, error_sd=0.03, digits=2, low=6.9,
          acute={"respiratory_failure": (-0.12, 2.0), "sepsis": (-0.08, 2.0)}),
     Test(name="oxygen_pressure", label="Oxygen in arterial blood", concept=3027801, unit=MMHG, text="mmHg", mean=86.0, own_sd=4.0, error_sd=7.0,
@@ -148,7 +172,9 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "metabolic": ("creatinine", "potassium", "sodium", "chloride", "carbon_dioxide", "calcium", "glucose", "urea"),
     "blood": ("haemoglobin", "leukocytes", "platelets", "haematocrit", "cell_volume"), "heart": ("ntprobnp", "troponin"),
     "liver": ("alt", "ast", "phosphatase", "bilirubin", "albumin"), "coagulation": ("inr",), "thyroid": ("tsh",), "iron": ("ferritin",),
-    "crp": ("crp",), "lactate": ("lactate",), "urine": ("urine_protein",), "gases": ("acidity", "oxygen_pressure", "carbon_pressure"),
+    "crp": ("crp",), "lactate": ("lactate",),
+    "urine": ("urine_protein", "strip_protein", "strip_glucose", "strip_nitrite", "strip_leukocytes"),
+    "gases": ("acidity", "oxygen_pressure", "carbon_pressure"),
     "phq9": ("phq9",), "gad7": ("gad7",), "psa": ("psa",), "swab": (), "pregnancy": (), "pressure": ("systolic", "diastolic"),
     "body": ("bmi", "weight"), "signs": ("heart_rate", "temperature", "breaths", "oxygen"), "size": ("height",),
 }  # fmt: skip
@@ -160,6 +186,7 @@ ROUTINE: Mapping[str, tuple[float, float, float, float]] = {
     "pressure": (0.45, 0.20, 0.45, 0.7), "body": (0.22, 0.05, 0.03, 0.2), "signs": (0.06, 0.05, 0.40, 0.6), "size": (0.05, 0.01, 0.0, 0.1),
     "metabolic": (0.10, 0.03, 0.10, 0.35), "blood": (0.09, 0.03, 0.10, 0.35), "lipids": (0.09, 0.0, 0.0, 0.02), "sugar": (0.05, 0.0, 0.01, 0.04),
     "thyroid": (0.04, 0.01, 0.0, 0.01), "liver": (0.03, 0.01, 0.02, 0.05), "psa": (0.0, 0.0, 0.0, 0.0), "urine": (0.01, 0.01, 0.03, 0.03),
+    "crp": (0.01, 0.02, 0.06, 0.10),
 }  # fmt: skip
 DAILY: Mapping[str, float] = {"metabolic": 0.30, "blood": 0.25, "signs": 0.25}
 """Every morning of a stay."""

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason for a visit, with its weight at 65, log ratio per decade, log ratio of men, and what is done about it."""
+    """A reason for a visit, with its weight at 65, log ratio per decade, log ratio of men, and what is done about it.
+
+    `only`: the one sex that can have it, `women` or `men`; empty: both.
+    """
 
     concept: int
     name: str
@@ -17,6 +20,18 @@ class Reason:
     male: float = 0.0
     drug: tuple[int, str] = (0, "")
     procedure: tuple[int, str] = (0, "")
+    only: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A procedure that a check-up may bring: its chance in women, in men (0: never), and from which age to which it is offered."""
+
+    concept: int
+    name: str
+    women: float
+    men: float
+    ages: tuple[float, float] = (0.0, 200.0)
 
 
 _ACETAMINOPHEN, _IBUPROFEN, _ONDANSETRON = (1125315, "Acetaminophen"), (1177480, "Ibuprofen"), (1000560, "Ondansetron")
@@ -75,8 +90,9 @@ REASONS: Mapping[str, tuple[Reason, ...]] = {
     "surgery": (
         Reason(196456, "Gallstone", 5, 0.0, -0.4), Reason(4048695, "Broken spine, cord unhurt", 2, 0.5, -0.2),
         Reason(4146173, "Injured tendon of the shoulder", 4, 0.0, 0.2), Reason(4035415, "Torn meniscus of the knee", 3, -0.2, 0.2),
-        Reason(201388, "Womb shaped from birth", 1, -0.8, -9.0, (0, ""), (4117038, "Tying both tubes")),
-        Reason(4129902, "Growth of the prostate", 3, 0.4, 9.0, (0, ""), (4235738, "Removing the prostate")), Reason(433736, "Obesity", 3, -0.4, -0.5),
+        Reason(201388, "Womb shaped from birth", 1, -0.8, 0.0, (0, ""), (4117038, "Tying both tubes"), only="women"),
+        Reason(4129902, "Growth of the prostate", 3, 0.4, 0.0, (0, ""), (4235738, "Removing the prostate"), only="men"),
+        Reason(433736, "Obesity", 3, -0.4, -0.5),
     ),
     "day_surgery": (
         Reason(375545, "Cataract", 9, 0.9), Reason(4285898, "Polyp of the colon", 4, 0.2, 0.1, (0, ""), (4249893, "Colonoscopy")),
@@ -86,12 +102,19 @@ REASONS: Mapping[str, tuple[Reason, ...]] = {
     ),
 }  # fmt: skip
 
-CHECKUP: tuple[tuple[int, str, float, float], ...] = (
-    # procedure, name, chance at a check-up of a woman, of a man
-    (4240345, "Physical examination", 0.14, 0.14), (4195803, "Bone density scan", 0.02, 0.003), (4163951, "Electrocardiogram", 0.03, 0.04),
-    (4326177, "Review of all drugs taken", 0.10, 0.10), (4254766, "Examination of the bottom", 0.0, 0.03),
-    (4234541, "Smear of the neck of the womb", 0.06, 0.0), (4298386, "Advice for the time ahead", 0.03, 0.03),
-    (4064377, "Screening for depression", 0.06, 0.06), (4021160, "Advice on smoking", 0.04, 0.05), (4211325, "Advice on alcohol", 0.02, 0.03),
-    (4302391, "Advice on exercise", 0.04, 0.04), (4041982, "Advice on food", 0.04, 0.04), (4134565, "Hearing test", 0.01, 0.012),
-    (4225119, "Examination of the nerves", 0.01, 0.01),
-)  # fmt: skip
+CHECKUP: tuple[Offer, ...] = (
+    Offer(concept=4240345, name="Physical examination", women=0.14, men=0.14),
+    Offer(concept=4195803, name="Bone density scan", women=0.02, men=0.003, ages=(50.0, 200.0)),
+    Offer(concept=4163951, name="Electrocardiogram", women=0.03, men=0.04),
+    Offer(concept=4326177, name="Review of all drugs taken", women=0.10, men=0.10),
+    Offer(concept=4254766, name="Examination of the bottom", women=0.0, men=0.03, ages=(40.0, 200.0)),
+    Offer(concept=4234541, name="Smear of the neck of the womb", women=0.06, men=0.0, ages=(21.0, 66.0)),  # the US recommend it from 21 to 65
+    Offer(concept=4298386, name="Advice for the time ahead", women=0.03, men=0.03),
+    Offer(concept=4064377, name="Screening for depression", women=0.06, men=0.06),
+    Offer(concept=4021160, name="Advice on smoking", women=0.04, men=0.05),
+    Offer(concept=4211325, name="Advice on alcohol", women=0.02, men=0.03),
+    Offer(concept=4302391, name="Advice on exercise", women=0.04, men=0.04),
+    Offer(concept=4041982, name="Advice on food", women=0.04, men=0.04),
+    Offer(concept=4134565, name="Hearing test", women=0.01, men=0.012),
+    Offer(concept=4225119, name="Examination of the nerves", women=0.01, men=0.01),
+)

@@ -17,7 +17,8 @@ from cehrxgpt.simulate.lives import Lives
 from cehrxgpt.simulate.populations.full.coding import NONE, coded, coded_at
 from cehrxgpt.simulate.populations.full.entry import Done, Entry, Medicine
 from cehrxgpt.simulate.populations.full.hospitals import HOSPITALS, Hospital
-from cehrxgpt.simulate.populations.full.laboratory import Laboratory
+from cehrxgpt.simulate.populations.full.laboratory import VITALS_AT, Laboratory, Results
+from cehrxgpt.simulate.populations.full.questions import QUESTIONS
 from cehrxgpt.simulate.populations.full.reasons import CHECKUP as CHECKUP_PROCEDURES
 from cehrxgpt.simulate.populations.full.reasons import REASONS
 from cehrxgpt.simulate.populations.full.visits import concepts, details, draw, waits
@@ -47,7 +48,8 @@ class Records:
         self._visits(np.flatnonzero(opens))
         self.tables = {
             "condition": Table(_BASE), "procedure": Table(_BASE), "drug": Table((*_BASE, "end")),
-            "measurement": Table((*_BASE, "value", "unit", "unit_source")), "device": Table((*_BASE, "end")),
+            "measurement": Table((*_BASE, "value", "operator", "answer", "unit", "unit_source")), "device": Table((*_BASE, "end")),
+            "observation": Table((*_BASE, "value", "answer")),
         }  # fmt: skip
         died = np.flatnonzero(s.is_event("death"))
         self.deaths = {"subject_id": self.subject[died], "time": s.time[died], "in_stay": s.visit[died] == IN_STAY}
@@ -80,6 +82,9 @@ class Records:
         self._medicines()
         self._reasons()
         self._checkups()
+        self._questions()
+        for kind in ("condition", "procedure"):  # two entries may code, or do, the same at once; a hospital writes it down once
+            self.tables[kind].drop_duplicates()
         Laboratory(self.s, self.hospital, self.entries, self.visit_of, self.end, self.wait).write(self._put_test)
         visit = np.maximum(self.visit_of - 1, 0)
         parts = details(self.s, self.hospital, self.visit_of, self.visits["start"][visit], self.end[visit])
@@ -95,10 +100,13 @@ class Records:
                 subject_id=self.subject[rows], visit_id=self.visit_of[rows], concept=concept, time=time, source=source, **more
             )  # fmt: skip
 
-    def _put_test(self, rows: Ints, concept: int, time: Floats, value: Floats, unit: int, unit_text: str, source: str) -> None:
+    def _put_test(self, found: Results) -> None:
+        n = len(found.rows)
+        text = np.full(n, None, dtype=object)
+        text[found.unit > 0] = found.unit_text
         self._put(
-            "measurement", rows, concept, time, np.full(len(rows), source, dtype=object), value=value, unit=np.full(len(rows), float(unit)),
-            unit_source=np.full(len(rows), unit_text, dtype=object),
+            "measurement", found.rows, found.concept, found.time, np.full(n, found.source, dtype=object), value=found.value,
+            operator=found.operator, answer=found.answer, unit=found.unit, unit_source=text,
         )  # fmt: skip
 
     def _at(self, rows: Ints, minutes: npt.NDArray[np.int64]) -> Floats:
@@ -180,7 +188,9 @@ class Records:
         for event, reasons in REASONS.items():
             rows = np.flatnonzero(s.is_event(event))
             decades, male = (s.age[rows] - AGE_CENTRE) / AGE_SCALE, s.male[rows]
-            share = np.cumsum([reason.weight * np.exp(reason.age * decades + reason.male * male) for reason in reasons], axis=0)
+            can = {"": np.ones(len(rows), dtype=bool), "women": ~male, "men": male}
+            weights = [can[reason.only] * reason.weight * np.exp(reason.age * decades + reason.male * male) for reason in reasons]
+            share = np.cumsum(weights, axis=0)
             chosen = (share < draw(s, "reason", event, rows=rows) * share[-1]).sum(axis=0)
             concept = np.array([reason.concept for reason in reasons])[chosen]
             source = self._source(rows, concept, "C")
@@ -195,9 +205,25 @@ class Records:
     def _checkups(self) -> None:
         s = self.s
         rows = np.flatnonzero(((s.event == CHECKUP) | (s.event == ENTRY)) & (s.visit == AT_OUTPATIENT))
-        for concept, _, woman, man in CHECKUP_PROCEDURES:
-            chosen = rows[draw(s, "checkup", str(concept), rows=rows) < np.where(s.male[rows], man, woman)]
-            self._put("procedure", chosen, concept, self._at(chosen, DONE_AT), self._source(chosen, np.full(len(chosen), concept), "P"))
+        for offer in CHECKUP_PROCEDURES:
+            chance = np.where(s.male[rows], offer.men, offer.women) * ((s.age[rows] >= offer.ages[0]) & (s.age[rows] < offer.ages[1]))
+            chosen = rows[draw(s, "checkup", str(offer.concept), rows=rows) < chance]
+            self._put("procedure", chosen, offer.concept, self._at(chosen, DONE_AT), self._source(chosen, np.full(len(chosen), offer.concept), "P"))
+
+    def _questions(self) -> None:
+        s = self.s
+        planned = (s.visit == AT_OUTPATIENT) & ((s.event == CHECKUP) | (s.event == ENTRY))
+        asked = np.where(s.visit <= AT_INPATIENT, np.where(planned, 0, s.visit + 1), 4)  # check-up, clinic, emergency room, admission, none
+        for question in QUESTIONS:
+            chance = np.array([*question.chance, 0.0])[asked] * self.hospital.asks
+            rows = np.flatnonzero(chance > 0)
+            rows = rows[draw(s, "question", question.name, rows=rows) < chance[rows]]
+            if question.holds is not None:
+                rows = rows[question.holds(s)[rows]]
+            value = question.number(s)[rows] if question.number is not None else np.full(len(rows), np.nan)
+            answer = question.answer(s)[rows] if question.answer is not None else np.zeros(len(rows), dtype=np.int64)
+            source = np.full(len(rows), f"{self.hospital.name}-{question.name}", dtype=object)
+            self._put("observation", rows, question.concept, self._at(rows, VITALS_AT), source, value=value, answer=answer)
 
 
 def write(lives: Lives, hospital: str) -> Tables:

@@ -9,8 +9,9 @@ from cehrxgpt.simulate import vocabulary
 from cehrxgpt.simulate.concepts import NAMES as COMMON
 from cehrxgpt.simulate.populations.full import visits
 from cehrxgpt.simulate.populations.full.entry import Entry, Medicine
-from cehrxgpt.simulate.populations.full.hospitals import HOSPITALS
+from cehrxgpt.simulate.populations.full.hospitals import HOSPITALS, MEANINGS
 from cehrxgpt.simulate.populations.full.panels import TESTS
+from cehrxgpt.simulate.populations.full.questions import ANSWERS, QUESTIONS
 from cehrxgpt.simulate.populations.full.reasons import CHECKUP, REASONS
 
 _VACCINES = (40213154, 40213201, 40213230)
@@ -61,14 +62,18 @@ def names(entries: Sequence[Entry], medicines: Sequence[Medicine]) -> dict[int, 
             add(reason.concept, reason.name, "Condition", "SNOMED")
             add(*reason.drug, "Drug", "RxNorm")
             add(*reason.procedure, "Procedure", "SNOMED")
-    for concept, name, _, _ in CHECKUP:
-        add(concept, name, "Procedure", "SNOMED")
+    for offer in CHECKUP:
+        add(offer.concept, offer.name, "Procedure", "SNOMED")
     for test in TESTS:
         add(test.concept, test.label, "Measurement", "LOINC")
         add(test.unit, test.text, "Unit", "UCUM")
     for hospital in HOSPITALS.values():
         for unit in hospital.units.values():
             add(unit.concept, unit.text, "Unit", "UCUM")
+    for question in QUESTIONS:
+        add(question.concept, question.label, "Observation", "SNOMED" if question.holds else "LOINC")
+    for concept, name in {**MEANINGS, **ANSWERS}.items():
+        add(concept, name, "Meas Value", "SNOMED" if concept < 45_000_000 else "LOINC")
     for concept, (name, _) in CLASSES.items():
         add(concept, name, "Condition", "SNOMED")
     places = {
