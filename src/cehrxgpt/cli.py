@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from cehrxgpt import console as ui
-from cehrxgpt.errors import InputError
+from cehrxgpt.errors import InputError, Interrupted
 
 # How long a thread spins before it sleeps, in turns: some tenths of a millisecond. For ever (the default) costs training nine tenths of its speed
 # beside one other busy program, and not at all costs a quarter on a quiet machine (docs/training.md). Read when Torch loads.
@@ -28,6 +28,13 @@ class Verbs(typer.core.TyperGroup):
         if command is not None and command.help and not command.short_help:
             command.short_help = " ".join(command.help.split("\n\n")[0].split())
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Typer would turn an interruption into a bare exit status."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            raise Interrupted(str(interruption) or "the same command goes on where it stopped") from None
 
 
 app = typer.Typer(
@@ -225,7 +232,8 @@ def pretrain(
     console = _prepare(threads, quiet=quiet, json_only=json_only)
     overrides = {"steps": steps, "max_minutes": minutes, "seed": seed}
     with console.progress("pretrain") as progress:
-        console.result(stages.pretrain(timeline, out, recipe, overrides=overrides, resume=resume, force=force, progress=progress))
+        figures = stages.pretrain(timeline, out, recipe, overrides=overrides, resume=resume, force=force, progress=progress, say=console.say)
+    console.result(figures)
 
 
 @app.command()

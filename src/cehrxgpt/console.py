@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from cehrxgpt.errors import CehrxgptError
+from cehrxgpt.errors import CehrxgptError, Interrupted
 
 Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`: how far a stage has come; `total` 0 means not known yet."""
@@ -162,6 +162,9 @@ def run(command: Callable[[], Any]) -> int:
     try:
         status = command()
         return status if isinstance(status, int) else 0
+    except Interrupted as error:
+        print(f"interrupted; {error}", file=sys.stderr)
+        return error.exit_status
     except CehrxgptError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -9,7 +9,7 @@
             state.json              step, counters, fingerprints, length and checksum of each file above
 
 A checkpoint is written under another name, flushed to the device and renamed, so that one with its final name is whole; should the newest
-be damaged nevertheless, the one before is used.
+be damaged nevertheless, the one before is used, and the run says so.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,35 +115,55 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
         raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; the one before is kept") from error
 
 
-def _load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that is whole.
+
+    Attributes:
+        path: its folder.
+        state: what `save` was given, with `step` and `files`.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps that were done."""
+        return int(self.state["step"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of its files; none where the file was not written."""
+        return load_file(self.path / name) if name in self.state["files"] else {}
+
+
+def _check(path: Path) -> Found | None:
     """One checkpoint, or None where it is damaged."""
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         for name, facts in state["files"].items():
             if (path / name).stat().st_size != facts["bytes"] or _checksum(path / name) != facts["crc32"]:
                 return None
-        return {name: load_file(path / name) for name in state["files"]}, state
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return Found(path, {**state, "step": int(state["step"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def load_newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Tensors by file and the state of the newest checkpoint that is whole; None where there is none."""
+def newest(folder: Path) -> tuple[Found | None, list[int]]:
+    """The newest checkpoint that is whole (None where there is none), and the steps of those after it that are damaged."""
+    damaged: list[int] = []
     for step in steps_there(folder):
-        found = _load(folder / _name(step))
+        found = _check(folder / _name(step))
         if found is not None:
-            return found
-    return None
+            return found, damaged
+        damaged.append(step)
+    return None, damaged
 
 
-def trim_log(path: Path, last_step: int) -> None:
-    """Drop the lines of `train.jsonl` that lie after a checkpoint, or were cut off in the middle."""
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= last_step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                break
-    path.write_text("".join(kept), encoding="utf-8")
+def clear_partial(folder: Path) -> None:
+    """Remove what a killed run left half written."""
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -10,11 +10,10 @@ from (seed, step), weights from the seed, and the learning rate follows the step
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,52 +31,13 @@ from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import TrainConfig
 from cehrxgpt.train.device import autocast, choose_device, choose_precision, matmul_rate
+from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent, trim_log
 from cehrxgpt.train.optim import clip_gradient, learning_rate, make_optimizer
+from cehrxgpt.train.signals import Interruption
+from cehrxgpt.train.summary import Counters, TrainSummary
 
-LOG_FILE = "train.jsonl"
 Progress = Callable[[int, int, str], None]
 """Called after every step with (step, steps expected, what to show beside them); under a limit of time the second is an estimate."""
-
-
-@dataclass(frozen=True)
-class TrainSummary:
-    """What a training run came to. Losses are in nats per term; `tuning_loss` is of the weights that were kept."""
-
-    steps: int
-    epochs: float
-    tokens_seen: int
-    seconds: float
-    stop_reason: str  # "steps", "early_stopping" or "minutes"
-    train_loss: float | None  # mean over the last `log_every` steps or fewer
-    tuning_loss: float | None  # None: no tuning split
-    best_step: int  # whose weights were kept
-    skipped_steps: int
-    resumed_from: int | None
-    parameters: int
-    tokens_per_second: float  # real tokens over the whole run, looks at the tuning split and checkpoints included
-    padding_share: float
-    mfu: float  # share of `matmul_rate` that the model's own multiplications reached while training
-    matmul_rate: float  # FLOP per second of a large product in the training precision, measured when the run began
-    precision: str
-    device: str
-    threads: int
-
-
-@dataclass
-class _Counters:
-    """What changes from step to step and belongs in a checkpoint."""
-
-    step: int = 0
-    tokens_seen: int = 0
-    places: int = 0  # tokens and padding
-    square_lengths: float = 0.0  # sum over segments of length squared: what attention costs
-    seconds: float = 0.0
-    training_seconds: float = 0.0  # without evaluation and checkpoints
-    skipped: int = 0
-    best_loss: float | None = None
-    best_step: int = 0
-    reference_loss: float | None = None  # the loss that the next improvement is measured from
-    stale: int = 0
 
 
 class Trainer:
@@ -87,13 +47,21 @@ class Trainer:
         folder: for checkpoints and the log; a checkpoint there is gone on from.
         key: fingerprint of settings and store, kept in the checkpoints.
         start: a decoder of the settings' shape whose weights the run begins with; None: new ones, drawn from the seed.
+        say: told in one line what a reader should know and no figure shows.
     """
 
     def __init__(
-        self, store: TokenStore, config: TrainConfig, folder: Path, key: str, progress: Progress | None = None, start: Decoder | None = None
+        self,
+        store: TokenStore,
+        config: TrainConfig,
+        folder: Path,
+        key: str,
+        progress: Progress | None = None,
+        start: Decoder | None = None,
+        say: Say = silent,
     ):
         self.store, self.config, self.folder, self.key, self.progress = store, config, folder, key, progress
-        self.log_path = folder / LOG_FILE
+        self.journal = Journal(folder / LOG_FILE, say)
         self.device = choose_device(config.device)
         self.dtype = choose_precision(config, self.device)
         shape = config.model_config(len(store.vocabulary))
@@ -118,11 +86,10 @@ class Trainer:
         self.steps_per_epoch = max(self.loader.batches_per_epoch // config.accumulate, 1)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
-        self.counters = _Counters()
+        self.counters = Counters()
         self.best: dict[str, Tensor] | None = None
         self.resumed_from: int | None = None
         self._window: dict[str, list[float]] = {name: [0.0, 0.0] for name in config.objectives}  # sums and counts since the last line
-        self._last_loss: float | None = None
         self._logged = (0, 0.0)  # tokens and seconds at the last line
 
     # -- the run ------------------------------------------------------------------------------------------------------------------
@@ -130,31 +97,51 @@ class Trainer:
     def run(self) -> TrainSummary:
         """Train to the end; the decoder then holds the best weights."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._restore()
-        self.rate = matmul_rate(self.device, self.dtype)
-        saved_at = began = time.perf_counter()
-        before = self.counters.seconds
-        reason = self._reason_to_stop()
-        while reason is None:
-            facts = self._step()
-            self.counters.seconds = before + time.perf_counter() - began
-            if self.counters.step % self.evaluate_every == 0:
-                self._evaluate()
-            reason = self._reason_to_stop()
-            if reason is None and time.perf_counter() - saved_at >= 60 * self.config.checkpoint_minutes:
-                self.save()
-                saved_at = time.perf_counter()
-            self.counters.seconds = before + time.perf_counter() - began
-            if self.progress is not None:
-                self.progress(self.counters.step, self._expected_steps(), _say(facts))
+        with Interruption() as interruption, torch.random.fork_rng():
+            self._restore()
+            self.rate = matmul_rate(self.device, self.dtype)
+            self._began = time.perf_counter() - self.counters.seconds
+            reason = self._loop(interruption)
         if self.counters.step % self.config.log_every:
             self._log_training(learning_rate(self._progress(), self.config), None)
         if self.counters.step % self.evaluate_every:
             self._evaluate()
-        self.counters.seconds = before + time.perf_counter() - began
+        self._tick()
         if self.best is not None:
             self.module.load_state_dict(self.best)
         return self._summary(reason)
+
+    def _loop(self, interruption: Interruption) -> str:
+        """Step until there is a reason to stop.
+
+        Raises:
+            KeyboardInterrupt: the process was told to stop; a checkpoint of this moment is written.
+        """
+        saved_at = time.perf_counter()
+        reason = self._reason_to_stop()
+        while reason is None:
+            facts = self._step()
+            self._tick()
+            if self.counters.step % self.evaluate_every == 0:
+                self._evaluate()
+            reason = self._reason_to_stop()
+            if interruption.asked:
+                self.save()
+                raise KeyboardInterrupt(self._where_it_stands())
+            if reason is None and time.perf_counter() - saved_at >= 60 * self.config.checkpoint_minutes:
+                self.save()
+                saved_at = time.perf_counter()
+            self._tick()
+            if self.progress is not None:
+                self.progress(self.counters.step, self._expected_steps(), _say(facts))
+        return reason
+
+    def _tick(self) -> None:
+        self.counters.seconds = time.perf_counter() - self._began
+
+    def _where_it_stands(self) -> str:
+        about = "about " if self.config.max_minutes is not None else ""
+        return f"training stands at step {self.counters.step:,} of {about}{self._expected_steps():,}, saved; --resume goes on there"
 
     def _progress(self) -> float:
         """Share of the run that is behind, by steps or by time, whichever is further."""
@@ -185,7 +172,8 @@ class Trainer:
         batches = [self.loader.batch(first + index) for index in range(self.config.accumulate)]
         counts = {name: int(sum(objective.count(batch) for batch in batches)) for name, objective in self._cpu_objectives().items()}
         sums = dict.fromkeys(counts, 0.0)
-        for batch in batches:
+        for index, batch in enumerate(batches):
+            self._seed(first + index)
             total, parts = self._loss(batch, counts)
             total.backward()
             for name, part in parts.items():
@@ -209,6 +197,10 @@ class Trainer:
         if self.counters.step % self.config.log_every == 0:
             self._log_training(rate, norm)
         return facts
+
+    def _seed(self, number: int) -> None:
+        """What an objective draws belongs to the batch and not to what ran before, so that a resumed run draws the same."""
+        torch.manual_seed((self.config.seed << 32) + number & (1 << 63) - 1)
 
     def _cpu_objectives(self) -> dict[str, Any]:
         return dict(self.objectives.items())
@@ -252,7 +244,8 @@ class Trainer:
         sums = dict.fromkeys(self.config.objectives, 0.0)
         counts = dict.fromkeys(self.config.objectives, 0)
         self.module.eval()
-        for batch in self.tuning.evaluation(self.config.evaluation_batches):
+        for index, batch in enumerate(self.tuning.evaluation(self.config.evaluation_batches)):
+            self._seed(index)
             of_batch = {name: int(objective.count(batch)) for name, objective in self._cpu_objectives().items()}
             _, parts = self._loss(batch, of_batch)
             for name, part in parts.items():
@@ -263,7 +256,7 @@ class Trainer:
         loss = sum(self.config.objectives[name] * value for name, value in losses.items())
         self._judge(loss)
         best = self.counters.best_step == self.counters.step
-        self._log({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})
+        self.journal.write({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})
 
     def _judge(self, loss: float) -> None:
         counters = self.counters
@@ -280,17 +273,13 @@ class Trainer:
 
     # -- log, checkpoints ---------------------------------------------------------------------------------------------------------
 
-    def _log(self, line: dict[str, Any]) -> None:
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(line)) + "\n")
-
     def _log_training(self, rate: float, norm: float | None) -> None:
         counters = self.counters
         losses = {name: total / count if count else None for name, (total, count) in self._window.items()}
         if all(value is not None for value in losses.values()):
-            self._last_loss = sum(self.config.objectives[name] * value for name, value in losses.items() if value is not None)
+            self.counters.last_loss = sum(self.config.objectives[name] * value for name, value in losses.items() if value is not None)
         self._window = {name: [0.0, 0.0] for name in self._window}
-        self._log({
+        self.journal.write({
             "kind": "train",
             "step": counters.step,
             "loss": losses,
@@ -321,21 +310,26 @@ class Trainer:
         }
         if self.best is not None:
             files[checkpoint.BEST] = self.best
+        self.journal.flush()
         checkpoint.save(self.folder, self.counters.step, files, {"key": self.key, "counters": asdict(self.counters), "window": self._window})
 
     def _restore(self) -> None:
-        found = checkpoint.load_newest(self.folder)
-        checkpoint.trim_log(self.log_path, 0 if found is None else int(found[1]["step"]))
-        if found is None:
-            return
-        files, state = found
-        self.module.load_state_dict(files[checkpoint.WEIGHTS])
-        checkpoint.restore_optimizer(self.optimizer, files[checkpoint.OPTIMIZER], self.parameters)
-        self.best = files.get(checkpoint.BEST)
-        self.counters = _Counters(**state["counters"])
-        self._window = state["window"]
-        self.resumed_from = self.counters.step
-        self._logged = (self.counters.tokens_seen, self.counters.training_seconds)
+        checkpoint.clear_partial(self.folder)
+        found, damaged = checkpoint.newest(self.folder)
+        trim_log(self.journal.path, 0 if found is None else found.step)
+        if found is not None:
+            self.module.load_state_dict(found.tensors(checkpoint.WEIGHTS))
+            checkpoint.restore_optimizer(self.optimizer, found.tensors(checkpoint.OPTIMIZER), self.parameters)
+            self.best = found.tensors(checkpoint.BEST) or None
+            self.counters = Counters(**found.state["counters"])
+            self._window = found.state["window"]
+            self.resumed_from = self.counters.step
+            self._logged = (self.counters.tokens_seen, self.counters.training_seconds)
+        if damaged:
+            self.counters.damaged += damaged
+            self.journal.write({"kind": "resumed", "step": self.counters.step, "damaged_checkpoints": damaged})
+            where = f"going on from step {found.step:,}" if found is not None else "none is whole, beginning anew"
+            self.journal.say(f"the checkpoint of step {', '.join(f'{step:,}' for step in damaged)} is damaged; {where}")
 
     def _summary(self, reason: str) -> TrainSummary:
         counters = self.counters
@@ -346,11 +340,12 @@ class Trainer:
             tokens_seen=counters.tokens_seen,
             seconds=counters.seconds,
             stop_reason=reason,
-            train_loss=self._last_loss,
+            train_loss=self.counters.last_loss,
             tuning_loss=counters.best_loss,
             best_step=counters.best_step if kept_best else counters.step,
             skipped_steps=counters.skipped,
             resumed_from=self.resumed_from,
+            damaged_checkpoints=self.counters.damaged,
             parameters=sum(parameter.numel() for parameter in self.decoder.parameters()),
             tokens_per_second=counters.tokens_seen / max(counters.seconds, 1e-9),
             padding_share=1 - counters.tokens_seen / max(counters.places, 1),
@@ -366,10 +361,3 @@ def _say(facts: dict[str, Any]) -> str:
     """One short line about a step."""
     best = facts.get("best_tuning_loss")
     return f"loss {facts['loss']:.3f}, {facts['tokens_per_second']:,.0f} tokens/s" + (f", best tuning loss {best:.3f}" if best is not None else "")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can say it: NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

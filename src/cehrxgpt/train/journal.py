@@ -1,0 +1,63 @@
+"""`train.jsonl`: one JSON object a line, NaN and infinity as null."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LOG_FILE = "train.jsonl"
+Say = Callable[[str], None]
+"""Called with one line for the reader, seldom."""
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+class Journal:
+    """Where a run writes down how it goes.
+
+    Args:
+        path: of `train.jsonl`.
+        say: see `Say`.
+    """
+
+    def __init__(self, path: Path, say: Say = silent):
+        self.path, self.say = path, say
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line; it has at least `kind` and `step`."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(line)) + "\n")
+
+    def flush(self) -> None:
+        """Bring what is written to the device, so that no checkpoint is ahead of its log."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def trim_log(path: Path, last_step: int) -> None:
+    """Drop the lines of `train.jsonl` that lie after a checkpoint, or were cut off in the middle; whole or not at all."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= last_step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                break
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can say it: NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
