@@ -187,12 +187,46 @@ def _poison(monkeypatch: pytest.MonkeyPatch, poisoned: set[int]) -> None:
 
 def test_losses_that_are_not_finite_are_skipped_and_counted(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _poison(monkeypatch, {3, 4})
-    summary = pretrain(store, tmp_path / "model", SMALL)
+    said: list[str] = []
+    summary = pretrain(store, tmp_path / "model", SMALL, say=said.append)
     assert summary.skipped_steps == 2
     assert summary.steps == 10
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "model").values())
     skipped = [line for line in lines(tmp_path / "model") if line["kind"] == "train" and line["step"] in (4, 5)]
     assert [line["loss"]["next_token"] for line in skipped] == [None, None]
+    assert said == [f"step {step}: the loss is not finite; skipped, {step - 3} of at most 20 (train.jsonl names the subjects)" for step in (4, 5)]
+
+
+def test_a_skipped_step_names_the_subjects_of_the_guilty_batch_and_nothing_else(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_module.Trainer(trainer_module.TokenStore(store), replace(SMALL, accumulate=3), tmp_path / "t", "key")
+    original, calls = trainer._loss, []
+
+    def loss(batch: trainer_module.PackedBatch, counts: dict[str, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, parts = original(batch, counts)
+        calls.append(1)
+        bad = torch.tensor(math.inf if len(calls) == 2 else 1.0)
+        return total * bad, {name: part * bad for name, part in parts.items()}
+
+    monkeypatch.setattr(trainer, "_loss", loss)
+    before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    trainer.folder.mkdir()
+    trainer.rate = 1e11
+    trainer._step()
+    assert same(before, trainer.module.state_dict()), "a skipped step changes no weight"
+    assert not trainer.optimizer.state
+    (line,) = [json.loads(text) for text in trainer.journal.path.read_text().splitlines() if '"skipped"' in text]
+    guilty = trainer.store.histories.subject_id[trainer.loader.subjects(1)]
+    assert line == {"kind": "skipped", "step": 1, "what": "loss", "subjects": sorted(guilty.tolist())}
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = iter([math.nan, 1.0, 1.0])
+    monkeypatch.setattr(trainer_module, "clip_gradient", lambda *_: next(norms))
+    summary = pretrain(store, tmp_path / "model", replace(SMALL, steps=3))
+    assert summary.skipped_steps == 1
+    (line,) = [line for line in lines(tmp_path / "model") if line["kind"] == "skipped"]
+    assert (line["step"], line["what"]) == (1, "gradient")
+    assert line["subjects"]
 
 
 def test_too_many_of_them_end_the_training(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -172,12 +173,15 @@ class Trainer:
         batches = [self.loader.batch(first + index) for index in range(self.config.accumulate)]
         counts = {name: int(sum(objective.count(batch) for batch in batches)) for name, objective in self._cpu_objectives().items()}
         sums = dict.fromkeys(counts, 0.0)
+        suspects = []  # micro-batches whose loss is not finite
         for index, batch in enumerate(batches):
             self._seed(first + index)
             total, parts = self._loss(batch, counts)
             total.backward()
             for name, part in parts.items():
                 sums[name] += float(part)
+            if not all(math.isfinite(part) for part in parts.values()):
+                suspects.append(first + index)
         norm = float(clip_gradient(self.parameters.values(), self.config.clip))
         loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.config.objectives.items())
         if math.isfinite(loss) and math.isfinite(norm):
@@ -186,7 +190,7 @@ class Trainer:
                 self._window[name][0] += sums[name]
                 self._window[name][1] += count
         else:
-            self._skip(loss, norm)
+            self._skip("gradient" if math.isfinite(loss) else "loss", suspects or [*range(first, first + self.config.accumulate)])
         self.optimizer.zero_grad(set_to_none=True)
         self._count(batches, time.perf_counter() - start)
         facts = {
@@ -215,14 +219,19 @@ class Trainer:
         total = torch.stack([weights[name] / max(counts[name], 1) * value for name, value in sums.items()]).sum()
         return total, {name: value.detach() for name, value in sums.items()}
 
-    def _skip(self, loss: float, norm: float) -> None:
-        self.counters.skipped += 1
-        if self.counters.skipped > self.config.skip_limit:
-            what = "loss" if not math.isfinite(loss) else "gradient"
+    def _skip(self, what: str, batches: list[int]) -> None:
+        """Write down which subjects' loss or gradient was not finite."""
+        counters, limit, step = self.counters, self.config.skip_limit, self.counters.step + 1
+        counters.skipped += 1
+        histories = np.concatenate([self.loader.subjects(batch) for batch in batches])
+        subjects = sorted({int(subject) for subject in self.store.histories.subject_id[histories]})
+        self.journal.write({"kind": "skipped", "step": step, "what": what, "subjects": subjects})
+        if counters.skipped > limit:
             raise TrainingError(
-                f"{self.counters.skipped} steps up to step {self.counters.step + 1} had a {what} that is not finite (limit "
-                f"{self.config.skip_limit}); lower learning_rate, or use precision: float32"
+                f"{counters.skipped} steps up to step {step} had a {what} that is not finite (limit {limit}); "
+                f"lower learning_rate, or use precision: float32; {self.journal.path} names the subjects"
             )
+        self.journal.say(f"step {step:,}: the {what} is not finite; skipped, {counters.skipped} of at most {limit} ({LOG_FILE} names the subjects)")
 
     def _count(self, batches: list[PackedBatch], seconds: float) -> None:
         counters = self.counters
