@@ -19,7 +19,8 @@ from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import NextToken
 from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
-from cehrxgpt.train.optim import learning_rate, make_optimizer, orthogonalise
+from cehrxgpt.train.optim import make_optimizer, orthogonalise
+from cehrxgpt.train.schedule import learning_rate
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
 from train_samples import SMALL, lines, same, weights
 
@@ -132,6 +133,19 @@ def test_decay_is_for_matrices_and_the_rate_warms_up_and_falls() -> None:
     assert 0 < rates[0] < rates[5] < rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.05)
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize("decay", ["1-sqrt", "linear"])
+def test_warm_up_stable_decay(decay: str) -> None:
+    values = {"learning_rate": 2.0, "schedule": "wsd", "warmup_share": 0.1, "decay_share": 0.25, "decay": decay, "final_share": 0.1}
+    config = from_dict(TrainConfig, values, where="test")
+    rates = [learning_rate(step / 1000, config) for step in range(1001)]
+    assert 0 < rates[0] < rates[50] < rates[100]
+    assert rates[100:751] == [2.0] * 651
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[750:]))
+    assert rates[-1] == pytest.approx(0.2)
+    halfway = 1 - 0.5**0.5 if decay == "1-sqrt" else 0.5
+    assert rates[875] == pytest.approx(2.0 * (0.1 + 0.9 * halfway))
 
 
 def test_orthogonalising_keeps_the_directions_and_levels_the_lengths() -> None:
@@ -308,6 +322,10 @@ def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
         ({"objectives": {"next": 1.0}}, "unknown 'next'"),
         ({"precision": "float16"}, "expected 'auto' | 'float32' | 'bfloat16'"),
         ({"max_minutes": -1.0}, "must be positive"),
+        ({"schedule": "linear"}, "expected 'cosine' | 'wsd'"),
+        ({"schedule": "wsd", "decay": "sqrt"}, "expected '1-sqrt' | 'linear'"),
+        ({"schedule": "wsd", "decay_share": 0.95, "warmup_share": 0.1}, "both together at most 1"),
+        ({"schedule": "wsd", "decay_share": 0.0}, "the first must be positive"),
     ],
 )
 def test_recipes_are_read_strictly(values: dict[str, object], message: str) -> None:

@@ -34,8 +34,11 @@ class TrainConfig:
 
         optimizer: `adamw`, or `muon` for the matrices inside the blocks with AdamW for the rest.
         learning_rate: at its peak.
-        final_share: of the peak, at the end of the cosine.
+        schedule: `cosine`, or `wsd`: warm up, stay level, decay at the end (see `schedule.py`).
+        final_share: of the peak, at the end.
         warmup_share: of the planned steps.
+        decay_share: of the planned steps, at the end of `wsd`; with the warm-up at most all of them.
+        decay: how `wsd` comes down, `1-sqrt` or `linear`.
         weight_decay: on matrices only; norms and other vectors have none.
         beta1, beta2: of AdamW (Muon's momentum is 0.95).
         clip: largest norm of the gradient; 0 = no clipping.
@@ -67,8 +70,11 @@ class TrainConfig:
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "wsd"] = "cosine"
     final_share: float = 0.1
     warmup_share: float = 0.01
+    decay_share: float = 0.2
+    decay: Literal["1-sqrt", "linear"] = "1-sqrt"
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.95
@@ -100,9 +106,13 @@ class TrainConfig:
         for name in ("seed", "weight_decay", "clip", "patience", "minimum_improvement", "checkpoint_minutes", "skip_limit"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("final_share", "warmup_share", "beta1", "beta2"):
+        for name in ("final_share", "warmup_share", "decay_share", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.schedule == "wsd" and not 0 < self.decay_share <= 1 - self.warmup_share:
+            raise ValueError(
+                f"decay_share is {self.decay_share} and warmup_share {self.warmup_share}; the first must be positive and both together at most 1"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
         if self.max_minutes is not None and not self.max_minutes > 0:

@@ -1,7 +1,4 @@
-"""The optimisers and their learning rate: linear warm-up, then half a cosine.
-
-AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (embedding, heads, norms).
-"""
+"""The optimisers: AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (embedding, heads, norms)."""
 
 from __future__ import annotations
 
@@ -78,15 +75,6 @@ def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: Train
     ]
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
     return kind([group for group in groups if group["params"]], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(progress: float, config: TrainConfig) -> float:
-    """The rate when `progress` (0..1) of the run is behind; never zero, so that the first step teaches too."""
-    if progress < config.warmup_share:
-        return config.learning_rate * max(progress / config.warmup_share, 0.01)
-    share = (progress - config.warmup_share) / max(1 - config.warmup_share, 1e-9)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-    return config.learning_rate * (config.final_share + (1 - config.final_share) * cosine)
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

@@ -33,7 +33,8 @@ from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import TrainConfig
 from cehrxgpt.train.device import autocast, choose_device, choose_precision, matmul_rate
 from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent, trim_log
-from cehrxgpt.train.optim import clip_gradient, learning_rate, make_optimizer
+from cehrxgpt.train.optim import clip_gradient, make_optimizer
+from cehrxgpt.train.schedule import learning_rate
 from cehrxgpt.train.signals import Interruption
 from cehrxgpt.train.summary import Counters, TrainSummary
 
