@@ -21,6 +21,7 @@ from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.optim import make_optimizer, orthogonalise
 from cehrxgpt.train.schedule import learning_rate
+from cehrxgpt.train.sizes import SIZES
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
 from train_samples import SMALL, lines, same, weights
 
@@ -305,6 +306,37 @@ def test_every_recipe_is_valid(name: str) -> None:
     assert name != "base" or (model.width, model.layers, config.learning_rate, config.tokens_per_batch) == (768, 14, 2e-4, 16384)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_the_dial_gives_a_model_and_what_the_recipe_says_itself_wins(name: str) -> None:
+    size = SIZES[name]
+    config = from_dict(TrainConfig, {"size": name}, where="test")
+    shape = config.model_config(3000)
+    assert (shape.width, shape.layers, shape.heads, shape.kv_heads, shape.context) == (
+        size.width,
+        size.layers,
+        size.heads,
+        size.kv_heads,
+        size.context,
+    )
+    assert (config.learning_rate, config.tokens_per_batch) == (size.learning_rate, size.tokens_per_batch)
+    assert from_dict(TrainConfig, to_dict(config), where="test") == config, "settings that were written down are read back as they are"
+    own = from_dict(TrainConfig, {"size": name, "model": {"layers": 1}, "learning_rate": 7e-4, "tokens_per_batch": 50_000}, where="test")
+    assert own.model_config(3000) == replace(shape, layers=1)
+    assert (own.learning_rate, own.tokens_per_batch) == (7e-4, 50_000)
+
+
+def test_the_base_size_is_the_published_one() -> None:
+    base = SIZES["base"]
+    assert (base.width, base.layers, base.context, base.learning_rate, base.tokens_per_batch) == (768, 14, 4096, 2e-4, 16_384)
+    rates = [size.learning_rate for size in SIZES.values()]
+    assert rates == sorted(rates, reverse=True), "wider models learn at lower rates"
+
+
+def test_without_the_dial_settings_are_the_plain_defaults() -> None:
+    config = TrainConfig()
+    assert (config.size, config.model, config.learning_rate, config.tokens_per_batch) == (None, {}, 1e-3, 4096)
+
+
 def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
     started = time.perf_counter()
     summary = pretrain(store, tmp_path / "model", replace(load_recipe("tiny"), precision="float32", steps=2))
@@ -322,6 +354,9 @@ def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
         ({"objectives": {"next": 1.0}}, "unknown 'next'"),
         ({"precision": "float16"}, "expected 'auto' | 'float32' | 'bfloat16'"),
         ({"max_minutes": -1.0}, "must be positive"),
+        ({"size": "huge"}, "expected 'tiny' | 'small' | 'base' | 'large', found 'huge'"),
+        ({"learning_rate": -1e-3}, "it must be positive"),
+        ({"tokens_per_batch": -1}, "it must be at least 1"),
         ({"schedule": "linear"}, "expected 'cosine' | 'wsd'"),
         ({"schedule": "wsd", "decay": "sqrt"}, "expected '1-sqrt' | 'linear'"),
         ({"schedule": "wsd", "decay_share": 0.95, "warmup_share": 0.1}, "both together at most 1"),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cehrxgpt.config import from_dict, read_config
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
 _FOLDER = Path(__file__).parent / "recipes"
@@ -24,16 +25,18 @@ class TrainConfig:
     """How to train.
 
     Attributes:
+        size: `tiny`, `small`, `base` or `large`: fills in what follows from it (`sizes.py`) where the recipe does not say so itself. It is read
+            when the settings are made; what they hold afterwards is resolved.
         model: keys of `ModelConfig` without `vocabulary_size`.
         objectives: name -> weight; the loss is the weighted sum of their means.
         seed: decides weights, order and windows.
 
-        tokens_per_batch: real tokens of one micro-batch, about.
+        tokens_per_batch: real tokens of one micro-batch, about; 0 = the size's, or 4,096.
         accumulate: micro-batches per optimiser step.
         packing: `rows` one history per row, `packed` several, `auto` packed on accelerators.
 
         optimizer: `adamw`, or `muon` for the matrices inside the blocks with AdamW for the rest.
-        learning_rate: at its peak.
+        learning_rate: at its peak; 0 = the size's, or 1e-3.
         schedule: `cosine`, or `wsd`: warm up, stay level, decay at the end (see `schedule.py`).
         final_share: of the peak, at the end.
         warmup_share: of the planned steps.
@@ -60,16 +63,17 @@ class TrainConfig:
         log_every: steps between lines of `train.jsonl`.
     """
 
+    size: SizeName | None = None
     model: dict[str, Any] = field(default_factory=dict)
     objectives: dict[str, float] = field(default_factory=lambda: {"next_token": 1.0})
     seed: int = 0
 
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int = 0
     accumulate: int = 1
     packing: Literal["auto", "rows", "packed"] = "auto"
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.0
     schedule: Literal["cosine", "wsd"] = "cosine"
     final_share: float = 0.1
     warmup_share: float = 0.01
@@ -96,6 +100,7 @@ class TrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
+        self._resolve_size()
         for name in ("tokens_per_batch", "accumulate", "epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -121,6 +126,16 @@ class TrainConfig:
         from cehrxgpt.objectives import check
 
         check(self.objectives)
+
+    def _resolve_size(self) -> None:
+        size = SIZES[self.size] if self.size is not None else None
+        resolved = {
+            "model": {**(size.model if size else {}), **self.model},
+            "learning_rate": self.learning_rate or (size.learning_rate if size else DEFAULT_LEARNING_RATE),
+            "tokens_per_batch": self.tokens_per_batch or (size.tokens_per_batch if size else DEFAULT_TOKENS_PER_BATCH),
+        }
+        for name, value in resolved.items():
+            object.__setattr__(self, name, value)
 
     def model_config(self, vocabulary_size: int) -> ModelConfig:
         """The decoder's shape for a vocabulary of this size.
