@@ -17,6 +17,7 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
+UNDECISIVE = ("checkpoint_minutes", "trackers")  # how a run is watched and kept, not what it computes: may differ when it is resumed
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -61,6 +62,7 @@ class TrainConfig:
         checkpoint_minutes: between checkpoints; 0 = after every step.
         skip_limit: steps with a loss or gradient that is not finite that are skipped before training gives up.
         log_every: steps between lines of `train.jsonl`.
+        trackers: any of `tensorboard`, `wandb` and `mlflow`; None = TensorBoard where it is installed.
     """
 
     size: SizeName | None = None
@@ -98,6 +100,7 @@ class TrainConfig:
     checkpoint_minutes: float = 2.0
     skip_limit: int = 20
     log_every: int = 10
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] | None = None
 
     def __post_init__(self) -> None:
         self._resolve_size()

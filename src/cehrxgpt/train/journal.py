@@ -1,4 +1,4 @@
-"""`train.jsonl`: one JSON object a line, NaN and infinity as null."""
+"""`train.jsonl`: one JSON object a line, NaN and infinity as null; its figures go on to the trackers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from cehrxgpt.train.trackers import Trackers
 
 LOG_FILE = "train.jsonl"
 Say = Callable[[str], None]
@@ -24,15 +26,29 @@ class Journal:
     Args:
         path: of `train.jsonl`.
         say: see `Say`.
+        trackers: told the figures of each line.
     """
 
-    def __init__(self, path: Path, say: Say = silent):
-        self.path, self.say = path, say
+    def __init__(self, path: Path, say: Say = silent, trackers: Trackers | None = None):
+        self.path, self.say, self.trackers = path, say, trackers
+
+    def start(self, last_step: int) -> None:
+        """Go on after `last_step`: what was written later is dropped."""
+        trim_log(self.path, last_step)
+        if self.trackers is not None:
+            self.trackers.start(last_step)
+
+    def finish(self) -> None:
+        """Nothing more will be written."""
+        if self.trackers is not None:
+            self.trackers.finish()
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; it has at least `kind` and `step`."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_plain(line)) + "\n")
+        if self.trackers is not None:
+            self.trackers.log(line)
 
     def flush(self) -> None:
         """Bring what is written to the device, so that no checkpoint is ahead of its log."""

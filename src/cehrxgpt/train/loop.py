@@ -23,9 +23,10 @@ from cehrxgpt.model.hub import save_model
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.store.format import POPULATION_FILE, TokenStore
 from cehrxgpt.train import checkpoint
-from cehrxgpt.train.config import TrainConfig, load_recipe
+from cehrxgpt.train.config import UNDECISIVE, TrainConfig, load_recipe
 from cehrxgpt.train.journal import LOG_FILE, Say, silent
 from cehrxgpt.train.summary import TrainSummary
+from cehrxgpt.train.trackers import Trackers
 from cehrxgpt.train.trainer import Progress, Trainer
 
 MANIFEST_FILE = "manifest.json"
@@ -66,14 +67,16 @@ def pretrain(
     config = config if isinstance(config, TrainConfig) else load_recipe(config)
     config = from_dict(TrainConfig, {**to_dict(config), **({} if steps is None else {"steps": steps})}, where="training settings")
     store = TokenStore(store_folder)
-    decisive = {"config": to_dict(config), "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
+    settings = {name: value for name, value in to_dict(config).items() if name not in UNDECISIVE}
+    decisive = {"config": settings, "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
     key = fingerprint(decisive if start is None else {**decisive, "start": weights_fingerprint(start)})
     if resume and (done := _finished(out, key)) is not None:
         return done
     refuse_existing(out, force=force)
+    trackers = Trackers(config.trackers, out)
     folder = checkpoint.training_folder(out)
     _clear(folder, key, resume=resume, force=force)
-    trainer = Trainer(store, config, folder, key, progress, start, say)
+    trainer = Trainer(store, config, folder, key, progress, start, say, trackers)
     summary = trainer.run()
     _publish(out, trainer, summary, force=force)
     shutil.rmtree(folder, ignore_errors=True)

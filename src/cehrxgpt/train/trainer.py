@@ -32,11 +32,12 @@ from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import TrainConfig
 from cehrxgpt.train.device import autocast, choose_device, choose_precision, matmul_rate
-from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent, trim_log
+from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent
 from cehrxgpt.train.optim import clip_gradient, make_optimizer
 from cehrxgpt.train.schedule import learning_rate
 from cehrxgpt.train.signals import Interruption
 from cehrxgpt.train.summary import Counters, TrainSummary
+from cehrxgpt.train.trackers import Trackers
 
 Progress = Callable[[int, int, str], None]
 """Called after every step with (step, steps expected, what to show beside them); under a limit of time the second is an estimate."""
@@ -50,6 +51,7 @@ class Trainer:
         key: fingerprint of settings and store, kept in the checkpoints.
         start: a decoder of the settings' shape whose weights the run begins with; None: new ones, drawn from the seed.
         say: told in one line what a reader should know and no figure shows.
+        trackers: told the figures of the log.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Trainer:
         progress: Progress | None = None,
         start: Decoder | None = None,
         say: Say = silent,
+        trackers: Trackers | None = None,
     ):
         self.store, self.config, self.folder, self.key, self.progress = store, config, folder, key, progress
-        self.journal = Journal(folder / LOG_FILE, say)
+        self.journal = Journal(folder / LOG_FILE, say, trackers)
         self.device = choose_device(config.device)
         self.dtype = choose_precision(config, self.device)
         shape = config.model_config(len(store.vocabulary))
@@ -99,6 +102,12 @@ class Trainer:
     def run(self) -> TrainSummary:
         """Train to the end; the decoder then holds the best weights."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return self._run()
+        finally:
+            self.journal.finish()
+
+    def _run(self) -> TrainSummary:
         with Interruption() as interruption, torch.random.fork_rng():
             self._restore()
             self.rate = matmul_rate(self.device, self.dtype)
@@ -326,7 +335,7 @@ class Trainer:
     def _restore(self) -> None:
         checkpoint.clear_partial(self.folder)
         found, damaged = checkpoint.newest(self.folder)
-        trim_log(self.journal.path, 0 if found is None else found.step)
+        self.journal.start(0 if found is None else found.step)
         if found is not None:
             self.module.load_state_dict(found.tensors(checkpoint.WEIGHTS))
             checkpoint.restore_optimizer(self.optimizer, found.tensors(checkpoint.OPTIMIZER), self.parameters)
