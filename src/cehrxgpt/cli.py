@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from cehrxgpt import console as ui
+from cehrxgpt import launch
 from cehrxgpt.errors import InputError, Interrupted
 
 # How long a thread spins before it sleeps, in turns: some tenths of a millisecond. For ever (the default) costs training nine tenths of its speed
@@ -63,7 +64,8 @@ def _prepare(threads: int | None, *, quiet: bool, json_only: bool) -> ui.Console
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
-    return ui.Console(quiet=quiet, json_only=json_only)
+    other = launch.rank() > 0  # of several processes the first alone speaks
+    return ui.Console(quiet=quiet or other, json_only=json_only, mute=other)
 
 
 @app.command()
@@ -526,7 +528,9 @@ def report(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if launch.count() > 1 and ctx.invoked_subcommand not in (None, "pretrain"):
+        raise InputError(f"{ctx.invoked_subcommand} runs as one process; torchrun and accelerate launch are for pretrain")
     if version:
         from cehrxgpt import __version__
 

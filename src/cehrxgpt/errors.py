@@ -54,5 +54,13 @@ class Interrupted(CehrxgptError):
     exit_status = 130
 
 
+class ElsewhereError(CehrxgptError):
+    """Another process of the same run met an error, and has said so."""
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class TrainingError(CehrxgptError):
     """Training cannot go on: too many non-finite losses, or no usable checkpoint."""

@@ -17,7 +17,7 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
-UNDECISIVE = ("checkpoint_minutes", "trackers")  # how a run is watched and kept, not what it computes: may differ when it is resumed
+UNDECISIVE = ("checkpoint_minutes", "parallel", "trackers")  # how a run is watched and kept, not what it computes: may differ when it is resumed
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -33,7 +33,7 @@ class TrainConfig:
         seed: decides weights, order and windows.
 
         tokens_per_batch: real tokens of one micro-batch, about; 0 = the size's, or 4,096.
-        accumulate: micro-batches per optimiser step.
+        accumulate: micro-batches per optimiser step, of all ranks together; a multiple of their number.
         packing: `rows` one history per row, `packed` several, `auto` packed on accelerators.
 
         optimizer: `adamw`, or `muon` for the matrices inside the blocks with AdamW for the rest.
@@ -57,6 +57,8 @@ class TrainConfig:
         patience: looks without an improvement of `minimum_improvement` before training stops; 0 = never stop early.
         minimum_improvement: relative, of the tuning loss.
 
+        parallel: how several ranks share the work: `ddp`, all weights on each, or `fsdp`, a share of them on each, for models that one
+            accelerator cannot hold with gradients and moments.
         precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the hardware multiplies it faster.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         checkpoint_minutes: between checkpoints; 0 = after every step.
@@ -95,6 +97,7 @@ class TrainConfig:
     patience: int = 5
     minimum_improvement: float = 1e-3
 
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     checkpoint_minutes: float = 2.0

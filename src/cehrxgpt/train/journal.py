@@ -27,13 +27,17 @@ class Journal:
         path: of `train.jsonl`.
         say: see `Say`.
         trackers: told the figures of each line.
+        active: whether this process writes and speaks; of several one does.
     """
 
-    def __init__(self, path: Path, say: Say = silent, trackers: Trackers | None = None):
-        self.path, self.say, self.trackers = path, say, trackers
+    def __init__(self, path: Path, say: Say = silent, trackers: Trackers | None = None, *, active: bool = True):
+        self.path, self.active = path, active
+        self.say, self.trackers = (say, trackers) if active else (silent, None)
 
     def start(self, last_step: int) -> None:
         """Go on after `last_step`: what was written later is dropped."""
+        if not self.active:
+            return
         trim_log(self.path, last_step)
         if self.trackers is not None:
             self.trackers.start(last_step)
@@ -45,6 +49,8 @@ class Journal:
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; it has at least `kind` and `step`."""
+        if not self.active:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_plain(line)) + "\n")
         if self.trackers is not None:

@@ -24,6 +24,7 @@ from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.store.format import POPULATION_FILE, TokenStore
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import UNDECISIVE, TrainConfig, load_recipe
+from cehrxgpt.train.distributed import connect
 from cehrxgpt.train.journal import LOG_FILE, Say, silent
 from cehrxgpt.train.summary import TrainSummary
 from cehrxgpt.train.trackers import Trackers
@@ -70,17 +71,25 @@ def pretrain(
     settings = {name: value for name, value in to_dict(config).items() if name not in UNDECISIVE}
     decisive = {"config": settings, "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
     key = fingerprint(decisive if start is None else {**decisive, "start": weights_fingerprint(start)})
-    if resume and (done := _finished(out, key)) is not None:
-        return done
-    refuse_existing(out, force=force)
     trackers = Trackers(config.trackers, out)
     folder = checkpoint.training_folder(out)
-    _clear(folder, key, resume=resume, force=force)
-    trainer = Trainer(store, config, folder, key, progress, start, say, trackers)
+    ranks = connect(config.device)
+    done = ranks.first_does(lambda: _begin(out, folder, key, resume=resume, force=force))
+    if done is not None:
+        return TrainSummary(**done)
+    trainer = Trainer(store, config, folder, key, progress, start, say, trackers, ranks)
     summary = trainer.run()
-    _publish(out, trainer, summary, force=force)
-    shutil.rmtree(folder, ignore_errors=True)
+    ranks.first_does(lambda: _publish(out, trainer, summary, force=force))
     return summary
+
+
+def _begin(out: Path, folder: Path, key: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """See that the way is free: the figures of a model that is there already and was asked for again, or None."""
+    if resume and (done := _finished(out, key)) is not None:
+        return asdict(done)
+    refuse_existing(out, force=force)
+    _clear(folder, key, resume=resume, force=force)
+    return None
 
 
 def weights_fingerprint(decoder: Decoder) -> str:
@@ -125,7 +134,7 @@ def _clear(folder: Path, key: str, *, resume: bool, force: bool) -> None:
 
 
 def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool) -> None:
-    """Write the MODEL folder, whole or not at all."""
+    """Write the MODEL folder, whole or not at all; the checkpoints go when it is there."""
     store = trainer.store
     manifest: dict[str, Any] = {
         "stage": "pretrain",
@@ -141,3 +150,4 @@ def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool)
         shutil.copyfile(trainer.journal.path, folder / LOG_FILE)
         manifest["outputs"] = sizes(folder)
         write_json(folder / MANIFEST_FILE, manifest)
+    shutil.rmtree(trainer.folder, ignore_errors=True)

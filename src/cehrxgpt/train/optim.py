@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cehrxgpt.train.config import TrainConfig
+from cehrxgpt.train.spread import like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steepest at zero that still keeps singular values near 1 (Jordan et al., 2024)
 NEWTON_SCHULZ_STEPS = 5
@@ -56,7 +57,8 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            update = orthogonalise(parameter.grad.lerp(state["momentum"], MOMENTUM))
+            # Of a distributed matrix every rank levels the whole: its singular values belong to no piece of it.
+            update = like(orthogonalise(whole(parameter.grad.lerp(state["momentum"], MOMENTUM))), parameter)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-group["lr"] * ADAM_RMS * math.sqrt(max(parameter.shape)))
 
@@ -79,4 +81,4 @@ def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: Train
 
 def clip_gradient(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """Scale the gradient down to norm `largest` (0 = leave it); returns its norm before."""
-    return nn.utils.clip_grad_norm_(list(parameters), largest if largest > 0 else float("inf"))
+    return whole(nn.utils.clip_grad_norm_(list(parameters), largest if largest > 0 else float("inf")))

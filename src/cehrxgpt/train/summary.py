@@ -27,6 +27,7 @@ class TrainSummary:
     matmul_rate: float  # FLOP per second of a large product in the training precision, measured when the run began
     precision: str
     device: str
+    ranks: int  # processes that trained together
     threads: int
 
 

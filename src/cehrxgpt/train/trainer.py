@@ -5,14 +5,16 @@ The loss of a step is, over all its micro-batches,
     sum over objectives o of  weight_o * (sum of terms of o) / (number of terms of o)
 
 where the numbers are counted before the model runs, so that each micro-batch's gradient is already divided by the whole. Batches are drawn
-from (seed, step), weights from the seed, and the learning rate follows the step: nothing else decides the result.
+from (seed, step), weights from the seed, and the learning rate follows the step: nothing else decides the result. Several ranks deal the
+micro-batches of a step out among them, in turn, and add up sums, counts and gradients: what is learned does not depend on their number.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,11 +33,16 @@ from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import TrainConfig
-from cehrxgpt.train.device import autocast, choose_device, choose_precision, matmul_rate
+from cehrxgpt.train.dealing import check_dealing, deal, sizes
+from cehrxgpt.train.device import autocast, choose_precision, matmul_rate
+from cehrxgpt.train.distributed import Ranks, connect
 from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent
+from cehrxgpt.train.loss import WeightedLoss
+from cehrxgpt.train.meter import Meter
 from cehrxgpt.train.optim import clip_gradient, make_optimizer
 from cehrxgpt.train.schedule import learning_rate
 from cehrxgpt.train.signals import Interruption
+from cehrxgpt.train.spread import layout_of, load_local, local, spread, whole, without_exchange
 from cehrxgpt.train.summary import Counters, TrainSummary
 from cehrxgpt.train.trackers import Trackers
 
@@ -52,6 +59,11 @@ class Trainer:
         start: a decoder of the settings' shape whose weights the run begins with; None: new ones, drawn from the seed.
         say: told in one line what a reader should know and no figure shows.
         trackers: told the figures of the log.
+        ranks: the processes that train together; None: as they were launched.
+
+    Raises:
+        ConfigError: the device or the precision is not to be had, or the micro-batches cannot be dealt out.
+        MismatchError: `start` is of another shape.
     """
 
     def __init__(
@@ -64,44 +76,51 @@ class Trainer:
         start: Decoder | None = None,
         say: Say = silent,
         trackers: Trackers | None = None,
+        ranks: Ranks | None = None,
     ):
         self.store, self.config, self.folder, self.key, self.progress = store, config, folder, key, progress
-        self.journal = Journal(folder / LOG_FILE, say, trackers)
-        self.device = choose_device(config.device)
-        self.dtype = choose_precision(config, self.device)
+        self.ranks = ranks if ranks is not None else connect(config.device)
+        check_dealing(config, self.ranks)
+        self.device = self.ranks.device
+        self.journal = Journal(folder / LOG_FILE, say, trackers, active=self.ranks.first)
+        # Measured, and so decided by one for all.
+        self.dtype: torch.dtype = getattr(torch, self.ranks.first_does(lambda: str(choose_precision(config, self.device)).removeprefix("torch.")))
         shape = config.model_config(len(store.vocabulary))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.decoder = Decoder(shape)
-            self.objectives = build(config.objectives, store.vocabulary, shape)
-        if start is not None:
-            if start.config != shape:
-                raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
-            self.decoder.load_state_dict(start.state_dict())
-        self.decoder.to(self.device)
-        self.objectives.to(self.device)
+        self.module = self._make_module(shape, start)
+        self.decoder = self.module.decoder
+        self.objectives: dict[str, Any] = dict(self.module.objectives.items())
+        self.spread = spread(self.module, self.ranks, config.parallel)
+        self.layout = layout_of(self.module, self.ranks)
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
         make_loader = partial(Loader, store, tokens_per_batch=config.tokens_per_batch, context=shape.context, seed=config.seed, packed=packed)
         self.loader = make_loader(TRAIN)
         # Small data may have no tuning split: the last weights are kept then.
         self.tuning = make_loader(TUNING) if len(store.indices(TUNING)) else None
-        self.module = nn.ModuleDict({"decoder": self.decoder, "objectives": self.objectives})
         self.parameters = dict(self.module.named_parameters())
         self.optimizer = make_optimizer(self.parameters.items(), config)
         self.steps_per_epoch = max(self.loader.batches_per_epoch // config.accumulate, 1)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
         self.counters = Counters()
+        self.meter = Meter(config.objectives, shape)
         self.best: dict[str, Tensor] | None = None
         self.resumed_from: int | None = None
-        self._window: dict[str, list[float]] = {name: [0.0, 0.0] for name in config.objectives}  # sums and counts since the last line
-        self._logged = (0, 0.0)  # tokens and seconds at the last line
+
+    def _make_module(self, shape: Any, start: Decoder | None) -> WeightedLoss:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            decoder = Decoder(shape)
+            objectives = build(self.config.objectives, self.store.vocabulary, shape)
+        if start is not None:
+            if start.config != shape:
+                raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
+            decoder.load_state_dict(start.state_dict())
+        return WeightedLoss(decoder, objectives, self.config.objectives).to(self.device)
 
     # -- the run ------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> TrainSummary:
         """Train to the end; the decoder then holds the best weights."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             return self._run()
         finally:
@@ -110,45 +129,59 @@ class Trainer:
     def _run(self) -> TrainSummary:
         with Interruption() as interruption, torch.random.fork_rng():
             self._restore()
-            self.rate = matmul_rate(self.device, self.dtype)
+            self.meter.matmul_rate = self.ranks.sum([matmul_rate(self.device, self.dtype)])[0]
             self._began = time.perf_counter() - self.counters.seconds
             reason = self._loop(interruption)
         if self.counters.step % self.config.log_every:
             self._log_training(learning_rate(self._progress(), self.config), None)
         if self.counters.step % self.evaluate_every:
             self._evaluate()
-        self._tick()
+        self.counters.seconds = time.perf_counter() - self._began
         if self.best is not None:
-            self.module.load_state_dict(self.best)
+            load_local(self.module, self.best)
+        self.decoder = self._whole_decoder()
         return self._summary(reason)
+
+    def _whole_decoder(self) -> Decoder:
+        """The decoder in one piece; where it was distributed, on the processor and with weights on the first rank alone."""
+        if not self.layout.lengths:
+            return self.decoder
+        decoder = Decoder(self.decoder.config)
+        for name, tensor in self.decoder.state_dict().items():
+            brought_together = whole(tensor)
+            if self.ranks.first:
+                decoder.state_dict()[name].copy_(brought_together)
+        return decoder
 
     def _loop(self, interruption: Interruption) -> str:
         """Step until there is a reason to stop.
 
         Raises:
-            KeyboardInterrupt: the process was told to stop; a checkpoint of this moment is written.
+            KeyboardInterrupt: a process was told to stop; a checkpoint of this moment is written.
         """
-        saved_at = time.perf_counter()
+        saved_at = self.counters.seconds
         reason = self._reason_to_stop()
         while reason is None:
             facts = self._step()
-            self._tick()
             if self.counters.step % self.evaluate_every == 0:
                 self._evaluate()
+            asked = self._agree(interruption)
             reason = self._reason_to_stop()
-            if interruption.asked:
+            if asked:
                 self.save()
                 raise KeyboardInterrupt(self._where_it_stands())
-            if reason is None and time.perf_counter() - saved_at >= 60 * self.config.checkpoint_minutes:
+            if reason is None and self.counters.seconds - saved_at >= 60 * self.config.checkpoint_minutes:
                 self.save()
-                saved_at = time.perf_counter()
-            self._tick()
+                saved_at = self.counters.seconds
             if self.progress is not None:
                 self.progress(self.counters.step, self._expected_steps(), _say(facts))
         return reason
 
-    def _tick(self) -> None:
-        self.counters.seconds = time.perf_counter() - self._began
+    def _agree(self, interruption: Interruption) -> bool:
+        """Whether any rank was told to stop; the first one's clock counts for all."""
+        seconds = time.perf_counter() - self._began if self.ranks.first else 0.0
+        asked, self.counters.seconds = self.ranks.sum([float(interruption.asked), seconds])
+        return asked > 0
 
     def _where_it_stands(self) -> str:
         about = "about " if self.config.max_minutes is not None else ""
@@ -173,61 +206,70 @@ class Trainer:
             return "minutes"
         return None
 
+    # -- a step -------------------------------------------------------------------------------------------------------------------
+
     def _step(self) -> dict[str, Any]:
         """One optimiser step; a step that is not finite changes nothing but the counters."""
         start = time.perf_counter()
         rate = learning_rate(self._progress(), self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        first = self.counters.step * self.config.accumulate
-        batches = [self.loader.batch(first + index) for index in range(self.config.accumulate)]
-        counts = {name: int(sum(objective.count(batch) for batch in batches)) for name, objective in self._cpu_objectives().items()}
-        sums = dict.fromkeys(counts, 0.0)
-        suspects = []  # micro-batches whose loss is not finite
-        for index, batch in enumerate(batches):
-            self._seed(first + index)
-            total, parts = self._loss(batch, counts)
-            total.backward()
-            for name, part in parts.items():
-                sums[name] += float(part)
-            if not all(math.isfinite(part) for part in parts.values()):
-                suspects.append(first + index)
+        numbers = range(self.counters.step * self.config.accumulate, (self.counters.step + 1) * self.config.accumulate)
+        mine = numbers[self.ranks.rank :: self.ranks.count]
+        batches = [self.loader.batch(number) for number in mine]
+        counts = self._count_terms(batches)
+        parts = self._gradients(mine, batches, counts)
         norm = float(clip_gradient(self.parameters.values(), self.config.clip))
+        told = iter(self.ranks.sum([*(sum(column) for column in zip(*parts, strict=True)), *self._not_finite(parts), *sizes(batches)]))
+        sums = {name: next(told) for name in counts}
+        suspects = [number for number in numbers if next(told)]
         loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.config.objectives.items())
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
-            for name, count in counts.items():
-                self._window[name][0] += sums[name]
-                self._window[name][1] += count
+            self.meter.add(sums, counts)
         else:
-            self._skip("gradient" if math.isfinite(loss) else "loss", suspects or [*range(first, first + self.config.accumulate)])
+            self._skip("gradient" if math.isfinite(loss) else "loss", suspects or list(numbers))
         self.optimizer.zero_grad(set_to_none=True)
-        self._count(batches, time.perf_counter() - start)
-        facts = {
+        self._advance(told, time.perf_counter() - start)
+        if self.counters.step % self.config.log_every == 0:
+            self._log_training(rate, norm)
+        return {
             "loss": loss,
             "tokens_per_second": self.counters.tokens_seen / self.counters.training_seconds,
             "best_tuning_loss": self.counters.best_loss,
         }
-        if self.counters.step % self.config.log_every == 0:
-            self._log_training(rate, norm)
-        return facts
+
+    def _gradients(self, numbers: Iterable[int], batches: list[PackedBatch], counts: dict[str, int]) -> list[list[float]]:
+        """Add up the gradients of this rank's micro-batches and exchange them with the last; each one's sums of terms."""
+        found = []
+        for index, (number, batch) in enumerate(zip(numbers, batches, strict=True)):
+            self._seed(number)
+            with nullcontext() if index == len(batches) - 1 else without_exchange(self.spread):
+                total, parts = self._loss(batch, counts)
+                (total if self.ranks.count == 1 else total * self.ranks.count).backward()  # ranks' gradients are averaged
+            found.append(torch.stack([part.double() for part in parts.values()]))
+        return torch.stack(found).tolist()
+
+    def _not_finite(self, parts: list[list[float]]) -> list[float]:
+        """For every micro-batch of the step, 1 where it is this rank's and its loss is not finite."""
+        found = [0.0] * self.config.accumulate
+        found[self.ranks.rank :: self.ranks.count] = [float(not all(map(math.isfinite, row))) for row in parts]
+        return found
 
     def _seed(self, number: int) -> None:
         """What an objective draws belongs to the batch and not to what ran before, so that a resumed run draws the same."""
         torch.manual_seed((self.config.seed << 32) + number & (1 << 63) - 1)
 
-    def _cpu_objectives(self) -> dict[str, Any]:
-        return dict(self.objectives.items())
+    def _count_terms(self, batches: list[PackedBatch]) -> dict[str, int]:
+        """Terms of each objective in the whole step, on all ranks."""
+        mine = [float(sum(objective.count(batch) for batch in batches)) for objective in self.objectives.values()]
+        return {name: int(count) for name, count in zip(self.objectives, self.ranks.sum(mine), strict=True)}
 
     def _loss(self, batch: PackedBatch, counts: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the loss, and each objective's sum (detached)."""
-        batch = batch.to(self.device)
+        module: nn.Module = self.spread if torch.is_grad_enabled() else self.module
         with autocast(self.device, self.dtype):
-            hidden = self.decoder(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
-            sums = {name: objective(self.decoder, hidden, batch)[0] for name, objective in self.objectives.items()}
-        weights = self.config.objectives
-        total = torch.stack([weights[name] / max(counts[name], 1) * value for name, value in sums.items()]).sum()
-        return total, {name: value.detach() for name, value in sums.items()}
+            return module(batch.to(self.device), counts)
 
     def _skip(self, what: str, batches: list[int]) -> None:
         """Write down which subjects' loss or gradient was not finite."""
@@ -243,15 +285,13 @@ class Trainer:
             )
         self.journal.say(f"step {step:,}: the {what} is not finite; skipped, {counters.skipped} of at most {limit} ({LOG_FILE} names the subjects)")
 
-    def _count(self, batches: list[PackedBatch], seconds: float) -> None:
+    def _advance(self, totals: Iterator[float], seconds: float) -> None:
         counters = self.counters
         counters.step += 1
         counters.training_seconds += seconds
-        for batch in batches:
-            counters.tokens_seen += batch.tokens
-            counters.places += batch.token_id.numel()
-            # positions 0 .. n-1 of a segment sum to n (n - 1) / 2
-            counters.square_lengths += 2.0 * float(batch.position.sum()) + batch.tokens
+        counters.tokens_seen += int(next(totals))
+        counters.places += int(next(totals))
+        counters.square_lengths += next(totals)
 
     # -- the tuning split ---------------------------------------------------------------------------------------------------------
 
@@ -260,18 +300,19 @@ class Trainer:
         """Loss on the tuning split; keeps the weights if they are the best so far."""
         if self.tuning is None:
             return
-        sums = dict.fromkeys(self.config.objectives, 0.0)
-        counts = dict.fromkeys(self.config.objectives, 0)
+        names = list(self.config.objectives)
+        sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
         self.module.eval()
-        for index, batch in enumerate(self.tuning.evaluation(self.config.evaluation_batches)):
-            self._seed(index)
-            of_batch = {name: int(objective.count(batch)) for name, objective in self._cpu_objectives().items()}
+        for number, batch, counted in deal(self.tuning.evaluation(self.config.evaluation_batches), self.ranks):
+            of_batch = {name: int(objective.count(batch)) for name, objective in self.objectives.items()}
+            self._seed(number)
             _, parts = self._loss(batch, of_batch)
-            for name, part in parts.items():
+            for name, part in parts.items() if counted else ():
                 sums[name] += float(part)
                 counts[name] += of_batch[name]
         self.module.train()
-        losses = {name: sums[name] / max(counts[name], 1) for name in sums}
+        told = self.ranks.sum([*sums.values(), *map(float, counts.values())])
+        losses = {name: told[index] / max(told[len(names) + index], 1) for index, name in enumerate(names)}
         loss = sum(self.config.objectives[name] * value for name, value in losses.items())
         self._judge(loss)
         best = self.counters.best_step == self.counters.step
@@ -284,7 +325,7 @@ class Trainer:
             return
         if counters.best_loss is None or loss < counters.best_loss:
             counters.best_loss, counters.best_step = loss, counters.step
-            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
+            self.best = {name: local(tensor).detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
         if counters.reference_loss is None or loss < counters.reference_loss * (1 - self.config.minimum_improvement):
             counters.reference_loss, counters.stale = loss, 0
         else:
@@ -293,61 +334,38 @@ class Trainer:
     # -- log, checkpoints ---------------------------------------------------------------------------------------------------------
 
     def _log_training(self, rate: float, norm: float | None) -> None:
-        counters = self.counters
-        losses = {name: total / count if count else None for name, (total, count) in self._window.items()}
-        if all(value is not None for value in losses.values()):
-            self.counters.last_loss = sum(self.config.objectives[name] * value for name, value in losses.items() if value is not None)
-        self._window = {name: [0.0, 0.0] for name in self._window}
-        self.journal.write({
-            "kind": "train",
-            "step": counters.step,
-            "loss": losses,
-            "learning_rate": rate,
-            "gradient_norm": norm,
-            "tokens_seen": counters.tokens_seen,
-            "tokens_per_second": (counters.tokens_seen - self._logged[0]) / max(counters.training_seconds - self._logged[1], 1e-9),
-            "mfu": self._mfu(),
-            "padding_share": 1 - counters.tokens_seen / counters.places,
-            "seconds": counters.seconds,
-            "skipped_steps": counters.skipped,
-        })  # fmt: skip
-        self._logged = (counters.tokens_seen, counters.training_seconds)
-
-    def _mfu(self) -> float:
-        """FLOP the model asks for (6 per weight and token, and attention) per second, as a share of the measured rate."""
-        shape = self.decoder.config
-        attention = 6 * shape.layers * shape.width * self.counters.square_lengths
-        flop = 6 * shape.matmul_parameters * self.counters.tokens_seen + attention
-        return flop / self.counters.training_seconds / self.rate
+        self.journal.write(self.meter.line(self.counters, rate, norm))
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
+        if not self.ranks.first and not self.layout.lengths:
+            return
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         files = {
-            checkpoint.WEIGHTS: dict(self.module.state_dict()),
+            checkpoint.WEIGHTS: {name: local(tensor) for name, tensor in self.module.state_dict().items()},
             checkpoint.OPTIMIZER: checkpoint.optimizer_tensors(self.optimizer, names),
         }
         if self.best is not None:
             files[checkpoint.BEST] = self.best
+        state = {"key": self.key, "counters": asdict(self.counters), "window": self.meter.window}
         self.journal.flush()
-        checkpoint.save(self.folder, self.counters.step, files, {"key": self.key, "counters": asdict(self.counters), "window": self._window})
+        checkpoint.save(self.folder, self.counters.step, files, state, self.layout if self.layout.lengths else checkpoint.WHOLE)
 
     def _restore(self) -> None:
-        checkpoint.clear_partial(self.folder)
-        found, damaged = checkpoint.newest(self.folder)
-        self.journal.start(0 if found is None else found.step)
-        if found is not None:
-            self.module.load_state_dict(found.tensors(checkpoint.WEIGHTS))
-            checkpoint.restore_optimizer(self.optimizer, found.tensors(checkpoint.OPTIMIZER), self.parameters)
-            self.best = found.tensors(checkpoint.BEST) or None
+        step, damaged = self.ranks.first_does(lambda: checkpoint.prepare(self.folder))
+        if step is not None:
+            found = checkpoint.opened(self.folder, step)
+            load_local(self.module, found.tensors(checkpoint.WEIGHTS, self.layout))
+            checkpoint.restore_optimizer(self.optimizer, found.tensors(checkpoint.OPTIMIZER, self.layout), self.parameters)
+            self.best = found.tensors(checkpoint.BEST, self.layout) or None
             self.counters = Counters(**found.state["counters"])
-            self._window = found.state["window"]
+            self.meter.restore(found.state["window"], self.counters)
             self.resumed_from = self.counters.step
-            self._logged = (self.counters.tokens_seen, self.counters.training_seconds)
+        self.journal.start(self.counters.step)
         if damaged:
             self.counters.damaged += damaged
             self.journal.write({"kind": "resumed", "step": self.counters.step, "damaged_checkpoints": damaged})
-            where = f"going on from step {found.step:,}" if found is not None else "none is whole, beginning anew"
+            where = f"going on from step {step:,}" if step is not None else "none is whole, beginning anew"
             self.journal.say(f"the checkpoint of step {', '.join(f'{step:,}' for step in damaged)} is damaged; {where}")
 
     def _summary(self, reason: str) -> TrainSummary:
@@ -368,10 +386,11 @@ class Trainer:
             parameters=sum(parameter.numel() for parameter in self.decoder.parameters()),
             tokens_per_second=counters.tokens_seen / max(counters.seconds, 1e-9),
             padding_share=1 - counters.tokens_seen / max(counters.places, 1),
-            mfu=self._mfu() if counters.training_seconds else 0.0,
-            matmul_rate=self.rate,
+            mfu=self.meter.mfu(counters),
+            matmul_rate=self.meter.matmul_rate,
             precision=str(self.dtype).removeprefix("torch."),
-            device=str(self.device),
+            device=self.device.type if self.ranks.count > 1 else str(self.device),
+            ranks=self.ranks.count,
             threads=torch.get_num_threads(),
         )
 
