@@ -25,23 +25,29 @@ from toy_store import toy_store
 from train_samples import SMALL, TWO, lines, register_toy_age, weights
 
 SETTINGS: dict[str, Any] = {**to_dict(SMALL), "objectives": TWO, "accumulate": 4, "steps": 6, "trackers": []}
+FSDP: dict[str, Any] = {"settings": {"parallel": "fsdp"}}
 JOBS: dict[str, dict[str, Any]] = {
     "ddp": {},
-    "muon": {"settings": {"optimizer": "muon"}},
     "undealt": {"settings": {"accumulate": 3}},
     "poison": {"poison": 9},
     "parts": {"signal_at": 2},
     "again": {"out": "parts", "resume": True},
     "there": {"out": "ddp"},
-    "whole for one": {"stop_at": 3},
-    "fsdp": {"settings": {"parallel": "fsdp"}},
+    "fsdp": FSDP,
+    "pieces for two": {**FSDP, "stop_at": 3},
+    "two again": {**FSDP, "out": "pieces for two", "resume": True},
+    "pieces for one": {**FSDP, "stop_at": 3},
+}
+MORE: dict[str, dict[str, Any]] = {
+    "muon": {"settings": {"optimizer": "muon"}},
     "fsdp muon": {"settings": {"parallel": "fsdp", "optimizer": "muon"}},
-    "pieces for two": {"settings": {"parallel": "fsdp"}, "stop_at": 3},
-    "two again": {"out": "pieces for two", "settings": {"parallel": "fsdp"}, "resume": True},
-    "pieces for one": {"settings": {"parallel": "fsdp"}, "stop_at": 3},
-    "pieces with a hole": {"settings": {"parallel": "fsdp"}, "stop_at": 3},
+    "ddp twice": {"settings": {"activation_checkpointing": True}},
+    "fsdp twice": {"settings": {"parallel": "fsdp", "activation_checkpointing": True}},
+    "fsdp": FSDP,
+    "whole for one": {"stop_at": 3},
+    "pieces with a hole": {**FSDP, "stop_at": 3},
     "whole then pieces": {"stop_at": 3},
-    "pieces after all": {"out": "whole then pieces", "settings": {"parallel": "fsdp"}, "resume": True},
+    "pieces after all": {**FSDP, "out": "whole then pieces", "resume": True},
 }
 
 
@@ -79,6 +85,13 @@ def together(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, start(store, folder, JOBS)
 
 
+@pytest.fixture(scope="module")
+def more(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[dict[str, Any]]]]:
+    """What two ranks made of `MORE`."""
+    folder = tmp_path_factory.mktemp("more")
+    return folder, start(store, folder, MORE)
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     register_toy_age()
@@ -102,16 +115,24 @@ def assert_same_training(one: Path, other: Path) -> None:
         torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("job", ["ddp", "muon", "fsdp", "fsdp muon"])
+@pytest.mark.parametrize("job", ["ddp", "fsdp"])
 def test_two_ranks_learn_what_one_does(store: Path, tmp_path: Path, together: tuple[Path, Any], job: str) -> None:
     folder, said = together
-    single = alone(store, tmp_path / "single", **JOBS[job].get("settings", {}))
+    single = alone(store, tmp_path / "single")
     assert_same_training(tmp_path / "single", folder / job)
     first, second = (one["summary"] for one in said[job])
     assert (first["ranks"], first["device"], single.ranks) == (2, "cpu", 1)
     for name in ("steps", "tokens_seen", "best_step", "padding_share", "tuning_loss"):
         assert first[name] == second[name] == pytest.approx(getattr(single, name), rel=2e-5)
     assert not list(folder.glob(f".{job}.training")), "checkpoints go when the model is there"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["muon", "fsdp muon", "ddp twice", "fsdp twice"])
+def test_so_do_they_with_muon_and_with_blocks_computed_twice(store: Path, tmp_path: Path, more: tuple[Path, Any], job: str) -> None:
+    optimizer = "muon" if "muon" in job else "adamw"
+    alone(store, tmp_path / "single", optimizer=optimizer)
+    assert_same_training(tmp_path / "single", more[0] / job)
 
 
 def test_micro_batches_that_cannot_be_dealt_out_are_refused(together: tuple[Path, Any]) -> None:
@@ -147,12 +168,13 @@ def test_the_first_rank_speaks_for_all(together: tuple[Path, Any]) -> None:
     assert first["message"] == second["message"]
 
 
-def test_one_rank_goes_on_with_what_two_began(store: Path, together: tuple[Path, Any]) -> None:
+@pytest.mark.slow
+def test_one_rank_goes_on_with_what_two_began(store: Path, more: tuple[Path, Any]) -> None:
     """A checkpoint of DDP is the same as one of a single process."""
-    folder, _ = together
+    folder, _ = more
     summary = pretrain(store, folder / "whole for one", from_dict(TrainConfig, SETTINGS, where="test"), resume=True)
     assert (summary.resumed_from, summary.ranks) == (3, 1)
-    assert_same_training(folder / "ddp", folder / "whole for one")
+    assert_same_training(folder / "fsdp", folder / "whole for one")
 
 
 # -- checkpoints in pieces ------------------------------------------------------------------------------------------------------------
@@ -165,23 +187,25 @@ def test_pieces_go_on_on_as_many_ranks_and_on_one(store: Path, together: tuple[P
     left = checkpoint.training_folder(folder / "pieces for one") / "step-00000003"
     assert {path.suffix for path in left.iterdir()} == {".safetensors", ".json"}, "no pickles"
     assert {path.name for path in left.glob("weights*")} == {"weights-00000-of-00002.safetensors", "weights-00001-of-00002.safetensors"}
-    config = from_dict(TrainConfig, {**SETTINGS, **JOBS["pieces for one"]["settings"]}, where="test")
+    config = from_dict(TrainConfig, {**SETTINGS, **FSDP["settings"]}, where="test")
     summary = pretrain(store, folder / "pieces for one", config, resume=True)
     assert (summary.resumed_from, summary.ranks) == (3, 1)
     assert_same_training(folder / "fsdp", folder / "pieces for one")
 
 
-def test_what_was_whole_goes_on_in_pieces(together: tuple[Path, Any]) -> None:
-    folder, said = together
+@pytest.mark.slow
+def test_what_was_whole_goes_on_in_pieces(more: tuple[Path, Any]) -> None:
+    folder, said = more
     assert said["pieces after all"][0]["summary"]["resumed_from"] == 3
     assert_same_training(folder / "fsdp", folder / "whole then pieces")
 
 
-def test_a_damaged_piece_falls_back_to_the_checkpoint_before(store: Path, together: tuple[Path, Any]) -> None:
-    folder, _ = together
+@pytest.mark.slow
+def test_a_damaged_piece_falls_back_to_the_checkpoint_before(store: Path, more: tuple[Path, Any]) -> None:
+    folder, _ = more
     piece = checkpoint.training_folder(folder / "pieces with a hole") / "step-00000003" / "optimizer-00001-of-00002.safetensors"
     piece.write_bytes(piece.read_bytes()[:-7])
-    config = from_dict(TrainConfig, {**SETTINGS, **JOBS["pieces with a hole"]["settings"]}, where="test")
+    config = from_dict(TrainConfig, {**SETTINGS, **FSDP["settings"]}, where="test")
     summary = pretrain(store, folder / "pieces with a hole", config, resume=True)
     assert (summary.resumed_from, summary.damaged_checkpoints) == (2, [3])
     assert_same_training(folder / "fsdp", folder / "pieces with a hole")
@@ -223,12 +247,11 @@ def test_pieces_of_any_number_are_put_together_for_any_other(tmp_path: Path, wri
 
 @pytest.mark.slow
 def test_killed_while_the_pieces_are_written(store: Path, tmp_path: Path) -> None:
-    fsdp = {"settings": {"parallel": "fsdp"}}
-    start(store, tmp_path, {"model": {**fsdp, "kill_at_save": 3}}, returncode=-9)
+    start(store, tmp_path, {"model": {**FSDP, "kill_at_save": 3}}, returncode=-9)
     folder = checkpoint.training_folder(tmp_path / "model")
     assert list(folder.glob(".step-00000003.partial"))
     assert checkpoint.steps_there(folder) == [2, 1]
-    start(store, tmp_path, {"model": {**fsdp, "resume": True}, "whole": fsdp})
+    start(store, tmp_path, {"model": {**FSDP, "resume": True}, "whole": FSDP})
     assert_same_losses_exactly(tmp_path / "whole", tmp_path / "model")
 
 

@@ -17,7 +17,8 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
-UNDECISIVE = ("checkpoint_minutes", "parallel", "trackers")  # how a run is watched and kept, not what it computes: may differ when it is resumed
+# How a run is carried out and watched, not what it learns: these may differ when it is resumed.
+UNDECISIVE = ("activation_checkpointing", "checkpoint_minutes", "compile", "parallel", "trackers")
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -59,6 +60,9 @@ class TrainConfig:
 
         parallel: how several ranks share the work: `ddp`, all weights on each, or `fsdp`, a share of them on each, for models that one
             accelerator cannot hold with gradients and moments.
+        activation_checkpointing: keep only what enters each block and compute the rest again in the backward pass: the same losses, less memory,
+            about a third more work.
+        compile: the blocks, by `torch.compile`: true, false, or `auto`, on CUDA.
         precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the hardware multiplies it faster.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         checkpoint_minutes: between checkpoints; 0 = after every step.
@@ -98,6 +102,8 @@ class TrainConfig:
     minimum_improvement: float = 1e-3
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    activation_checkpointing: bool = False
+    compile: bool | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     checkpoint_minutes: float = 2.0

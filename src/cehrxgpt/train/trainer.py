@@ -32,6 +32,7 @@ from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
+from cehrxgpt.train.blocks import prepare_blocks, should_compile
 from cehrxgpt.train.config import TrainConfig
 from cehrxgpt.train.dealing import check_dealing, deal, sizes
 from cehrxgpt.train.device import autocast, choose_precision, matmul_rate
@@ -88,10 +89,12 @@ class Trainer:
         shape = config.model_config(len(store.vocabulary))
         self.module = self._make_module(shape, start)
         self.decoder = self.module.decoder
+        packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
+        compiled = should_compile(config.compile, self.device)
+        prepare_blocks(self.decoder, compiled=compiled, packed=packed, checkpointed=config.activation_checkpointing)
         self.objectives: dict[str, Any] = dict(self.module.objectives.items())
         self.spread = spread(self.module, self.ranks, config.parallel)
         self.layout = layout_of(self.module, self.ranks)
-        packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
         make_loader = partial(Loader, store, tokens_per_batch=config.tokens_per_batch, context=shape.context, seed=config.seed, packed=packed)
         self.loader = make_loader(TRAIN)
         # Small data may have no tuning split: the last weights are kept then.
