@@ -1,6 +1,6 @@
 """How fast events become tokens and tokens events again, and what the tokens cannot say.
 
-    python benchmarks/timeline.py [--patients 2000] [--drug-lengths] [--source FOLDER ...]
+    python benchmarks/timeline.py [--patients 2000] [--values fused|split] [--drug-lengths] [--source FOLDER ...]
 
 A simulated population, and every OMOP or MEDS folder given, is ingested into a temporary folder; then, in one process: fit (training
 split), encode (every event; the better of two runs), decode, and `quantise`, which is plain Python and meant for checks. Prints the
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from cehrxgpt.events import EventDataset
@@ -54,6 +55,8 @@ def measure(name: str, dataset: EventDataset, config: TimelineConfig) -> tuple[d
         "rows": events.height,
         "vocabulary": len(timeline.vocabulary),
         "tokens": len(encoded.token_id),
+        "tokens_per_history": {share: round(float(np.quantile(encoded.lengths, share)), 1) for share in (0.5, 0.9)},
+        "values": int(np.isfinite(encoded.value).sum()),
         "unknown_share": round(float(encoded.unknown.sum() / max(encoded.events.sum(), 1)), 4),
         "fit_s": round(fitting, 3),
         "encode_s": round(encoding, 3),
@@ -70,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", type=int, default=2000, help="simulated; 0 = none")
     parser.add_argument("--source", type=Path, action="append", default=[], help="an OMOP or MEDS folder; may be given several times")
+    parser.add_argument("--values", choices=("fused", "split"), default="fused", help="a lab and its value as one token or as two")
     parser.add_argument("--drug-lengths", action="store_true", help="write how long drugs are taken")
     arguments = parser.parse_args()
     lines, results = [], []
@@ -80,7 +84,7 @@ def main() -> None:
             sources.append(Path(folder) / "simulated")
         for number, source in enumerate(sources):
             dataset = ingest(source, Path(folder) / f"events-{number}", IngestConfig())
-            figures, line = measure(source.name, dataset, TimelineConfig(drug_lengths=arguments.drug_lengths))
+            figures, line = measure(source.name, dataset, TimelineConfig(values=arguments.values, drug_lengths=arguments.drug_lengths))
             results.append(figures)
             lines.append(line)
     print(table_head(), *lines, sep="\n")

@@ -40,6 +40,10 @@ def toy_vocabulary(codes: int = 4) -> Vocabulary:
     rows += [{"token": "[ICU]", "kind": Kind.ICU_START, "code": "VisitDetail/32037"}, {"token": "[/ICU]", "kind": Kind.ICU_END}]
     rows += [{"token": "drug/1", "kind": Kind.CODE, "code": "drug/1", "origin": "drug_exposure"}]
     rows += [{"token": f"days:{d}", "kind": Kind.DRUG_LENGTH, "amount": d} for d in (1, 8)]
+    rows += [{"token": f"bin:{b}", "kind": Kind.BIN, "amount": b} for b in range(3)]
+    for name, bins, origin in (("measurement/1", 3, "measurement"), ("measurement/2", 2, "measurement"), ("drug/2", 1, "drug_exposure")):
+        inside = {"bin_edges": [float(b) for b in range(bins + 1)], "bin_quantiles": [[b, b + 0.5, b + 0.75] for b in range(bins)]}
+        rows += [{"token": f"{name}[..]", "kind": Kind.LAB, "code": name, "origin": origin} | inside]
     return Vocabulary.from_rows([row | {"kind": int(row["kind"])} for row in rows], {})
 
 

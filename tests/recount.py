@@ -23,7 +23,7 @@ EVENTS = {
     "visit_detail": ("visit_detail", "visit_detail_start"),
 }
 DETAIL_KEYS = ("visit_detail_id", "preceding_visit_detail_id", "parent_visit_detail_id", "visit_detail_parent_id", "visit_detail_source_value")
-INPATIENT, INPATIENT_IF_LONG, EMERGENCY = "(9201, 262)", "(8870, 581385, 8883)", "(9203)"
+INPATIENT, INPATIENT_IF_LONG, EMERGENCY = "(9201, 262)", "(8870, 581385, 8883)", "(9203, 8870)"
 Count = dict[str, dict[str, Any]]
 
 
@@ -138,14 +138,12 @@ class Recount:
         """One clinical table."""
         stem, date = EVENTS[table]
         time, _ = self._time(table, date)
-        midnight = self._midnight(table, time)
-        shown = f"date_trunc('day', {time})" if midnight else time
         concept, source = self._column(table, f"{stem}_concept_id", "DOUBLE"), self._column(table, f"{stem}_source_value", "VARCHAR")
         detail = table == "visit_detail"
         keys = DETAIL_KEYS if detail else (f"{table}_id",)
         uncoded = "FALSE" if detail else f"{concept} IS NULL AND {source} IS NULL"
         columns = (
-            f"TRY_CAST(person_id AS BIGINT) AS subject, {shown} AS t, {uncoded} AS uncoded, "
+            f"TRY_CAST(person_id AS BIGINT) AS subject, {time} AS t, {uncoded} AS uncoded, "
             f"{self._again(table, *keys, first='person_id')} AS again, coalesce({concept}::BIGINT, 0) AS concept, "
             f"{self._column(table, 'visit_occurrence_id', 'BIGINT')} AS visit"
         )
@@ -170,12 +168,12 @@ class Recount:
         if table not in self.columns:
             return {}
         (time, is_date), (end, end_is_date) = self._time(table, "visit_start"), self._time(table, "visit_end")
-        shown = f"date_trunc('day', {time})" if self._midnight(table, time) else time
+        dated = f"{time} = date_trunc('day', {time})" if self._midnight(table, time) else "FALSE"
         last = f"date_trunc('day', {end}) + INTERVAL 1 DAY - INTERVAL 1 MICROSECOND"
         at_midnight = f"OR {end} = date_trunc('day', {end})" if self._midnight(table, end) else ""
         columns = (
             f"TRY_CAST(person_id AS BIGINT) AS subject, {self._column(table, 'visit_occurrence_id', 'BIGINT')} AS visit, "
-            f"CASE WHEN {is_date} THEN date_trunc('day', {time}) ELSE {shown} END AS t, "
+            f"CASE WHEN {is_date} THEN date_trunc('day', {time}) ELSE {time} END AS t, {is_date} OR {dated} AS no_hours, "
             f"CASE WHEN {end_is_date} {at_midnight} THEN {last} ELSE {end} END AS u, "
             f"{self._column(table, 'visit_concept_id', 'DOUBLE')}::BIGINT AS concept, "
             f"{self._again(table, 'visit_occurrence_id', first='visit_occurrence_id::BIGINT')} AS again"
@@ -192,10 +190,13 @@ class Recount:
         ended = f"CASE WHEN u > {self.latest} THEN NULL WHEN u < t THEN t ELSE least(u, coalesce(died, u)) END"
         long = f"date_diff('second', t, {ended}) > 86400"
         admission = f"concept IN {INPATIENT} OR (concept IN {INPATIENT_IF_LONG} AND {long})"
-        into = "SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND a.t BETWEEN v.t AND v.e"
+        emergency = f"concept IN {EMERGENCY} AND NOT admission AND e IS NOT NULL"
+        # An admission without hours may be at any hour of its day up to its end.
+        same_day = "a.no_hours AND a.t = date_trunc('day', v.t) AND v.t <= coalesce(a.e, v.t)"
+        into = f"SELECT min(a.concept) FROM v a WHERE a.admission AND a.subject = v.subject AND (a.t BETWEEN v.t AND v.e OR {same_day})"
         self.db.execute(
             f"CREATE TABLE own AS WITH v AS (SELECT *, {ended} AS e, {admission} AS admission FROM judged_{table} WHERE reason IS NULL) "
-            f"SELECT subject, visit, concept, CASE WHEN concept IN {EMERGENCY} AND e IS NOT NULL THEN ({into}) END AS merged_into FROM v"
+            f"SELECT subject, visit, concept, CASE WHEN {emergency} THEN ({into}) END AS merged_into FROM v"
         )
         merged = self.one("SELECT count(merged_into) FROM own")
         if merged:
@@ -259,7 +260,7 @@ def recount_mimic(folder: Path, placed: set[str]) -> Count:
     db.execute(
         f"CREATE TABLE r AS SELECT subject_id AS subject, code, split_part(code, '//', 1) AS first, "
         f"CASE WHEN split_part(code, '//', 1) IN ({segments}) THEN split_part(code, '//', 1) ELSE 'other' END AS segment, "
-        f"CASE WHEN {midnight} THEN date_trunc('day', time) ELSE time END AS t, {midnight} AS day, "
+        f"time AS t, {midnight} AND time = date_trunc('day', time) AS day, "
         f"regexp_matches(code, '{NOT_GIVEN}') AS unreal, row_number() OVER (PARTITION BY {same} ORDER BY 1) > 1 AS again FROM {source}"
     )
     db.execute("CREATE TABLE born AS SELECT subject, min(date_trunc('day', t)) AS born FROM r WHERE code = 'MEDS_BIRTH' GROUP BY subject")

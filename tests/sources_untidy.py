@@ -105,6 +105,7 @@ _WORDS = [
     condition(4, 1, "2010-05-02 10:00:00", condition_concept_id=None, condition_source_value=None),
 ]
 _NO_WORDS = {"condition_occurrence": {"no_code": 1}}
+_DATED = {"visit_start_datetime": None, "visit_end_datetime": None}
 _NIGHT = {"visit_end_date": "2012-06-01", "visit_end_datetime": None}
 
 UNTIDY: dict[str, Untidy] = {
@@ -148,6 +149,30 @@ UNTIDY: dict[str, Untidy] = {
                 "visit_ends_before_start": 1,
             }
         },
+    ),
+    "admissions_without_hours": Untidy(
+        _with(
+            visit_occurrence=[
+                visit(1, 1, "2012-03-01 10:00:00", "2012-03-01 15:00:00", 9203),  # on the day of the next: merged
+                visit(2, 1, "2012-03-01", "2012-03-05", **_DATED),
+                visit(3, 1, "2012-03-04 10:00:00", "2012-03-04 15:00:00", 9203),  # on a later day of the stay: left
+                visit(4, 2, "2012-03-01", "2012-03-01", 9203, **_DATED),  # neither has hours: merged
+                visit(5, 2, "2012-03-01", "2012-03-05", **_DATED),
+                visit(6, 2, "2012-05-01 20:00:00", "2012-05-02 03:00:00", 9203),  # ends on the next one's day: merged
+                visit(7, 2, "2012-05-02", "2012-05-05", **_DATED),
+                visit(8, 2, "2012-07-01 10:00:00", "2012-07-01 15:00:00", 9203),  # on the day before: left
+                visit(9, 2, "2012-07-02", "2012-07-05", **_DATED),
+                visit(1, 3, "2012-03-01", "2012-03-01 08:00:00", visit_start_datetime=None),  # over when the next begins: left
+                visit(2, 3, "2012-03-01 10:00:00", "2012-03-01 15:00:00", 9203),
+                visit(3, 3, "2012-05-01 10:00:00", "2012-05-01 15:00:00", 8870),  # into the one whose hour says so
+                visit(4, 3, "2012-05-01", "2012-05-05", 262, **_DATED),
+                visit(5, 3, "2012-05-01 14:00:00", "2012-05-05 12:00:00"),
+                visit(6, 3, "2012-07-01 10:00:00", None, 9203),  # nobody knows how long: left
+                visit(7, 3, "2012-07-01", "2012-07-05", **_DATED),
+            ]
+        ),
+        dropped={"visit_occurrence": {"merged_into_admission": 4}},
+        mended={"visit_occurrence": {"admission_start_moved_to_emergency": 3, "visit_end_unknown": 1}},
     ),
     "offsets": Untidy(
         _with(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,19 @@ from hypothesis import strategies as st
 
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
-from cehrxgpt.model.transformer import LIKE_LENGTH, SLACK, Decoder, DocumentGroups
+from cehrxgpt.model.transformer import (
+    LIKE_LENGTH,
+    SLACK,
+    Decoder,
+    DocumentEnds,
+    DocumentGroups,
+    RMSNorm,
+    Rotation,
+    causal_attention,
+    explicit_attention,
+    packed_attention,
+    varlen_attention,
+)
 
 CENTURY = 100 * 525_960  # minutes
 
@@ -224,6 +238,79 @@ def test_bfloat16_autocast_stays_near_float32():
         rough = decoder.head(decoder(token, position=position, age_minutes=age, segment_id=segment))
     assert torch.isfinite(rough).all()
     assert (rough.float() - exact)[segment > 0].abs().mean() < 0.05 * exact[segment > 0].abs().mean()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
+def test_written_out_attention_is_attention(heads, kv_heads):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 11, heads, 8), (3, 11, kv_heads, 8), (3, 11, kv_heads, 8)]
+    given = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    outputs = [attend(*given) for attend in (causal_attention, explicit_attention)]
+    torch.testing.assert_close(outputs[0], outputs[1])
+    weight = torch.randn(outputs[0].shape, generator=generator, dtype=torch.float64)
+    for one, other in zip(*(torch.autograd.grad((output * weight).sum(), given) for output in outputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_norm_is_what_it_says_and_its_gradient_too():
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(6, 1e-6).double()
+    norm.weight.data.uniform_(0.5, 2, generator=generator)
+    x = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+    assert torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(norm, {"weight": w}, (x,)), (x, norm.weight))
+
+
+def test_turning_is_the_same_with_and_without_complex_numbers():
+    generator = torch.Generator().manual_seed(0)
+    tables = [torch.rand(2, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+    position, age = torch.arange(10).view(2, 5), torch.randint(0, 10**7, (2, 5), generator=generator)
+    rotation = Rotation(position, age, *tables, torch.float64)
+    x = torch.randn(2, 5, 2, 3, 8, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(rotation(x), rotation.turn_real(x.unflatten(-1, (-1, 2))).flatten(-2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=3), spare=st.integers(0, 4))
+def test_documents_of_any_length_are_bounded_where_they_begin(lengths, spare):
+    """What the kernel of accelerators is told, used here with plain attention on each piece: the states are those of packed rows."""
+    width = max(sum(row) for row in lengths) + spare
+    _, _, _, segment = lay_out([[document(length, c) for c, length in enumerate(row)] for row in lengths], width)
+    ends = DocumentEnds.of(segment)
+    bounds = ends.bounds.tolist()
+    assert bounds[0] == 0
+    assert bounds[-1] == segment.numel()
+    assert max(stop - start for start, stop in itertools.pairwise(bounds)) <= ends.longest
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(*segment.shape, heads, 4, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
+    pieces = [causal_attention(*(x.flatten(0, 1)[None, start:stop] for x in (q, k, v)))[0] for start, stop in itertools.pairwise(bounds)]
+    real = segment > 0
+    torch.testing.assert_close(torch.cat(pieces).view_as(q)[real], packed_attention(q, k, v, DocumentGroups(segment))[real])
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=3), min_size=1, max_size=3))
+def test_narrow_packed_rows_can_be_attended_under_a_mask(lengths):
+    _, _, _, segment = lay_out([[document(length, c) for c, length in enumerate(row)] for row in lengths], max(sum(row) for row in lengths))
+    groups = DocumentGroups(segment)
+    if groups.unseen_BTT is None:
+        return
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(*segment.shape, heads, 4, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
+    real = segment > 0
+    torch.testing.assert_close(explicit_attention(q, k, v, groups.unseen_BTT)[real], packed_attention(q, k, v, groups)[real])
+
+
+@pytest.mark.gpu
+def test_the_kernel_for_documents_of_any_length_gives_the_states_of_packed_rows():
+    q, k, v = (torch.randn(3, 96, heads, 32, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2))
+    segment = torch.ones(3, 96, dtype=torch.int64, device="cuda")
+    segment[:, 40:] = 2
+    segment[1, 70:] = 0
+    real = segment > 0
+    expected = packed_attention(q.double(), k.double(), v.double(), DocumentGroups(segment))
+    torch.testing.assert_close(varlen_attention(q, k, v, DocumentEnds.of(segment))[real].double(), expected[real], atol=2e-2, rtol=2e-2)
 
 
 def test_a_new_model_predicts_almost_uniformly_whatever_its_depth():

@@ -74,8 +74,19 @@ def test_those_who_lived_the_same_come_first_with_what_they_share(model: Loaded,
     assert found.subjects["similarity"].is_sorted(descending=True)
     shared = found.shared.filter(pl.col("neighbour_id") == 5)
     assert shared["code"].to_list() == [OUTCOME]
-    assert shared["prevalence"].to_list() == pytest.approx([2 / 6])
+    assert shared["prevalence"].to_list() == [None]  # of two people
     assert set(found.shared["neighbour_id"]) == {5}
+
+
+@pytest.mark.parametrize(("having", "prevalence"), [(2, None), (10, None), (11, 11 / 40), (29, 29 / 40), (30, None), (39, None), (40, 1.0)])
+def test_the_prevalence_of_a_few_is_not_told(model: Loaded, tmp_path: Path, having: int, prevalence: float | None) -> None:
+    """Nor of all but a few."""
+    events = history(40).with_columns(
+        pl.when((pl.col("code") == BENIGN) & (pl.col("subject_id") <= having)).then(pl.lit(OUTCOME)).otherwise("code").alias("code")
+    )
+    found = discover(model, write_dataset(tmp_path / "events", sort_events(events), dict.fromkeys(range(1, 41), "train")), 1, count=1)
+    assert found.shared["code"].to_list() == [OUTCOME]
+    assert found.shared["prevalence"].to_list() == pytest.approx([prevalence])
 
 
 def test_who_cannot_be_compared_is_told_why(model: Loaded, folder: Path) -> None:

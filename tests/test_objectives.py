@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,48 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cehrxgpt.errors import ConfigError
-from cehrxgpt.model.config import ModelConfig
-from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives import NextToken, build, next_token
+from cehrxgpt.objectives import NextToken, next_token, read_settings
 from cehrxgpt.store.batch import IGNORE, PackedBatch
 from cehrxgpt.store.loader import Segment, assemble
-from cehrxgpt.timeline.encoded import EncodedHistories
-from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
+from toy_objectives import VOCABULARY, decoder, loss_of, padded, segments
 from toy_store import toy_histories, toy_vocabulary
-
-VOCABULARY = toy_vocabulary()
-
-
-def decoder(**settings: object) -> Decoder:
-    torch.manual_seed(0)
-    model = Decoder(
-        ModelConfig(**{"vocabulary_size": len(VOCABULARY), "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "context": 512, **settings})
-    )
-    for weight in model.parameters():
-        weight.data.mul_(4 if weight.dim() > 1 else 1)  # far from uniform
-    return model.double()
-
-
-def segments(histories: EncodedHistories) -> list[Segment]:
-    def one(index: int) -> Segment:
-        place = histories.history(index)
-        return Segment(histories.token_id[place], histories.age_minutes[place], histories.value[place], 0, int(histories.censor_gap_days[index]))
-
-    return [one(index) for index in range(len(histories))]
-
-
-def loss_of(model: Decoder, objective: NextToken, batch: PackedBatch) -> tuple[Tensor, int]:
-    hidden = model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
-    total, count = objective(model, hidden, batch)
-    assert int(count) == int(objective.count(batch))
-    return total, int(count)
-
-
-def padded(batch: PackedBatch, columns: int) -> PackedBatch:
-    filler = {"target": IGNORE, "censor_gap_days": -1, "value": float("nan")}
-    return PackedBatch(**{f.name: nn.functional.pad(getattr(batch, f.name), (0, columns), value=filler.get(f.name, 0)) for f in fields(batch)})
-
 
 # -- what the loss must not depend on -------------------------------------------------------------------------------------------------
 
@@ -147,7 +112,7 @@ def _censored_batch(gap_days: list[int]) -> PackedBatch:
     shape = (len(gap_days), 1)
     zeros = torch.zeros(shape, dtype=torch.int64)
     censor = torch.tensor(gap_days)[:, None]
-    return PackedBatch(zeros, zeros + 1, zeros, zeros, torch.full(shape, float("nan")), torch.full(shape, IGNORE), censor)
+    return PackedBatch(zeros, zeros + 1, zeros, zeros, torch.full(shape, float("nan")), torch.full(shape, IGNORE), censor, zeros - 1)
 
 
 def _beyond(vocabulary: Vocabulary, token: int, gap: int) -> bool:
@@ -264,9 +229,27 @@ def test_halving_the_follow_up_does_not_move_the_rate() -> None:
 # -- by name --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_objectives_are_refused() -> None:
-    config = ModelConfig(vocabulary_size=len(VOCABULARY))
-    assert set(build({"next_token": 1.0}, VOCABULARY, config)) == {"next_token"}
-    for weights, message in (({"next": 1.0}, "unknown 'next'; valid: next_token"), ({"next_token": 0.0}, "must be positive"), ({}, "none given")):
-        with pytest.raises(ConfigError, match=message):
-            build(weights, VOCABULARY, config)
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"next": 1.0}, "unknown 'next'; valid: contrastive, "),
+        ({"next_token": 0.0}, "next_token: weight is 0.0; it must be positive"),
+        ({"next_token": {"weigth": 1.0}}, "unknown key 'weigth'; did you mean 'weight'"),
+        ({"time_to_event": {"pieces": 0}}, "pieces is 0; it must be at least 1"),
+        ({}, "none given"),
+    ],
+)
+def test_objectives_are_read_strictly(named: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_settings(named)
+
+
+def test_demographics_can_be_left_unpredicted() -> None:
+    model, batch = decoder(), assemble(segments(toy_histories(VOCABULARY, 3, seed=4)))
+    asked, unasked = NextToken(VOCABULARY), NextToken(VOCABULARY, demographics=False)
+    (_, count), (total, fewer) = loss_of(model, asked, batch), loss_of(model, unasked, batch)
+    assert count - fewer == 3 * (PROMPT_LENGTH - 1)
+    # Nothing of the prompt's own probability is left in it: another prompt token changes the states behind, not the terms.
+    hidden = model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
+    swapped = replace(batch, target=batch.target.masked_fill((batch.position < PROMPT_LENGTH - 1), VOCABULARY.id_of("race:0")))
+    assert unasked(model, hidden, swapped)[0].item() == pytest.approx(total.item(), rel=1e-12)

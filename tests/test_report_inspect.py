@@ -76,6 +76,28 @@ def test_what_it_was_made_from(run_folder: Path) -> None:
     assert "stage" not in inspect_artefact(run_folder / "events")[1]["made_from"]
 
 
+def test_small_counts_of_a_timeline_are_hidden(tmp_path: Path) -> None:
+    """In its lines and for programs; and nothing beside them gives them away."""
+    rows = [("train", 480, 90_000, 20_000, 57), ("tuning", 60, 9_000, 2_000, 3), ("held_out", 4, 900, 200, 13)]
+    splits: list[dict[str, Any]] = [
+        {"split": split, "patients": n, "tokens": tokens, "events": events, "events_dropped": dropped, "length_p50": 200.0, "length_p90": 400.0}
+        for split, n, tokens, events, dropped in rows
+    ]
+    account = {"patients": 544, "patients_without_tokens": 2, "tokens": 99_900, "events": 22_200, "events_dropped": 73, "dropped_share": 73 / 22_200}
+    account |= {"events_backed_off": 9, "backed_off_share": 9 / 22_200, "splits": splits, "codes_dropped": 5}
+    (tmp_path / "tokenize.json").write_text(json.dumps(account), encoding="utf-8")
+    found = _json(str(tmp_path))
+    assert found["tables"][0]["rows"] == [
+        ["train", 480, 90_000, 20_000, 57, 200.0, 400.0],
+        ["tuning", "≥11", 9_000, 2_000, "<11", 200.0, 400.0],
+        ["held_out", "<11", 900, 200, "≥11", None, None],
+    ]
+    told = {"patients": 544, "patients without tokens": "<11", "events dropped": 73, "events backed off": "<11"}
+    assert told.items() <= found["facts"].items()
+    assert found["facts"]["codes dropped"] == 5
+    assert "backed off share" not in found["facts"]
+
+
 def test_a_wrong_path_says_what_is_there(run_folder: Path) -> None:
     with pytest.raises(InputError, match=r"demo/evnts: no such file or folder; .*demo holds evaluation, events"):
         inspect_path(run_folder / "evnts")

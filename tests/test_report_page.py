@@ -14,6 +14,7 @@ import pytest
 
 from cehrxgpt.errors import InputError, OutputExistsError
 from cehrxgpt.report import report
+from cehrxgpt.report.page import report_with_figures
 from test_report_run import EVIL, TASKS, make_run
 
 FIRST = 700_000_000
@@ -124,8 +125,23 @@ def test_the_subject_asked_for_is_shown_even_without_a_forecast(run_folder: Path
     found = Page(report(run_folder, tmp_path / "page.html", patient=train))  # type: ignore[arg-type]
     assert f"Subject {train} as the record stood" in found.source
     assert "held out from training" not in found.source
-    absent = Page(report(run_folder, tmp_path / "page.html", patient=5))
-    assert "events of subject 5" in absent.source
+    with pytest.raises(InputError, match=r"no subject 5 in .*events"):
+        report(run_folder, tmp_path / "other.html", patient=5)
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_the_page_in_numbers(run_folder: Path, copy: Path, tmp_path: Path) -> None:
+    path, figures = report_with_figures(run_folder, tmp_path / "page.html")
+    assert figures["bytes"] == path.stat().st_size
+    assert (figures["chapters"], figures["left_out"], figures["tasks"]) == (len(CHAPTERS), [], len(TASKS))
+    events = pl.scan_parquet(run_folder / "events/data/*/*.parquet").select(pl.col("subject_id").n_unique().alias("people"), pl.len()).collect()
+    assert (figures["subjects"], figures["events"]) == events.row(0)
+    assert set(figures["findings"]) == {"high", "medium", "low"}
+    assert sum(figures["findings"].values()) == Page(path).source.count('class="severity ')
+    (copy / "truth" / f"{TASKS[0]}.parquet").write_text("no table", encoding="utf-8")
+    less = report_with_figures(copy, patient=None)[1]
+    assert less["left_out"] == ["One patient"]
+    assert less["problems"] == figures["problems"] + 1
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_the_ingests_account_is_judged() -> None:
         "visits_of_unlisted_concepts": {"Visit/77": 200},
         "unreadable_values": {"measurement": {"value_as_number": 4}},
         "notes": ["ED_OUT: all 181 rows were dropped"],
+        "unreadable_dates": {"drug_exposure": {"drug_exposure_end_date": [30, 100], "drug_exposure_start_date": [60, 100]}},
     }
     titles = {one.title: one.severity for one in judge(Evidence(ingest=ingest)).findings}
     assert titles == {
@@ -156,7 +157,16 @@ def test_the_ingests_account_is_judged() -> None:
         "Nearly every visit is inpatient": "medium",
         "Dates are shifted": "low",
         "A table was set aside whole": "low",
+        "Many dates of a table cannot be read": "high",
     }
+    one = next(one for one in judge(Evidence(ingest=ingest)).findings if one.title.startswith("Many dates"))
+    assert (one.count, one.of) == (90, 200)
+    assert one.where[0] == ("drug_exposure.drug_exposure_start_date", 60)
+
+
+def test_other_notes_are_no_lost_table() -> None:
+    zoned = {"tables": {"person": {"read": 1}}, "notes": ["visit_occurrence: 3 times have a zone; offsets were dropped, instants read in UTC"]}
+    assert not [one for one in judge(Evidence(ingest=zoned)).findings if one.title == "A table was set aside whole"]
 
 
 def test_the_worst_comes_first_and_small_counts_are_hidden(tmp_path: Path) -> None:

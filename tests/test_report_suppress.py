@@ -23,6 +23,8 @@ from cehrxgpt.report.suppress import HIDDEN, UNDER, Counts, Pooled, hidden_keys
 )
 def test_parts_of_a_total(counts: list[int], said: list[str]) -> None:
     assert suppress.parts(counts) == said
+    total = sum(counts)
+    assert suppress.figures(counts)[-1] == (UNDER if suppress.is_small(total) else total)
 
 
 def test_a_share_never_gives_a_small_count_away() -> None:

@@ -25,6 +25,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (".", "a run, finished 2026-01-05 10:09", "zero-shot"),
         ("events", "an event data set", "condition_occurrence  41,210  41,000      210"),
+        ("events", "an event data set", "condition_occurrence  exact duplicate   180"),
         ("timeline", "a token store", "vocabulary"),
         ("model", "a model", "96,000"),
         (f"labels/{TASKS[0]}.parquet", "labels", "positive"),

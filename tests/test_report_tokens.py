@@ -85,7 +85,7 @@ def test_the_budget_adds_up(tmp_path: Path) -> None:
     kinds = {name: n for name, _, n in budget.by_kind(words, counts)}
     assert kinds == {
         "prompt": 21, "visit structure": 6, "time between visits": 1, "time inside visits": 0, "plain codes": 3,
-        "codes with a value bin": 2, "codes with a category": 0, "death and end": 0,
+        "codes with a value bin": 2, "labs": 0, "bins of labs": 0, "codes with a category": 0, "death and end": 0,
         "intensive care": 0, "lengths of drugs": 0,
     }  # fmt: skip
     assert sum(kinds.values()) == counts.sum() == 33

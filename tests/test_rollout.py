@@ -78,11 +78,14 @@ ENDINGS = [
     ("[VR] Visit/inpatient [ICU] stay:0", 3 * 60 + 1),
     ("drug/1", 5 * 60),
     ("drug/1 days:1", 31 * DAY + 600),
+    ("measurement/1[..] bin:2", 5 * 60),
+    ("[VS] Visit/inpatient i-H9 drug/2[..] bin:0", 17 * 60 + 5),
 ]
 PROMPTS = [
     make_prompt(history, subject, prediction_clock_minutes=clock, horizon_minutes=700 * DAY) for subject, (history, clock) in enumerate(ENDINGS)
 ]
 PROMPTS.append(Prompt(token_id=ids("[BOS]"), subject_id=-5))
+PROMPTS.append(make_prompt("[VS] Visit/inpatient [ICU] measurement/2[..]", subject=-6, horizon_minutes=700 * DAY))  # a window of a future ends here
 
 
 @settings(max_examples=10, deadline=None)

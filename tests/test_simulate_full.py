@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 import cehrxgpt as cx
-from cehrxgpt.simulate import SimulateConfig, simulate, true_tasks
+from cehrxgpt.simulate import SimulateConfig, add_population, populations, simulate, true_risk, true_tasks
 from cehrxgpt.simulate.cdm import COLUMNS
 from cehrxgpt.simulate.draws import make_keys
 from cehrxgpt.simulate.lives import Lives, live
@@ -102,6 +102,31 @@ def test_a_new_disease_is_one_entry() -> None:
         build((*ENTRIES, dataclasses.replace(new, raises={"moonstroke": 1.0})))
     with pytest.raises(ValueError, match="no feature 'moon'"):
         build((*ENTRIES, dataclasses.replace(new, terms={"moon": 1.0})))
+
+
+def test_a_population_of_ones_own_is_written_with_its_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's entries and one more: tables, names, states and true risks, also asked for later; the package's own stay as they are."""
+    new = chronic("psoriasis", "Psoriasis", {140168: "Psoriasis"}, {"all": {18: 0.002}}, brought={18: 0.3}, raises={"death": 3.0})
+    monkeypatch.setattr(populations, "_ADDED", {})
+    with pytest.raises(ValueError, match="'full' is a population of the package"):
+        add_population(build((*ENTRIES, new)))
+    with pytest.raises(ValueError, match="population must be one of core, full"):
+        SimulateConfig(population="with_psoriasis")
+    wider = add_population(build((*ENTRIES, new), name="with_psoriasis"))
+    cdm = tmp_path / "cdm"
+    made = simulate(cdm, SimulateConfig(population="with_psoriasis", hospital="b", patients=120, truth_samples=20, truth_rows=10))
+    assert made.prevalence["psoriasis"] > 0.2
+    coded = read(cdm, "condition_occurrence").filter(condition_concept_id=140168)["person_id"].unique()
+    states = pl.read_parquet(cdm / "truth" / "states.parquet")
+    assert set(coded) <= set(states.filter(pl.col("last_psoriasis").is_not_null())["subject_id"])
+    assert coded.len() > 10
+    assert read(cdm, "concept").filter(concept_id=140168)["concept_name"].to_list() == ["Psoriasis"]
+    assert set(made.truth) == set(true_tasks(cdm)) == set(wider.tasks)
+    task = "emergency_visit_1y"
+    truth = pl.read_parquet(cdm / "truth" / f"{task}.parquet")
+    assert true_risk(cdm, truth, task, samples=20).equals(truth)
+    assert json.loads((cdm / "simulate.json").read_text())["config"]["population"] == "with_psoriasis"
+    assert "psoriasis" not in FULL.names
 
 
 # -- the process ---------------------------------------------------------------------------------------------------------------------------

@@ -175,6 +175,21 @@ def test_single_unreadable_values_are_counted(tmp_path: Path) -> None:
     assert report["tables"]["measurement"] == {"read": 3, "kept": 2, "dropped": {"no_date": 1}}
 
 
+@pytest.mark.parametrize(("bad", "noted"), [(2, False), (3, True)])
+def test_many_unreadable_dates_are_noted(tmp_path: Path, bad: int, noted: bool) -> None:
+    """More than a fifth of a column's; the other date of a row serves."""
+    tables = base()
+    dates = ["01.02.2010"] * bad + ["2010-02-01"] * (10 - bad)
+    tables["measurement"] = [
+        {**measurement(number, 1, "2010-02-01 09:00:00", 1.0 + number), "measurement_date": day} for number, day in enumerate(dates, 1)
+    ]
+    _, report = run(write_cdm(tmp_path / "cdm", tables), tmp_path / "out")
+    assert report["unreadable_values"] == {"measurement": {"measurement_date": bad}}
+    assert report["unreadable_dates"] == ({"measurement": {"measurement_date": [3, 10]}} if noted else {})
+    assert report["notes"] == (["measurement: 3 of 10 values of measurement_date are no dates; they were set to null"] if noted else [])
+    assert report["tables"]["measurement"]["kept"] == 10
+
+
 def test_wrong_paths(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         ingest(tmp_path / "nowhere", tmp_path / "out")

@@ -90,6 +90,19 @@ def test_births_and_far_dates(tmp_path: Path) -> None:
     assert rows_of(events, 2, "OBSERVATION//END")[0]["time"].year == 2161
 
 
+def test_an_admission_without_hours_begins_with_the_emergency_visit_of_its_day(tmp_path: Path) -> None:
+    events, _ = run(UNTIDY["admissions_without_hours"].write(tmp_path / "cdm"), tmp_path / "out")
+    stays = events.filter(pl.col("code").str.starts_with("Visit/"))
+    assert {subject: stays.filter(subject_id=subject)["visit_id"].to_list() for subject in (1, 2, 3)} == {
+        1: [2, 3], 2: [5, 7, 8, 9], 3: [1, 2, 4, 5, 7, 6],
+    }  # fmt: skip
+    moved = stays.filter(subject_id=1, visit_id=2).select("time", "available_time", "time_precision").row(0)
+    assert moved == (datetime(2012, 3, 1, 10), datetime(2012, 3, 1, 23, 59, 59, 999999), "minute")  # known as an admission by the end of its day
+    dated = stays.filter(subject_id=2, visit_id=5).select("time", "time_precision").row(0)
+    assert dated == (datetime(2012, 3, 1), "day")
+    assert stays.filter(subject_id=3, visit_id=5)["time"].item() == datetime(2012, 5, 1, 10)
+
+
 def test_a_gap_of_decades_comes_back_to_the_day(tmp_path: Path) -> None:
     tables = base()
     for subject in (1, 2, 3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -147,3 +148,15 @@ def test_bad_input_is_one_clear_line(events: EventDataset, timeline: Timeline, t
     with pytest.raises(InputError, match="not a readable Parquet shard"):
         write_store(EventDataset(foreign), timeline, tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def test_what_stands_above_the_codes_is_kept_where_the_data_knows(events: EventDataset, timeline: Timeline, tmp_path: Path) -> None:
+    write_store(events, timeline, tmp_path / "without")
+    assert TokenStore(tmp_path / "without").ancestors == {}
+    shutil.copytree(events.root, tmp_path / "events")
+    (tmp_path / "events" / "metadata").mkdir(exist_ok=True)
+    codes = [("condition/1", ["condition/10"]), ("condition/10", ["condition/11"]), ("condition/77", ["condition/11"]), ("condition/2", None)]
+    frame = pl.DataFrame(codes, schema={"code": pl.String, "parent_codes": pl.List(pl.String)}, orient="row")
+    frame.with_columns(pl.lit(None, pl.String).alias("description")).write_parquet(tmp_path / "events" / "metadata" / "codes.parquet")
+    write_store(EventDataset(tmp_path / "events"), timeline, tmp_path / "with")
+    assert TokenStore(tmp_path / "with").ancestors == {"condition/1": ["condition/10", "condition/11"]}

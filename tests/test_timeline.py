@@ -25,6 +25,7 @@ from cehrxgpt.timeline import (
 from cehrxgpt.timeline.bins import value_bins
 from cehrxgpt.timeline.clock import run_clock
 from cehrxgpt.timeline.describe import describe, render
+from cehrxgpt.timeline.encode import Encoder
 from cehrxgpt.timeline.encoded import BIRTH_UNKNOWN, EncodedHistories, concatenate
 from cehrxgpt.timeline.grammar import Grammar, Phase, State
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
@@ -49,6 +50,19 @@ def spell(timeline: Timeline, encoded: EncodedHistories, index: int = 0) -> list
 
 def ids(timeline: Timeline, tokens: str) -> np.ndarray:
     return np.array([timeline.vocabulary.id_of(token) for token in tokens.split()])
+
+
+@settings(deadline=None, max_examples=40)
+@given(histories())
+def test_results_said_are_those_of_the_lookup(timeline: Timeline, events: pl.DataFrame) -> None:
+    """Counted in the sentences as row by row in the vocabulary."""
+    token, _, value = Encoder(timeline.vocabulary).lookup.events(events)
+    rows = zip(events.iter_rows(named=True), token.tolist(), value.tolist(), strict=True)
+    said = [
+        one["time"] is not None and (number == number or (index >= 0 and timeline.vocabulary.kind[index] == Kind.CATEGORY))
+        for one, index, number in rows
+    ]
+    assert timeline.results(events, timeline.encode_frame(events))[1] == sum(said)
 
 
 # -- encoding, by hand ------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,12 @@ def timeline_lt() -> Timeline:
 
 
 @pytest.fixture(scope="module")
+def timeline_split() -> Timeline:
+    """Labs and bins as tokens of their own."""
+    return Timeline.fit(training_table(), config=TimelineConfig(values="split", drug_lengths=True, min_subjects=8))
+
+
+@pytest.fixture(scope="module")
 def timeline_plain() -> Timeline:
     """Without intensive care."""
     return Timeline.fit(training_table(icu=False))
@@ -77,8 +83,10 @@ def test_round_trip(timeline: Timeline, events: pl.DataFrame) -> None:
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(histories())
-def test_round_trip_at_length(timeline: Timeline, timeline_lt: Timeline, timeline_plain: Timeline, events: pl.DataFrame) -> None:
-    for fitted in (timeline, timeline_lt, timeline_plain):
+def test_round_trip_at_length(
+    timeline: Timeline, timeline_lt: Timeline, timeline_plain: Timeline, timeline_split: Timeline, events: pl.DataFrame
+) -> None:
+    for fitted in (timeline, timeline_lt, timeline_plain, timeline_split):
         assert_round_trip(fitted, events)
         assert_sentences(fitted, events)
     cut = cut_history(events, cuts(events))
@@ -91,6 +99,13 @@ def test_round_trip_at_length(timeline: Timeline, timeline_lt: Timeline, timelin
 def test_round_trip_with_lt_and_lengths(timeline_lt: Timeline, events: pl.DataFrame) -> None:
     assert_round_trip(timeline_lt, events)
     assert_sentences(timeline_lt, events)
+
+
+@settings(max_examples=30, deadline=None)
+@given(histories())
+def test_round_trip_with_split_values(timeline_split: Timeline, events: pl.DataFrame) -> None:
+    assert_round_trip(timeline_split, events)
+    assert_sentences(timeline_split, events)
 
 
 @settings(max_examples=10, deadline=None)
@@ -167,13 +182,16 @@ def test_round_trip_of_a_real_set(shared_data: Path, tmp_path: Path, name: str) 
     from cehrxgpt.sources import IngestConfig, ingest
 
     dataset = ingest(shared_data / name, tmp_path / "events", IngestConfig())
-    fitted = Timeline.fit(dataset)
+    fitted, split = (Timeline.fit(dataset, config=TimelineConfig(values=values)) for values in ("fused", "split"))
     events = dataset.read("train" if name.startswith("gibleed") else None)
     if name.startswith("gibleed"):  # the others are small; an eighth of this one keeps the fast lane fast
         events = events.filter(pl.col("subject_id") % 8 == 0)
-    encoded = fitted.encode_frame(events)
-    expected = quantise(events, fitted)
-    assert canonical(decode_histories(fitted.vocabulary, encoded)).equals(canonical(expected.events))
+    encoded, expected = fitted.encode_frame(events), quantise(events, fitted)
+    in_two = split.encode_frame(events)
+    assert quantise(events, split).counts == expected.counts
+    for one, tokens in ((fitted, encoded), (split, in_two)):
+        assert canonical(decode_histories(one.vocabulary, tokens)).equals(canonical(expected.events))
+        assert np.array_equal(tokens.unknown, encoded.unknown)
     assert int(encoded.unknown.sum()) <= expected.counts["unmapped"] + expected.counts["icu_set_aside"]
     assert expected.counts["unmapped"] < 0.25 * expected.counts["events"]
     assert expected.shares["visits_merged"] < 0.001

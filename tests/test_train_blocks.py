@@ -14,7 +14,7 @@ from cehrxgpt.errors import ConfigError
 from cehrxgpt.train import TrainConfig, blocks, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from toy_store import toy_store
-from train_samples import SMALL, TWO, lines, register_toy_age, same, weights
+from train_samples import EVERY, SMALL, lines, register_toy_age, same, weights
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(store: Path, out: Path, **settings: Any) -> list[Any]:
     """The losses of a short training of two blocks."""
-    config = replace(SMALL, model={**SMALL.model, "layers": 2}, objectives=TWO, trackers=[], steps=4, **settings)
+    config = replace(SMALL, model={**SMALL.model, "layers": 2}, objectives=EVERY, trackers=[], steps=4, **settings)
     pretrain(store, out, config)
     return [line.get("loss") or line["tuning"] for line in lines(out) if line["kind"] in ("train", "tuning")]
 

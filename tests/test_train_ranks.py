@@ -22,9 +22,9 @@ from cehrxgpt.train.distributed import Ranks
 from cehrxgpt.train.sharded import Layout
 from cehrxgpt.train.sharded import read as read_pieces
 from toy_store import toy_store
-from train_samples import SMALL, TWO, lines, register_toy_age, weights
+from train_samples import EVERY, SMALL, lines, register_toy_age, weights
 
-SETTINGS: dict[str, Any] = {**to_dict(SMALL), "objectives": TWO, "accumulate": 4, "steps": 6, "trackers": []}
+SETTINGS: dict[str, Any] = {**to_dict(SMALL), "objectives": EVERY, "accumulate": 4, "steps": 6, "trackers": []}
 FSDP: dict[str, Any] = {"settings": {"parallel": "fsdp"}}
 JOBS: dict[str, dict[str, Any]] = {
     "ddp": {},

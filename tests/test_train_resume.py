@@ -21,7 +21,7 @@ from cehrxgpt.train import TrainConfig, checkpoint, journal, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.signals import Interruption
 from toy_store import toy_store
-from train_samples import SMALL, TWO, Stop, lines, register_toy_age, same, stop_at, weights
+from train_samples import EVERY, SMALL, Stop, lines, register_toy_age, same, stop_at, weights
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_run_equals_the_whole_one_bit_for_bit(store: Path, tmp_path: Path, optimizer: str) -> None:
-    settings = from_dict(TrainConfig, {**to_dict(SMALL), "optimizer": optimizer, "objectives": TWO}, where="test")
+    settings = from_dict(TrainConfig, {**to_dict(SMALL), "optimizer": optimizer, "objectives": EVERY}, where="test")
     whole = pretrain(store, tmp_path / "whole", settings)
     with pytest.raises(Stop):
         pretrain(store, tmp_path / "parts", settings, progress=stop_at(5))
@@ -148,7 +148,7 @@ for index, (name, call) in enumerate(points):
 
 def test_kill_during_the_save_itself(store: Path, tmp_path: Path) -> None:
     """Between any two files of a checkpoint, before and after its renaming, and while the old ones are removed."""
-    config = from_dict(TrainConfig, {**to_dict(SMALL), "objectives": TWO, "steps": 5}, where="test")
+    config = from_dict(TrainConfig, {**to_dict(SMALL), "objectives": EVERY, "steps": 5}, where="test")
     points = [("save_file", 2), ("_flush", 9), ("rename", 4), ("rmtree", 8)]
     code = KILLED_WHILE_SAVING.format(arguments=(str(store), str(tmp_path), to_dict(config), points))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
@@ -173,7 +173,7 @@ def _losses(folder: Path) -> list[object]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_says_where_it_stands(store: Path, tmp_path: Path, number: signal.Signals) -> None:
-    config = from_dict(TrainConfig, {**to_dict(SMALL), "objectives": TWO, "checkpoint_minutes": 60.0}, where="test")
+    config = from_dict(TrainConfig, {**to_dict(SMALL), "objectives": EVERY, "checkpoint_minutes": 60.0}, where="test")
     before = signal.getsignal(number)
 
     def progress(done: int, total: int, what: str) -> None:

@@ -15,8 +15,8 @@ from cehrxgpt.timeline.time import age_in_months, year_month_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 
-def toy_vocabulary(*, codes: int = 12, days: int = 1080, years: int = 30, long_gap: str = "exact") -> Vocabulary:
-    """Every kind of token; `long_gap` "exact" has Y2..Y<years>, "token" has LT."""
+def toy_vocabulary(*, codes: int = 12, days: int = 1080, years: int = 30, long_gap: str = "exact", labs: tuple[int, ...] = ()) -> Vocabulary:
+    """Every kind of token; `long_gap` "exact" has Y2..Y<years>, "token" has LT; `labs` has `lab/<n>` of n bins for each number n."""
 
     def row(token: str, kind: Kind, amount: int = -1, **facts: object) -> dict[str, object]:
         return {"token": token, "kind": int(kind), "amount": amount, **facts}
@@ -40,6 +40,10 @@ def toy_vocabulary(*, codes: int = 12, days: int = 1080, years: int = 30, long_g
     rows += [row(f"i-H{hour}", Kind.IN_VISIT_HOURS, hour, minutes=60 * hour) for hour in range(1, 24)]
     rows += [row(f"condition/{code}", Kind.CODE, code=f"condition/{code}") for code in range(codes)]
     rows += [row("MEDS_DEATH", Kind.DEATH, code="MEDS_DEATH"), row("[END]", Kind.END)]
+    rows += [row(f"bin:{place}", Kind.BIN, place) for place in range(max(labs, default=0))]
+    for count in labs:
+        bins = {"bin_edges": [float(edge) for edge in range(count + 1)], "bin_quantiles": [[low, low + 0.5, low + 1] for low in range(count)]}
+        rows.append(row(f"lab/{count}", Kind.LAB, code=f"lab/{count}", **bins))
     return Vocabulary.from_rows(rows, {"calendar": "true", "long_gap": long_gap})
 
 
@@ -52,7 +56,7 @@ def toy_history(vocabulary: Vocabulary, random: np.random.Generator, *, subject:
     gender, race = vocabulary.id_of("gender:8532"), vocabulary.id_of("race:0")
     names = ["[BOS]", f"year:{year}", f"month:{month}", f"age:{months // 12}", f"age_months:{months % 12}"]
     tokens = [*(vocabulary.id_of(name) for name in names), gender, race]
-    codes = vocabulary.ids_of_kind(Kind.CODE)
+    codes = vocabulary.ids_of_kind(Kind.CODE, Kind.LAB)
     for unit in range(units):
         if unit:
             tokens.append(vocabulary.id_of(f"D{int(random.integers(1, 60))}"))
@@ -62,10 +66,10 @@ def toy_history(vocabulary: Vocabulary, random: np.random.Generator, *, subject:
             for code in chosen:
                 if random.random() < 0.3:
                     visit.append(vocabulary.id_of(f"i-D{int(random.integers(1, 4))}"))
-                visit.append(code)
+                visit += _event(vocabulary, random, code)
             tokens += [*visit, vocabulary.id_of("[VE]")]
         else:
-            tokens += chosen
+            tokens += [token for code in chosen for token in _event(vocabulary, random, code)]
     dies = random.random() < 0.2
     if dies:
         tokens += [vocabulary.id_of("D3"), vocabulary.id_of("MEDS_DEATH"), vocabulary.id_of("[END]")]
@@ -88,6 +92,12 @@ def toy_history(vocabulary: Vocabulary, random: np.random.Generator, *, subject:
         events=one * units,
         unknown=one * 0,
     )
+
+
+def _event(vocabulary: Vocabulary, random: np.random.Generator, code: int) -> list[int]:
+    """A code, or a lab and its bin."""
+    bins = int(vocabulary.bin_count[code])
+    return [code, vocabulary.id_of(f"bin:{int(random.integers(bins))}")] if bins else [code]
 
 
 def toy_histories(vocabulary: Vocabulary, count: int, *, seed: int = 0, units: tuple[int, int] = (1, 8), per_unit: int = 4) -> EncodedHistories:
@@ -115,9 +125,18 @@ def save_store(folder: Path, vocabulary: Vocabulary, by_split: dict[str, Encoded
     return folder
 
 
-def toy_store(folder: Path, *, train: int = 60, tuning: int = 20, seed: int = 0, units: tuple[int, int] = (1, 8), days: int = 1080) -> Path:
-    """A store of random histories; `days` gap tokens."""
-    vocabulary = toy_vocabulary(days=days)
+def toy_store(
+    folder: Path,
+    *,
+    train: int = 60,
+    tuning: int = 20,
+    seed: int = 0,
+    units: tuple[int, int] = (1, 8),
+    days: int = 1080,
+    vocabulary: Vocabulary | None = None,
+) -> Path:
+    """A store of random histories; `days` gap tokens where no vocabulary is given."""
+    vocabulary = vocabulary or toy_vocabulary(days=days)
     counts = {"train": (train, seed), "tuning": (tuning, seed + 1)}
     parts = {name: toy_histories(vocabulary, count, seed=key, units=units) for name, (count, key) in counts.items() if count}
     return save_store(folder, vocabulary, parts)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import OBJECTIVES, Objective
+from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.train import TrainConfig
 from cehrxgpt.train import trainer as trainer_module
 
@@ -49,6 +51,10 @@ class ToyAge(Objective):
         super().__init__()
         self.head = nn.Linear(width, 1)
 
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> ToyAge:
+        return cls(shape.width)
+
     def count(self, batch: trainer_module.PackedBatch) -> torch.Tensor:
         return (batch.segment_id > 0).sum()
 
@@ -60,10 +66,19 @@ class ToyAge(Objective):
 
 def register_toy_age() -> None:
     """Make `toy_age` known to recipes of this process; it needs to be asked for by name."""
-    OBJECTIVES[ToyAge.name] = lambda vocabulary, config: ToyAge(config.width)
+    OBJECTIVES[ToyAge.name] = ToyAge
 
 
-TWO = {"next_token": 1.0, "toy_age": 0.5}
+EVERY = {
+    "next_token": 1.0,
+    "time_decomposition": 1.0,
+    "time_to_visit": 1.0,
+    "time_to_event": {"tasks": 12, "pieces": 4, "rank": 8},
+    "contrastive": {"share": 0.5},
+    "entropy_penalty": 0.01,
+    ToyAge.name: 0.5,
+}
+"""Objectives with heads and without, facts of their own, pairs of windows, and random numbers."""
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

@@ -167,6 +167,7 @@ def tokenize(
     vocabulary: Annotated[Optional[Path], typer.Option("--vocabulary", help="Use this vocabulary (a timeline or model folder).")] = None,  # noqa: UP045
     min_subjects: Annotated[int, typer.Option("--min-subjects", min=1, help="Codes and bins of fewer patients are left out.")] = 11,
     value_bins: Annotated[int, typer.Option("--value-bins", min=1, help="Quantile bins per code and unit.")] = 10,
+    values: Annotated[str, typer.Option("--values", help="A lab and its value as one token (fused) or as two (split).")] = "fused",
     drug_lengths: Annotated[bool, typer.Option("--drug-lengths", help="Write how long each drug is taken, in bins of days.")] = False,
     back_off: Annotated[bool, typer.Option("--back-off", help="Write codes that are too rare as their nearest ancestor.")] = False,
     roll_up: Annotated[Optional[Path], typer.Option("--roll-up", help="A file of codes, one a line: their descendants are written as them.")] = None,  # noqa: UP045
@@ -182,7 +183,13 @@ def tokenize(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    settings: dict[str, Any] = {"min_subjects": min_subjects, "value_bins": value_bins, "drug_lengths": drug_lengths, "back_off": back_off}
+    settings: dict[str, Any] = {
+        "min_subjects": min_subjects,
+        "value_bins": value_bins,
+        "values": values,
+        "drug_lengths": drug_lengths,
+        "back_off": back_off,
+    }
     if roll_up is not None:
         settings["roll_up"] = stages.read_codes(roll_up)
     with console.progress("tokenize") as progress:

@@ -40,6 +40,7 @@ ETHNICITY_PREFIX = "ethnicity/"  # static, carried but not encoded
 TRAIN, TUNING, HELD_OUT = "train", "tuning", "held_out"
 SPLITS = (TRAIN, TUNING, HELD_OUT)
 
+SMALL_CELL = 11  # counts of people below it, but for none, are told to nobody
 PRECISIONS = ("day", "hour", "minute", "second")  # values of `time_precision`
 
 # Order of rows that share subject and time. A date-only death carries the last instant of its day as `time`, so it sorts last there.

@@ -5,7 +5,8 @@ a token store of the old one can be read with the new one. Growing twice by the 
 there already is asked by what it means (kind and code, unit, text or amount), never by how it reads.
 
     codes, visit types, places, genders, races    by kind and code
-    value bins                                    by (code, unit): a known pair keeps its bins, an unknown one brings all of its own
+    value bins, labs                              by (code, unit): a known pair keeps its bins, an unknown one brings all of its own
+    bins that labs share                          by number: as many more as the new lab with the most needs
     categories                                    by code and text
     years                                         from the first to the last of either, without holes
     everything structural                         what this release writes and an older vocabulary lacks
@@ -26,7 +27,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.timeline.back_off import joined_facts, ontology_facts, sets_of
-from cehrxgpt.timeline.fit import Counts, TimelineConfig, codes_of, count_events, event_rows, unique_tokens, year_range
+from cehrxgpt.timeline.fit import Counts, TimelineConfig, codes_of, count_events, event_rows, shared_bins, unique_tokens, year_range
 from cehrxgpt.timeline.kinds import EVENT_KINDS, Kind
 from cehrxgpt.timeline.structure import Row, structural_rows
 from cehrxgpt.timeline.vocabulary import Vocabulary
@@ -48,7 +49,7 @@ def meaning(row: Row) -> Hashable:
     kind = Kind(row["kind"])
     if kind in _ALONE:
         return kind
-    if kind == Kind.VALUE:
+    if kind in (Kind.VALUE, Kind.LAB):
         return kind, row["code"], row.get("unit")
     if kind == Kind.CATEGORY:
         return kind, row["code"], row["text_value"]
@@ -72,6 +73,7 @@ def expand(vocabulary: Vocabulary, events: EventDataset | pl.DataFrame, *, split
     there = {meaning(row) for row in old}
     found = [*structural_rows(_years(vocabulary, counts, calendar), config.long_gap), *event_rows(counts)]
     new = [row for row in found if meaning(row) not in there]
+    new += [row for row in shared_bins(new) if meaning(row) not in there]
     _check(vocabulary, counts, new)
     if not new:
         return vocabulary

@@ -30,7 +30,18 @@ from cehrxgpt.timeline.kinds import EVENT_KINDS, Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 NEW_MASS = 0.005  # eps: old log-probabilities fall by less than this
-NUMBERED = (Kind.YEAR, Kind.MONTH, Kind.AGE, Kind.AGE_MONTHS, Kind.STAY_DAY, Kind.DAY_GAP, Kind.YEAR_GAP, Kind.IN_VISIT_DAYS, Kind.IN_VISIT_HOURS)
+NUMBERED = (
+    Kind.YEAR,
+    Kind.MONTH,
+    Kind.AGE,
+    Kind.AGE_MONTHS,
+    Kind.STAY_DAY,
+    Kind.DAY_GAP,
+    Kind.YEAR_GAP,
+    Kind.IN_VISIT_DAYS,
+    Kind.IN_VISIT_HOURS,
+    Kind.BIN,
+)
 
 Start = Literal["related", "kind", "random"]
 Ints = npt.NDArray[np.int64]
@@ -38,6 +49,9 @@ Ints = npt.NDArray[np.int64]
 
 def check_extends(old: Vocabulary, new: Vocabulary) -> None:
     """Raise `MismatchError` unless every row of `old` stands in `new` as it was."""
+    for one, other, said in ((old, new, "split"), (new, old, "fused")):
+        if one.split_values and (other.kind == Kind.VALUE).any():
+            raise MismatchError(f"the model's vocabulary has {said} values and the other has not (tokenize --values); expand the model's own")
     if len(new) < len(old) or not new.table.slice(0, len(old)).equals(old.table):
         raise MismatchError(f"a vocabulary of {len(new):,} tokens does not extend the model's {len(old):,}; expand the model's own")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def known_shares(models: Models, events: EventDataset) -> dict[str, dict[str, fl
         row = found.setdefault(split, {"events": 0, "results": 0} | dict.fromkeys(names, 0.0))
         for when, timeline in zip(("before", "after"), timelines, strict=True):
             histories = timeline.encode_frame(frame)
-            results, said = timeline.results(frame)
+            results, said = timeline.results(frame, histories)
             row[f"known_{when}"] += float((histories.events - histories.unknown).sum())
             row[f"results_{when}"] += float(said)
         row["events"] += int(histories.events.sum())
@@ -144,6 +145,16 @@ def known_shares(models: Models, events: EventDataset) -> dict[str, dict[str, fl
 # -- values -----------------------------------------------------------------------------------------------------------------------
 
 
+def _bins(vocabulary: Vocabulary) -> pl.DataFrame:
+    """`code`, `unit`, `_low`, `_high` of every value bin."""
+    rows = []
+    for index in np.flatnonzero(np.isin(vocabulary.kind, (Kind.VALUE, Kind.LAB))).tolist():
+        edges = vocabulary.bin_edges[index]
+        bounds = [float(vocabulary.bin_low[index]), float(vocabulary.bin_high[index])] if edges is None else edges.tolist()
+        rows += [(vocabulary.code[index], vocabulary.unit[index], low, high) for low, high in pairwise(bounds)]
+    return pl.DataFrame(rows, {"code": pl.String, "unit": pl.String, "_low": pl.Float32, "_high": pl.Float32}, orient="row")
+
+
 def value_drift(vocabulary: Vocabulary, events: EventDataset, least: int) -> pl.DataFrame:
     """Where the new data's numbers fall among the bins of known (code, unit) pairs, most drifted first.
 
@@ -152,16 +163,7 @@ def value_drift(vocabulary: Vocabulary, events: EventDataset, least: int) -> pl.
     bins, about 1 / `bins` each where the bins were cut at quantiles alone.
     """
     keys = ["code", "unit"]
-    index = np.flatnonzero(vocabulary.kind == Kind.VALUE)
-    bins = pl.DataFrame(
-        {
-            "code": [vocabulary.code[i] for i in index],
-            "unit": [vocabulary.unit[i] for i in index],
-            "_low": vocabulary.bin_low[index],
-            "_high": vocabulary.bin_high[index],
-        },
-        schema={"code": pl.String, "unit": pl.String, "_low": pl.Float32, "_high": pl.Float32},
-    ).sort("_low")
+    bins = _bins(vocabulary).sort("_low")
     outer = bins.group_by(keys).agg(
         pl.len().cast(pl.Int64).alias("bins"),
         pl.col("_low").first().alias("_bottom"),

@@ -5,6 +5,7 @@ over the subjects, column by column, and compared by their cosine, so that no di
 n subjects of width d cost n d multiplications per question, and no index can miss anybody.
 
 What two people share is listed rarest first: that both had their blood pressure taken says little, that both had a lung transplant much.
+How many have a code is told of no group of one to ten people, be it those who have it or those who have not.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Neighbours:
 
     Attributes:
         subjects: `subject_id` (the one asked about), `neighbour_id`, `rank` (1 = nearest), `similarity` (cosine, -1..1), `shared_codes` (how many).
-        shared: `neighbour_id`, `code`, `name`?, `prevalence` (share of all subjects who have it); rarest first for each neighbour.
+        shared: `neighbour_id`, `code`, `name`?, `prevalence` (share of all subjects who have it; null where that, or the rest, is
+            one to ten people); rarest first for each neighbour.
         left_out: subjects who could not be embedded.
     """
 
@@ -140,12 +142,23 @@ def _shared(events: EventDataset, like: int, neighbours: pl.Series) -> pl.DataFr
     """See `Neighbours.shared`."""
     has = pl.concat([_codes(frame) for _, frame in events.iter_shards()])
     subjects = max(len(events.subject_splits), 1)
-    prevalence = has.group_by("code").agg((pl.len() / subjects).alias("prevalence"))
+    prevalence = (
+        has.group_by("code")
+        .agg(pl.len().cast(pl.Int64).alias("_n"))
+        .with_columns(
+            pl.when(~_small(pl.col("_n")) & ~_small(subjects - pl.col("_n"))).then(pl.col("_n") / subjects).alias("prevalence"),
+            pl.col("_n").clip(s.SMALL_CELL),  # nor does their order tell small counts apart
+        )
+    )
     mine = has.filter(pl.col("subject_id") == like).select("code")
     order = pl.DataFrame({"subject_id": neighbours, "_rank": np.arange(len(neighbours))})
     names = events.codes.select("code", pl.col("description").alias("name")).unique("code", keep="first", maintain_order=True)
     theirs = has.join(order, on="subject_id").join(mine, on="code", how="semi").join(prevalence, on="code").join(names, on="code", how="left")
-    return theirs.sort("_rank", "prevalence", "code").select(pl.col("subject_id").alias("neighbour_id"), "code", "name", "prevalence")
+    return theirs.sort("_rank", "_n", "code").select(pl.col("subject_id").alias("neighbour_id"), "code", "name", "prevalence")
+
+
+def _small(count: pl.Expr) -> pl.Expr:
+    return count.is_between(1, s.SMALL_CELL - 1)
 
 
 def _codes(frame: pl.DataFrame) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.timeline.decode import decode_futures
-from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar
+from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar, settled
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import Moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant
@@ -101,12 +101,13 @@ def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, 
     for row, window in enumerate(windows):
         padded[row, : len(window.token_id)] = window.token_id
     state, _ = grammar.follow(padded)
+    phase = settled(state.phase)
     visits = open_visits(moments.events)
     cases = []
     for row, (place, window) in enumerate(zip(places, windows, strict=True)):
         time = histories.prediction_time[place]
         subject = int(histories.subject_id[place])
-        inside = int(state.phase[row]) in IN_VISIT_PHASES
+        inside = int(phase[row]) in IN_VISIT_PHASES
         prompt = Prompt(
             token_id=window.token_id,
             subject_id=subject,
@@ -118,7 +119,7 @@ def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, 
             Case(
                 moment=int(moments.index[place]),
                 prompt=prompt,
-                phase=int(state.phase[row]),
+                phase=int(phase[row]),
                 clock_minutes=int(state.clock_minutes[row]),
                 birth_date=int(histories.birth_date[place]),
                 open_visit_id=visits.get((subject, int(time.astype("datetime64[us]").astype(np.int64))), -1) if inside else -1,

@@ -14,20 +14,25 @@ where a century in minutes loses nothing, and only their sine and cosine are rou
 Attention never crosses a segment, and its cost is linear in the tokens of a batch:
 
     one segment a row, padded right   plain causal attention (what stands behind cannot be seen, so padding needs no mask)
-    packed rows                       documents are gathered into rows of like length (at most a quarter of padding), attended
-                                      causally, and put back; no T x T mask over a pack is ever built
+    packed rows, CPU                  documents are gathered into rows of like length (at most a quarter of padding), attended
+                                      causally, and put back; rows hardly wider than their documents are attended whole, under a
+                                      mask. No T x T mask over a long pack is ever built
+    packed rows, CUDA in 16 bits      the kernel for documents of any length (FlashAttention's "varlen") reads the rows as they stand
     with a cache                      explicit: new queries against the row's own past
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cehrxgpt.model.cache import KVCache, Prefix
 from cehrxgpt.model.config import ModelConfig
@@ -37,6 +42,31 @@ AGE_WAVELENGTH_DAYS = (1.0, 160 * 365.25)  # a quarter of the longest is four de
 MINUTES_PER_DAY = 1440.0
 LIKE_LENGTH = 1.25  # documents share an attention call while the longest is at most this much longer than the shortest ...
 SLACK = 8  # ... or at most this many places longer
+NARROW = 3  # times as many scores as the documents have; up to here packed rows are attended whole on CPUs in bfloat16
+EXPLICIT_SCORES = 1 << 25  # more scores than this (64 MiB in bfloat16) are never written out
+
+
+class _Normalise(torch.autograd.Function):
+    """RMSNorm with its gradient written down, in two thirds of the passes over memory that autograd's chain of small steps takes:
+
+    r = 1 / sqrt(mean(x^2) + eps),  y = x r,  dx = r (w g - y mean(w g y)),  dw = sum g y
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y = x * r
+        ctx.save_for_backward(y, r, weight)
+        return y * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        y, r, weight = ctx.saved_tensors
+        by_y = gradient * weight
+        along = (by_y * y).mean(-1, keepdim=True)
+        by_weight = (gradient * y).flatten(0, -2).sum(0)
+        return torch.addcmul(by_y, y, along, value=-1).mul_(r), by_weight, None
 
 
 class RMSNorm(nn.Module):
@@ -49,7 +79,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        if wide.device.type == "cpu":
+            return _Normalise.apply(wide, self.weight, self.eps)
+        return F.rms_norm(wide, self.weight.shape, self.weight, self.eps)
 
 
 def rotary_frequencies(config: ModelConfig) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -66,19 +98,31 @@ def rotary_frequencies(config: ModelConfig) -> tuple[npt.NDArray[np.float64], np
 
 
 class Rotation:
-    """Sine and cosine of every place, computed once per forward pass and shared by all layers."""
+    """Sine and cosine of every place, computed once per forward pass and shared by all layers.
+
+    A head's numbers are turned in neighbouring pairs, (x[2p], x[2p + 1]): complex numbers times e^(i angle), which on a CPU is one pass
+    over memory where sines and cosines take seven. Compilers for accelerators know no complex numbers, and fuse the seven.
+    """
 
     def __init__(self, position_BT: Tensor, age_minutes_BT: Tensor, per_place_KP: Tensor, per_day_KP: Tensor, dtype: torch.dtype):
         days_BT = age_minutes_BT.double() / MINUTES_PER_DAY
         angle_BTKP = position_BT.double()[..., None, None] * per_place_KP + days_BT[..., None, None] * per_day_KP
         self.cos_BTKP = angle_BTKP.cos().to(dtype)
         self.sin_BTKP = angle_BTKP.sin().to(dtype)
+        self.turn_BTKP = torch.complex(self.cos_BTKP, self.sin_BTKP) if angle_BTKP.device.type == "cpu" else None
 
     def __call__(self, x_BTKGE: Tensor) -> Tensor:
-        """Turn the pairs (x[p], x[p + P]) of every head."""
+        """Turn every head's pairs."""
+        x_BTKGP2 = x_BTKGE.unflatten(-1, (-1, 2))
+        if self.turn_BTKP is not None:
+            return torch.view_as_real(torch.view_as_complex(x_BTKGP2) * self.turn_BTKP[:, :, :, None]).flatten(-2)
+        return self.turn_real(x_BTKGP2).flatten(-2)
+
+    def turn_real(self, x_BTKGP2: Tensor) -> Tensor:
+        """The same without complex numbers."""
         cos, sin = self.cos_BTKP[:, :, :, None], self.sin_BTKP[:, :, :, None]
-        first, second = x_BTKGE.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        first, second = x_BTKGP2.unbind(-1)
+        return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class DocumentGroups:
@@ -88,6 +132,8 @@ class DocumentGroups:
         places: one int64[N, longest] per group: flat place (row * T + column) of each token; beyond a document's end its last token.
         kept: one int64 per group: which of the group's N * longest places are real.
         back: int64[B*T]: for each place, where its result stands in the concatenated results; 0 = the zero row, for padding.
+        unseen_BTT: where the rows are narrow, -1e4 at places that are later or of another document, else 0; None in wide rows, where writing
+            it out would cost more than the documents do.
     """
 
     def __init__(self, segment_id_BT: Tensor):
@@ -116,23 +162,89 @@ class DocumentGroups:
             self.kept.append(torch.from_numpy(kept).to(device))
             done, low = done + len(kept), high
         self.back = torch.from_numpy(back).to(device)
+        self.unseen_BTT: Tensor | None = None
+        # Rows about as wide as their documents are long lose little by looking at all of a row.
+        if rows * width**2 <= NARROW * int((length**2).sum()):
+            place = np.arange(width)
+            other = (segment[:, :, None] != segment[:, None, :]) | (place > place[:, None])
+            self.unseen_BTT = torch.from_numpy(np.where(other, np.float32(-1e4), np.float32(0))).to(device)
+
+
+@dataclass(frozen=True)
+class DocumentEnds:
+    """Where documents begin and end in the flattened rows, for kernels that take them of any length. Padding counts as documents, too.
+
+    Attributes:
+        bounds: int32[documents + 1]; flat place (row * T + column) at which each begins; the last is B * T.
+        longest: no document has more tokens.
+    """
+
+    bounds: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, segment_id_BT: Tensor) -> DocumentEnds:
+        """Those of packed rows; no document goes on into another row."""
+        begins = torch.ones_like(segment_id_BT, dtype=torch.bool)
+        begins[:, 1:] = segment_id_BT[:, 1:] != segment_id_BT[:, :-1]
+        first = begins.flatten().nonzero().squeeze(1)
+        return cls(F.pad(first, (0, 1), value=segment_id_BT.numel()).to(torch.int32), segment_id_BT.shape[1])
 
 
 def causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
     """softmax(q k / sqrt(E)) v over each place and those before it; [B, T, H, E]."""
+    if few_scores(q_BTHE):
+        return explicit_attention(q_BTHE, k_BTKE, v_BTKE)
     groups = q_BTHE.shape[2] // k_BTKE.shape[2]
     k_BTHE, v_BTHE = (x.repeat_interleave(groups, dim=2) if groups > 1 else x for x in (k_BTKE, v_BTKE))
     q_BHTE, k_BHTE, v_BHTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTHE, v_BTHE))
     return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True).transpose(1, 2)
 
 
+def explicit_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, unseen_BTT: Tensor | None = None) -> Tensor:
+    """The same as two products with the scores between them written out; [B, T, H, E].
+
+    `unseen_BTT` is 0 where a place may look and very low elsewhere; None: at itself and what stands before it. PyTorch's fused attention
+    has no bfloat16 products in its backward pass on CPUs: for rows of 60 tokens it takes four times as long. The query heads that share a
+    key-value head stand as further queries, so that keys are never repeated.
+    """
+    B, T, H, E = q_BTHE.shape
+    K, G = k_BTKE.shape[2], H // k_BTKE.shape[2]
+    q_NQE = q_BTHE.view(B, T, K, G, E).permute(0, 2, 3, 1, 4).reshape(B * K, G * T, E)
+    k_NTE, v_NTE = (x.transpose(1, 2).reshape(B * K, T, E) for x in (k_BTKE, v_BTKE))
+    if unseen_BTT is None:
+        unseen = torch.full((T, T), float("-inf"), dtype=q_BTHE.dtype, device=q_BTHE.device).triu_(1).repeat(G, 1)
+    else:
+        unseen = unseen_BTT[:, None, None].expand(B, K, G, T, T).reshape(B * K, G * T, T).to(q_BTHE.dtype)
+    weight_NQT = torch.softmax(torch.baddbmm(unseen, q_NQE, k_NTE.mT, alpha=E**-0.5), dim=-1)
+    return torch.bmm(weight_NQT, v_NTE).view(B, K, G, T, E).permute(0, 3, 1, 2, 4).reshape(B, T, H, E)
+
+
+def few_scores(q_BTHE: Tensor) -> bool:
+    """On a CPU in bfloat16, where scores written out are faster, and not so many that they would fill the memory."""
+    B, T, H, _ = q_BTHE.shape
+    return q_BTHE.device.type == "cpu" and q_BTHE.dtype == torch.bfloat16 and B * H * T * T <= EXPLICIT_SCORES
+
+
 def packed_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, groups: DocumentGroups) -> Tensor:
-    """Causal attention inside each document of packed rows; [B, T, H, E], zero at padding."""
+    """Causal attention inside each document of packed rows; [B, T, H, E], arbitrary at padding."""
+    if groups.unseen_BTT is not None and few_scores(q_BTHE):
+        return explicit_attention(q_BTHE, k_BTKE, v_BTKE, groups.unseen_BTT)
     q, k, v = (x.flatten(0, 1) for x in (q_BTHE, k_BTKE, v_BTKE))
     done = [q.new_zeros(1, *q.shape[1:])]
     for place, kept in zip(groups.places, groups.kept, strict=True):
         done.append(causal_attention(q[place], k[place], v[place]).flatten(0, 1)[kept])
     return torch.cat(done)[groups.back].view_as(q_BTHE)
+
+
+def varlen_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, ends: DocumentEnds) -> Tensor:
+    """The same by one kernel over all documents; CUDA, 16 bits; [B, T, H, E], arbitrary at padding."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x.flatten(0, 1).contiguous() for x in (q_BTHE, k_BTKE, v_BTKE))
+    most = ends.longest
+    out = varlen_attn(q, k, v, ends.bounds, ends.bounds, most, most, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1])
+    return out.view_as(q_BTHE)  # type: ignore[union-attr]
 
 
 def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Tensor | None, prefix: Prefix | None = None, layer: int = 0) -> Tensor:
@@ -178,6 +290,9 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor
     return (weight.to(v.dtype) @ v).to(weight.dtype), weight.sum(-1, keepdim=True), top
 
 
+Documents = DocumentGroups | DocumentEnds | None
+
+
 class Attention(nn.Module):
     """Grouped-query attention with normalised queries and keys."""
 
@@ -189,7 +304,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_width, config.norm_eps)
         self.output = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: DocumentGroups | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: Documents, cache: KVCache | None, layer: int) -> Tensor:
         B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.head_width
         q, k, v_BTKE = self.query_key_value(x_BTD).view(B, T, H + 2 * K, E).split((H, K, K), dim=2)
@@ -202,6 +317,8 @@ class Attention(nn.Module):
             k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
         if cache is not None and not cache.fresh:
             out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_BTS, cache.prefix, layer)
+        elif isinstance(groups, DocumentEnds):
+            out_BTHE = varlen_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         elif groups is not None:
             out_BTHE = packed_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         else:
@@ -232,7 +349,7 @@ class Block(nn.Module):
         self.feedforward_norm = RMSNorm(config.width, config.norm_eps)
         self.feedforward = FeedForward(config)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: DocumentGroups | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: Documents, cache: KVCache | None, layer: int) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, groups, cache, layer)
         return x_BTD + self.feedforward(self.feedforward_norm(x_BTD))
 
@@ -283,11 +400,11 @@ class Decoder(nn.Module):
         Returns:
             [B, T, D]. What stands at padding is arbitrary and finite.
         """
-        groups = None
+        groups: Documents = None
         if cache is not None:
             cache.begin(token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1))
-        elif segment_id is not None and not right_padded(segment_id):
-            groups = DocumentGroups(segment_id)
+        elif segment_id is not None:
+            groups = documents_of(segment_id, self.embedding.weight.dtype)
         x_BTD = self.embedding(token_id)
         rotation = None
         if self.config.rotary != "none":
@@ -300,9 +417,21 @@ class Decoder(nn.Module):
             cache.end()
         return self.norm(x_BTD)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
-        return F.linear(hidden, self.embedding.weight if self.untied is None else self.untied.weight, self.head_bias)
+    def head(self, hidden: Tensor, token_id: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]; of these tokens alone [..., K] where some are given."""
+        weight = self.embedding.weight if self.untied is None else self.untied.weight
+        if token_id is None:
+            return F.linear(hidden, weight, self.head_bias)
+        return F.linear(hidden, weight[token_id], None if self.head_bias is None else self.head_bias[token_id])
+
+
+def documents_of(segment_id_BT: Tensor, dtype: torch.dtype) -> Documents:
+    """What attention must know of the documents in a batch whose weights have this type; None = plain causal attention does."""
+    if segment_id_BT.is_cuda:
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else dtype
+        if dtype.itemsize == 2:
+            return DocumentEnds.of(segment_id_BT)
+    return None if right_padded(segment_id_BT) else DocumentGroups(segment_id_BT)
 
 
 def right_padded(segment_id_BT: Tensor) -> bool:

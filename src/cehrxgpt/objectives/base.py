@@ -2,19 +2,42 @@
 
     loss = sum over objectives o of  weight_o * sum_o / count_o
 
-Sums and counts are added up over micro-batches (and, one day, over ranks) and divided once, so that the loss does not depend on
-padding, on packing or on how a batch was cut. A new objective is one file with one class, entered in `OBJECTIVES`.
+Sums and counts are added up over micro-batches and ranks and divided once, so that the loss does not depend on padding, on packing or on
+how a batch was cut. A new objective is one file with one class, entered in `OBJECTIVES`.
+
+An objective has settings (a frozen dataclass; its `weight` among them) and, where it must know the training split (which codes, which
+hazard pieces), *facts*: plain JSON that `prepare` reads off the store once. Settings, facts, vocabulary and the decoder's shape are all
+that is needed to build it, so that a model folder can give its heads back.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.store.batch import PackedBatch
+from cehrxgpt.store.format import TokenStore
+from cehrxgpt.timeline.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What a recipe says of an objective.
+
+    Attributes:
+        weight: of its mean in the loss.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight is {self.weight}; it must be positive (leave the objective out instead)")
 
 
 class Objective(nn.Module, ABC):
@@ -22,9 +45,25 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         name: as in recipes and in `train.jsonl`.
+        Settings: what a recipe may say of it.
     """
 
     name: ClassVar[str]
+    Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
+
+    @classmethod
+    def prepare(cls, store: TokenStore, settings: Any, shape: ModelConfig) -> dict[str, Any]:
+        """What it needs to know of the training split, as plain JSON.
+
+        Raises:
+            ConfigError: the store cannot serve this objective.
+        """
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> Objective:
+        """Make it, with new heads."""
 
     @abstractmethod
     def count(self, batch: PackedBatch) -> Tensor:
@@ -39,3 +78,13 @@ class Objective(nn.Module, ABC):
             decoder: for its head.
             hidden: [B, T, D]; the decoder's states for this batch.
         """
+
+
+def nothing(hidden: Tensor) -> Tensor:
+    """The sum of no terms, which still is a function of the states."""
+    return wide(hidden[:0]).sum()
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, or float64 where it is that already: what losses are computed in."""
+    return x if x.dtype.itemsize == 8 else x.float()

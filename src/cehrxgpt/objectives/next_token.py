@@ -20,7 +20,8 @@ censored gap differently from a seen one. The head runs on places with a term on
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,10 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives.base import Objective
+from cehrxgpt.objectives.base import Objective, ObjectiveSettings, nothing, wide
 from cehrxgpt.store.batch import IGNORE, PackedBatch
-from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -53,15 +55,26 @@ def gap_reach(vocabulary: Vocabulary) -> Tensor:
 def _seen(decoder: Decoder, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
     """Sum of -log p(target), float32."""
     logits_NV = decoder.head(hidden_ND)
-    return F.cross_entropy(logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float(), target_N, reduction="sum")
+    return F.cross_entropy(wide(logits_NV), target_N, reduction="sum")
 
 
 def _censored(decoder: Decoder, hidden_ND: Tensor, gap_days_N: Tensor, reach_V: Tensor) -> Tensor:
     """Sum of -log P(next gap > gap_days), float32."""
-    logits_NV = decoder.head(hidden_ND)
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    logits_NV = wide(decoder.head(hidden_ND))
     outlasts_NV = reach_V > gap_days_N[:, None].clamp(max=int(reach_V.max()) - 1)
     return (logits_NV.logsumexp(-1) - logits_NV.masked_fill(~outlasts_NV, float("-inf")).logsumexp(-1)).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenSettings(ObjectiveSettings):
+    """Settings of `NextToken`.
+
+    Attributes:
+        demographics: predict the demographic prompt. Without, the model says what follows for whom, and not who there is: it cannot
+            write people of its own accord.
+    """
+
+    demographics: bool = True
 
 
 class NextToken(Objective):
@@ -70,20 +83,36 @@ class NextToken(Objective):
     Args:
         vocabulary: for its gap tokens.
         censoring: add the censored last gap. Off only to show what its absence does.
+        demographics: see `NextTokenSettings`.
+        values: count the bins of labs as well, where they are tokens of their own; off beside the objective `value`.
     """
 
     name: ClassVar[str] = "next_token"
+    Settings: ClassVar[type[ObjectiveSettings]] = NextTokenSettings
     reach: Tensor
+    unasked: Tensor
 
-    def __init__(self, vocabulary: Vocabulary, *, censoring: bool = True):
+    def __init__(self, vocabulary: Vocabulary, *, censoring: bool = True, demographics: bool = True, values: bool = True):
         super().__init__()
         reach = gap_reach(vocabulary)
         self.censoring = censoring and bool((reach > 0).any())
         self.register_buffer("reach", reach, persistent=False)
+        kinds = (*(() if demographics else PROMPT_KINDS), *(() if values else (Kind.BIN,)))
+        unasked = np.isin(vocabulary.kind, [int(kind) for kind in kinds])
+        self.register_buffer("unasked", torch.from_numpy(unasked), persistent=False)
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> NextToken:
+        """See `Objective.build`."""
+        return cls(vocabulary, demographics=settings.demographics)
+
+    def _asked(self, batch: PackedBatch) -> Tensor:
+        """bool[B, T]: places whose next token is predicted."""
+        return (batch.target != IGNORE) & ~self.unasked[batch.target.clamp(min=0)]
 
     def count(self, batch: PackedBatch) -> Tensor:
-        """Places with a target, and open histories that end in the batch."""
-        terms = (batch.target != IGNORE).sum()
+        """Places with a target that is asked for, and open histories that end in the batch."""
+        terms = self._asked(batch).sum()
         if self.censoring:
             terms = terms + (batch.censor_gap_days >= 0).sum()
         return terms
@@ -91,8 +120,8 @@ class NextToken(Objective):
     def forward(self, decoder: Decoder, hidden: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Sum and count of the terms; see `Objective.forward`."""
         hidden_ND, target_N = hidden.flatten(0, 1), batch.target.flatten()
-        total = hidden.new_zeros((), dtype=hidden.dtype if hidden.dtype == torch.float64 else torch.float32)
-        places = (target_N != IGNORE).nonzero().squeeze(1)
+        total = nothing(hidden)
+        places = self._asked(batch).flatten().nonzero().squeeze(1)
         twice = len(places) * len(self.reach) > KEPT_LOGITS
         for chunk in places.split(CHUNK_ROWS) if len(places) else ():
             hidden_CD, target_C = hidden_ND.index_select(0, chunk), target_N[chunk]

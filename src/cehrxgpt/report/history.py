@@ -154,5 +154,8 @@ def bin_edges(vocabulary: pl.DataFrame | None) -> dict[tuple[str, str | None], l
     """(code, unit) -> inner edges of the value bins the model reads it in; empty where there is no vocabulary."""
     if vocabulary is None or not {"code", "unit", "bin_low"} <= set(vocabulary.columns):
         return {}
-    found = vocabulary.filter(pl.col("bin_low").is_finite()).group_by("code", "unit").agg(pl.col("bin_low").sort().slice(1))
-    return {(code, unit): edges for code, unit, edges in found.iter_rows()}
+    found: dict[tuple[str, str | None], list[float]] = {}
+    columns = ("code", "unit", "bin_low", *(("bin_edges",) if "bin_edges" in vocabulary.columns else ()))
+    for code, unit, low, *edges in vocabulary.filter(pl.col("bin_low").is_finite()).select(columns).iter_rows():
+        found.setdefault((code, unit), []).extend(edges[0][:-1] if edges and edges[0] is not None else [low])  # a lab holds all of its bounds
+    return {key: sorted(lows)[1:] for key, lows in found.items()}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -129,12 +129,18 @@ def shorten(value: str, limit: int) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter of the page; `children` are the sub-chapters the table of contents names (id, title)."""
+    """One chapter of the page.
+
+    Attributes:
+        children: the sub-chapters the table of contents names (id, title).
+        figures: what it says in numbers, for programs.
+    """
 
     id: str
     title: str
     body: Markup
     children: tuple[tuple[str, str], ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def table(headers: Sequence[Any], rows: Iterable[Sequence[Any]], *, caption: str, left: int = 1, class_: str = "") -> Markup:

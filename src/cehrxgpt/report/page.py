@@ -41,9 +41,20 @@ def report(run_folder: str | Path, out: str | Path | None = None, force: bool = 
         Path of the file.
 
     Raises:
-        InputError: there is no such folder, nothing in it is of a run, or `patient` is none of the above.
+        InputError: there is no such folder, nothing in it is of a run, or `patient` is none of the above or nobody in its events.
         OutputExistsError: the file is there and `force` is false.
         StorageError: the file could not be written.
+    """
+    return report_with_figures(run_folder, out, force, patient=patient)[0]
+
+
+def report_with_figures(
+    run_folder: str | Path, out: str | Path | None = None, force: bool = True, *, patient: int | str | None = "auto"
+) -> tuple[Path, dict[str, Any]]:
+    """`report`, and what the page says in numbers: its size, its chapters, those left out, the chapters' own figures.
+
+    Raises:
+        InputError, OutputExistsError, StorageError: as `report`.
     """
     root, whom = Path(run_folder), _patient(patient)
     if not root.is_dir():
@@ -52,10 +63,16 @@ def report(run_folder: str | Path, out: str | Path | None = None, force: bool = 
         raise InputError(f"{root}: nothing to report on; a run's folder holds some of {', '.join(_ARTEFACTS)}")
     target = Path(out) if out is not None else root / "report.html"
     refuse_existing(target, force=force)
-    page = render(RunFolder(root), whom)
+    run = RunFolder(root)
+    sections, absent = _sections(run, whom)
+    foot = "Made by cehrxgpt from aggregates of the run’s folder; the page is one file and asks no server for anything."
+    page = document(_title(run), "Summary", _head(run, absent, whom), sections, foot)
     with atomic_path(target, force=force) as partial:
         partial.write_text(page, encoding="utf-8")
-    return target
+    figures: dict[str, Any] = {"bytes": target.stat().st_size, "chapters": len(sections), "left_out": [title for title, _ in absent]}
+    for section in sections:
+        figures |= section.figures
+    return target, {**figures, "problems": len(run.problems)}
 
 
 def _patient(value: int | str | None) -> patient.Patient:
@@ -69,8 +86,8 @@ def _patient(value: int | str | None) -> patient.Patient:
         raise InputError(f"patient: expected 'auto', 'none' or a subject id, found {value!r}") from None
 
 
-def render(run: RunFolder, whom: patient.Patient) -> str:
-    """The whole page as text."""
+def _sections(run: RunFolder, whom: patient.Patient) -> tuple[list[Section], list[tuple[str, str]]]:
+    """The chapters, and those that are left out with the reason."""
     builders: list[tuple[str, Callable[[], Section]]] = [
         ("Data", lambda: data.section(run)),
         ("Attrition", lambda: attrition.section(run)),
@@ -83,7 +100,8 @@ def render(run: RunFolder, whom: patient.Patient) -> str:
         ("Synthetic against real", lambda: synthetic.section(run)),
         ("Provenance", lambda: provenance.section(run)),
     ]
-    sections, absent = [], []
+    sections: list[Section] = []
+    absent: list[tuple[str, str]] = []
     for title, build in builders:
         if title == "One patient" and whom is None:
             absent.append((title, "left out on request"))
@@ -92,8 +110,7 @@ def render(run: RunFolder, whom: patient.Patient) -> str:
             sections.append(build())
         except MissingInputs as missing:
             absent.append((title, f"needs {missing}"))
-    foot = "Made by cehrxgpt from aggregates of the run’s folder; the page is one file and asks no server for anything."
-    return document(_title(run), "Summary", _head(run, absent, whom), sections, foot)
+    return sections, absent
 
 
 # -- the head ---------------------------------------------------------------------------------------------------------------------

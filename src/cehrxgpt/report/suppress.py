@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SMALL_CELL = 11
+from cehrxgpt import schema as s
+
+SMALL_CELL = s.SMALL_CELL
 """Codes of fewer subjects are never named, and cells of fewer are not told apart."""
 
 UNDER = f"<{SMALL_CELL}"
@@ -84,9 +86,14 @@ class Counts:
 
 def parts(counts: Sequence[int]) -> list[str]:
     """Counts that add up to a total on the page, as text."""
-    keys = [str(index) for index in range(len(counts))]
-    said = Counts(dict(zip(keys, counts, strict=True)) | {"total": sum(counts)}, [[*keys, "total"]])
-    return [said[key] for key in keys]
+    return [one if isinstance(one, str) else f"{one:,}" for one in figures(counts)[:-1]]
+
+
+def figures(counts: Sequence[int]) -> list[int | str]:
+    """Counts and behind them their total: numbers, and text for those that are hidden."""
+    keyed = {str(index): n for index, n in enumerate([*counts, sum(counts)])}
+    said = Counts(keyed, [list(keyed)])
+    return [said[key] if key in said.hidden else n for key, n in keyed.items()]
 
 
 @dataclass(frozen=True)

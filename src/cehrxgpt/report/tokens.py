@@ -16,8 +16,8 @@ import numpy.typing as npt
 # Twin of timeline.kinds.Kind; the numbers are part of the stored vocabulary.
 KINDS = {
     "prompt": (1, 2, 3, 4, 5, 6, 7), "visit structure": (8, 9, 10, 11, 12, 13), "time between visits": (14, 15, 16), "time inside visits": (17, 18),
-    "plain codes": (19,), "codes with a value bin": (20,), "codes with a category": (21,), "death and end": (22, 23),
-    "intensive care": (24, 25), "lengths of drugs": (26,),
+    "plain codes": (19,), "codes with a value bin": (20,), "labs": (27,), "bins of labs": (28,),
+    "codes with a category": (21,), "death and end": (22, 23), "intensive care": (24, 25), "lengths of drugs": (26,),
 }  # fmt: skip
 TIME_KINDS = (*KINDS["time between visits"], *KINDS["time inside visits"])
 VISIT_START = 8

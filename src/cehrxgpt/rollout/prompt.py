@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cehrxgpt.errors import InputError
-from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar, State
+from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar, State, settled
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.visits import SPAN_CLASSES, class_of
@@ -60,7 +60,7 @@ class PromptTable:
 
     prompts: Sequence[Prompt]
     length: npt.NDArray[np.int64]
-    phase: npt.NDArray[np.int8]
+    phase: npt.NDArray[np.int16]
     clock: npt.NDArray[np.int64]
     age_months: npt.NDArray[np.int64]
     prediction_clock: npt.NDArray[np.int64]
@@ -106,7 +106,7 @@ def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Gra
         age_months=np.concatenate([state.age_months for state in states]),
         prediction_clock=np.array([NOT_GIVEN if p.prediction_clock_minutes is None else p.prediction_clock_minutes for p in prompts], dtype=np.int64),
         horizon_clock=np.array([_horizon_clock(p) for p in prompts], dtype=np.int64),
-        hourly=_hourly(prompts, vocabulary) | np.isin(np.concatenate([state.phase for state in states]), IN_ICU_PHASES),
+        hourly=_hourly(prompts, vocabulary) | np.isin(settled(np.concatenate([state.phase for state in states])), IN_ICU_PHASES),
         age_minutes=ages,
     )
     _check_sentences(table)
@@ -138,6 +138,6 @@ def _hourly(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> npt.NDArray[np
     return hourly
 
 
-def inside_visit(phase: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+def inside_visit(phase: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
     """Whether each row stands inside a visit."""
-    return np.isin(phase, [int(one) for one in IN_VISIT_PHASES])
+    return np.isin(settled(phase), [int(one) for one in IN_VISIT_PHASES])

@@ -31,7 +31,7 @@ class Rollouts:
         gap_log_mass: float64[N], log of the probability that nothing happened until the prediction time, as far as the conditioning
             removed it; 0 where there was nothing to remove.
         conditioned: bool[N]; false where the vocabulary could not say so long a gap and the row was released.
-        phase: int8[N]; state_clock_minutes, age_minutes: int64[N]: the grammar's state after the last kept token.
+        phase: int16[N]; state_clock_minutes, age_minutes: int64[N]: the grammar's state after the last kept token.
     """
 
     prompt_index: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Rollouts:
     drawn: npt.NDArray[np.int32]
     gap_log_mass: npt.NDArray[np.float64]
     conditioned: npt.NDArray[np.bool_]
-    phase: npt.NDArray[np.int8]
+    phase: npt.NDArray[np.int16]
     state_clock_minutes: npt.NDArray[np.int64]
     age_minutes: npt.NDArray[np.int64]
 

@@ -40,7 +40,7 @@ class Rows:
     row: Int  # place in the result
     prompt: Int
     key: npt.NDArray[np.uint64]
-    phase: npt.NDArray[np.int8]
+    phase: npt.NDArray[np.int16]
     clock: Int
     age_months: Int
     count: Int  # new tokens kept
@@ -135,7 +135,7 @@ class Writer:
             RUNNING,
         )
         rows.count -= np.where(hour_crossed, np.minimum(2, rows.count), 0)
-        rows.phase = np.select([hour_crossed, kept], [np.int8(Phase.UNIT), after.phase], rows.phase).astype(np.int8)
+        rows.phase = np.select([hour_crossed, kept], [np.int16(Phase.UNIT), after.phase], rows.phase).astype(np.int16)
         rows.clock = np.where(kept, after.clock_minutes, rows.clock)
         rows.age_months = after.age_months
         if rows.waiting.any():

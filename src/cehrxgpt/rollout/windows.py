@@ -26,7 +26,7 @@ from cehrxgpt.timeline.grammar import Phase
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
-from cehrxgpt.timeline.window import SHORTEST, last_window
+from cehrxgpt.timeline.window import last_window, shortest
 
 Int = npt.NDArray[np.int64]
 
@@ -76,7 +76,7 @@ def rollout_through_windows(
     births = np.asarray(birth_date, dtype=np.int64)
     for round_number in range(1, 1 + -(-max_new_tokens // max(half, 1))):
         rows = np.flatnonzero((drawn.stop_reason == "budget") & (drawn.tokens < max_new_tokens) & (drawn.phase != Phase.ENDED))
-        if not len(rows) or half < SHORTEST:
+        if not len(rows) or half < shortest(vocabulary):
             break
         following, shift = _next_prompts(vocabulary, prompts, drawn, rows, births, half, seed)
         more = rollout(

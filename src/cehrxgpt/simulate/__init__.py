@@ -2,6 +2,7 @@
 
     simulate("cdm/", SimulateConfig(patients=10_000, seed=0))
     true_risk("cdm/", at=labels, task="t2dm_hf_1y", samples=2000)
+    add_population(mine)       one of your own, known by its name from then on
 
 The names below are loaded on first use.
 """
@@ -12,10 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cehrxgpt.simulate.populations import add_population
     from cehrxgpt.simulate.simulator import SimulateConfig, SimulateSummary, simulate
     from cehrxgpt.simulate.truth import true_risk, true_tasks
 
 _PUBLIC = {
+    "add_population": "cehrxgpt.simulate.populations",
     "SimulateConfig": "cehrxgpt.simulate.simulator",
     "SimulateSummary": "cehrxgpt.simulate.simulator",
     "simulate": "cehrxgpt.simulate.simulator",
@@ -23,7 +26,7 @@ _PUBLIC = {
     "true_risk": "cehrxgpt.simulate.truth",
 }
 
-__all__ = ["SimulateConfig", "SimulateSummary", "simulate", "true_risk", "true_tasks"]
+__all__ = ["SimulateConfig", "SimulateSummary", "add_population", "simulate", "true_risk", "true_tasks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from cehrxgpt.simulate.declare import Population
 from cehrxgpt.simulate.draws import make_keys, uniform
 from cehrxgpt.simulate.index import task_rows
 from cehrxgpt.simulate.lives import Lives, live
-from cehrxgpt.simulate.populations import POPULATIONS, population
+from cehrxgpt.simulate.populations import known, population
 from cehrxgpt.simulate.truth import PEOPLE_FILE, SETTINGS_FILE, STATES_FILE, people_table, states_table, true_risk
 
 Progress = Callable[[int, int, str], None]  # done, in all, of what
@@ -33,7 +33,7 @@ class SimulateConfig:
         seed: the whole result is a function of it; a person's life of seed and id alone.
         truth_samples: re-simulated futures per row of `truth/<task>.parquet`; 0 writes no such tables (the states are always recorded,
             and `true_risk` can be asked later).
-        population: `core` or `full`.
+        population: `core`, `full`, or the name of one of your own (see `add_population`).
         hospital: `a` or `b` (of `full`): who comes, and how the hospital keeps its records.
         truth_rows: at most so many rows per task, chosen at random but always the same; null for all.
     """
@@ -48,8 +48,8 @@ class SimulateConfig:
     def __post_init__(self) -> None:
         if self.patients < 1:
             raise ValueError(f"patients must be at least 1, not {self.patients}")
-        if self.population not in POPULATIONS:
-            raise ValueError(f"population must be one of {', '.join(POPULATIONS)}, not '{self.population}'")
+        if self.population not in known():
+            raise ValueError(f"population must be one of {', '.join(known())}, or one made known with add_population, not '{self.population}'")
         if self.hospital not in (hospitals := tuple(population(self.population).intake)):
             raise ValueError(f"hospital of population {self.population} must be one of {', '.join(hospitals)}, not '{self.hospital}'")
         if self.seed < 0:

@@ -20,6 +20,8 @@ _OFFSET = r"([0-9])\s*(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"  # of a time zone, aft
 _UTC = r"\s*(Z|UTC)$"
 _FIRST, _LAST = ibis.timestamp("0001-01-02"), ibis.timestamp("9999-12-30 23:59:59.999999")
 _COMPACT = r"^([0-9]{4})([0-9]{2})([0-9]{2})(\.0)?$"
+_A_TIME = "a date or time such as 2011-05-17 or 2011-05-17 08:30:00"
+DOUBTFUL_SHARE = 0.2
 
 
 def _wall_clock(zone: str, instant: ir.TimestampValue) -> ir.TimestampValue:
@@ -56,6 +58,7 @@ class Columns:
         time_zone: whose wall clock instants with a time zone are brought to; empty = see `instant`.
         read: what was asked for, with its raw and its typed expression.
         zoned: whether a time in a column has a time zone; `check` replaces the expressions by their counts in `zones`.
+        doubtful: columns of times of which `check` found more than DOUBTFUL_SHARE unreadable: how many, of how many.
     """
 
     source: SourceTable
@@ -63,6 +66,7 @@ class Columns:
     read: dict[str, tuple[ir.Value, ir.Value, str, bool]] = field(default_factory=dict)
     zoned: dict[str, ir.BooleanValue] = field(default_factory=dict)
     zones: dict[str, int] = field(default_factory=dict)
+    doubtful: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def has(self, *names: str) -> bool:
         """Whether any of the columns is there."""
@@ -116,7 +120,7 @@ class Columns:
             typed = zoned.ifelse(_wall_clock(self.time_zone, instant), typed)
         self.zoned[name] = zoned
         typed = _finite(typed)
-        self.read[name] = (text, typed, "a date or time such as 2011-05-17 or 2011-05-17 08:30:00", False)
+        self.read[name] = (text, typed, _A_TIME, False)
         return typed
 
     def _typed(self, name: str, dtype: str, expected: str, *, strict: bool) -> ir.Value:
@@ -156,4 +160,6 @@ class Columns:
                 raise SchemaError(f"{self.source.where}: column '{name}' has {there - good} of {there} values that are not {expected}")
             if there > good:
                 unreadable[name] = there - good
+            if expected == _A_TIME and there - good > DOUBTFUL_SHARE * there:
+                self.doubtful[name] = (there - good, there)
         return int(found["_rows"]), unreadable

@@ -44,6 +44,7 @@ class MedsSource:
     def __init__(self, connection: Backend, folder: Path, dialect: str, *, time_zone: str = ""):
         self.connection, self.folder, self.time_zone = connection, folder, time_zone
         self.zones: dict[str, int] = {}
+        self.doubtful: dict[str, tuple[int, int]] = {}
         if not looks_like_meds(folder):
             raise SourceError(f"{folder}: not a MEDS data set; expected data/<split>/*.parquet")
         self.shards = sorted((folder / "data").glob("**/*.parquet"))
@@ -122,7 +123,7 @@ class MedsSource:
         """Rows per first segment, and unreadable values; see `Columns.check`."""
         columns, _ = self._columns()
         _, unreadable = columns.check()
-        self.zones = columns.zones
+        self.zones, self.doubtful = columns.zones, columns.doubtful
         with reading(self.folder / "data", "MEDS Parquet shards"):
             counted = self.table.select(table=self._counted_under()).group_by("table").aggregate(rows=ibis._.count())
             counts = {row["table"]: int(row["rows"]) for row in rows(counted)}
@@ -209,7 +210,8 @@ class MedsSource:
 
     def facts(self) -> dict[str, object]:
         """How many shards there were."""
-        return {"files": {"data": f"{len(self.shards)} shards"}, "times_with_a_zone": {"data": self.zones} if self.zones else {}}
+        times = {"times_with_a_zone": self.zones, "unreadable_dates": self.doubtful}
+        return {"files": {"data": f"{len(self.shards)} shards"}, **{name: {"data": found} if found else {} for name, found in times.items()}}
 
 
 def _known_segments(rules: Dialect) -> set[str]:

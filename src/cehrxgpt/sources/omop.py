@@ -205,6 +205,10 @@ class OmopStage:
         """Times with a time zone, by table and column; after `check`."""
         return {name: columns.zones for name, (columns, _) in self._staged.items() if columns.zones}
 
+    def doubtful(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Times of which many could not be read, by table and column; after `check`."""
+        return {name: columns.doubtful for name, (columns, _) in self._staged.items() if columns.doubtful}
+
     def expression(self, name: str, buckets: int) -> ir.Table:
         """Everything to stage of one table, with the `bucket` of each row's subject."""
         source, found = self.tables[name], self._staged[name][1]
@@ -325,4 +329,5 @@ class OmopSource:
         """Which tables there were."""
         absent = [name for name in (*STAGED, "concept", "concept_ancestor") if name not in self.all_tables]
         files = {name: source.file for name, source in self.all_tables.items()}
-        return {"files": files, "tables_absent": absent, "tables_not_read": self.others, "times_with_a_zone": self._stage.zones()}
+        times = {"times_with_a_zone": self._stage.zones(), "unreadable_dates": self._stage.doubtful()}
+        return {"files": files, "tables_absent": absent, "tables_not_read": self.others, **times}

@@ -345,6 +345,8 @@ class _Ingest:
             for name, columns in facts["times_with_a_zone"].items():
                 zoned = sum(columns.values())
                 notes.append(f"{name}: {zoned} times have a zone; offsets were dropped, instants read in UTC; --time-zone names the hospital's clock")
+        for name, columns in facts["unreadable_dates"].items():
+            notes += [f"{name}: {bad} of {there} values of {column} are no dates; they were set to null" for column, (bad, there) in columns.items()]
         return notes
 
     def _observation_policy(self) -> str:

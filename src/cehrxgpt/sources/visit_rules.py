@@ -82,16 +82,7 @@ def _merge_emergencies(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFra
     The record cannot know of the admission before it happens: `admitted` keeps that instant for the visit's `available_time`.
     """
     visits = visits.with_columns(pl.lit(None, dtype=pl.Datetime("us")).alias("admitted"))
-    admissions = visits.filter(pl.col("visit_class") == "inpatient").sort("time", "visit_id")
-    emergencies = visits.filter((pl.col("visit_class") == "emergency") & pl.col("end_time").is_not_null()).sort("time", "visit_id")
-    pairs = emergencies.join_asof(
-        admissions.select("subject_id", pl.col("time").alias("_admitted"), pl.col("visit_id").alias("_into")),
-        left_on="time",
-        right_on="_admitted",
-        by="subject_id",
-        strategy="forward",
-        check_sortedness=False,
-    ).filter(pl.col("_admitted") <= pl.col("end_time"))
+    pairs = _admissions_from(visits)
     merged = pairs.select("subject_id", "visit_id", "_into")
     if not merged.height:
         return visits, merged
@@ -101,14 +92,34 @@ def _merge_emergencies(visits: pl.DataFrame, ledger: Ledger) -> tuple[pl.DataFra
     flagged = visits.join(merged, on=_KEY, how="left")
     flagged = ledger.drop(flagged, pl.col("_into").is_not_null(), "merged_into_admission").drop("_into")
     flagged = flagged.join(starts, left_on=_KEY, right_on=["subject_id", "_into"], how="left")
-    earlier = (pl.col("_start") < pl.col("time")).fill_null(False)
-    ledger.mend(flagged, earlier, "admission_start_moved_to_emergency")
+    moved = (pl.col("_start") != pl.col("time")).fill_null(False)
+    ledger.mend(flagged, moved, "admission_start_moved_to_emergency")
     flagged = flagged.with_columns(
-        pl.when(earlier).then(pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")).alias("admitted"),
-        pl.when(earlier).then("_start").otherwise("time").alias("time"),
-        pl.when(earlier).then("_day").otherwise("time_is_date").alias("time_is_date"),
+        pl.when(moved).then(pl.when("time_is_date").then(last_instant(pl.col("time"))).otherwise("time")).alias("admitted"),
+        pl.when(moved).then("_start").otherwise("time").alias("time"),
+        pl.when(moved).then("_day").otherwise("time_is_date").alias("time_is_date"),
     )
     return flagged.drop("_start", "_day"), merged
+
+
+def _admissions_from(visits: pl.DataFrame) -> pl.DataFrame:
+    """The emergency visits that became an admission, with the admission's id as `_into`: the first that starts while they last.
+
+    An admission without hours may have started at any hour of its day up to its end: an emergency visit that began on that day became
+    it, unless another admission starts, by its own time, while the visit lasts.
+    """
+    starts = pl.col("time").alias("_admitted"), pl.col("visit_id").alias("_into")
+    admissions = visits.filter(pl.col("visit_class") == "inpatient").sort("time", "visit_id")
+    emergencies = visits.filter((pl.col("visit_class") == "emergency") & pl.col("end_time").is_not_null()).sort("time", "visit_id")
+    during = emergencies.join_asof(
+        admissions.select("subject_id", *starts), left_on="time", right_on="_admitted", by="subject_id", strategy="forward", check_sortedness=False
+    ).filter(pl.col("_admitted") <= pl.col("end_time"))
+    dated = admissions.filter("time_is_date").select("subject_id", pl.col("end_time").alias("_until"), *starts)
+    day = pl.col("time").dt.truncate("1d")
+    same_day = emergencies.join(dated, left_on=["subject_id", day], right_on=["subject_id", "_admitted"], maintain_order="left_right")
+    same_day = same_day.filter((pl.col("time") <= pl.col("_until")).fill_null(True))
+    pairs = pl.concat([during.select(*emergencies.columns, "_into"), same_day.select(*emergencies.columns, "_into")])
+    return pairs.unique(_KEY, keep="first", maintain_order=True)
 
 
 def discharges(visits: pl.DataFrame) -> pl.DataFrame:

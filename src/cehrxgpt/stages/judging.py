@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
-from cehrxgpt.errors import InputError
 from cehrxgpt.stages.tables import interval, label_files, method_name, number, read_labels, read_table, silent, write_table
 
 if TYPE_CHECKING:
@@ -169,18 +168,7 @@ def _headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
 
 def report(folder: Path, out: Path | None, *, patient: str = "auto", force: bool = False) -> dict[str, Any]:
     """One self-contained HTML page of a run."""
-    import polars as pl
+    from cehrxgpt.report.page import report_with_figures
 
-    from cehrxgpt.report import report as run
-    from cehrxgpt.report.run import RunFolder
-
-    target = out or folder / "report.html"
-    refuse_existing(target, force=force)
-    if patient not in ("auto", "none") and not patient.lstrip("-").isdigit():
-        raise InputError(f"--patient: expected auto, none or a subject id, found '{patient}'")
-    chosen: Any = {"auto": "auto", "none": None}[patient] if patient in ("auto", "none") else int(patient)
-    if isinstance(chosen, int):
-        events = RunFolder(folder).events
-        if events is None or events.filter(pl.col("subject_id") == chosen).head(1).collect().is_empty():
-            raise InputError(f"--patient: no subject {chosen} in {folder / 'events'}")
-    return {"report": str(run(folder, target, force=force, patient=chosen))}
+    page, figures = report_with_figures(folder, out, force, patient=patient)
+    return {"report": str(page), **figures}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 IGNORE = -100
+PAIRS_PER_GROUP = 1 << 20
+"""`pair` counts pairs within a group from this number's multiples on."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class PackedBatch:
         target: int64; the next token of the segment, IGNORE at its end and at padding.
         censor_gap_days: int64; at the last token of an open history, the whole days it was observed beyond its last clock date with
             nothing happening; -1 everywhere else. A window that was cut there has -1.
+        pair: int64; at the last token of a window that has a partner (another window of the same patient), the pair's number: group *
+            PAIRS_PER_GROUP + 0, 1, ...; -1 everywhere else.
     """
 
     token_id: Tensor
@@ -36,6 +40,7 @@ class PackedBatch:
     value: Tensor
     target: Tensor
     censor_gap_days: Tensor
+    pair: Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""

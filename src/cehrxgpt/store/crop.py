@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cehrxgpt.timeline.kinds import EVENT_KINDS, PROMPT_LENGTH, Kind
+from cehrxgpt.timeline.kinds import EVENT_KINDS, FOLLOWERS, PROMPT_LENGTH, Kind
 
+SHORTEST_PART = 6  # tokens of a window of a pair beyond its prompt, at least
 REOPENING = 3  # [VR], type, day of stay: what a window that starts inside a visit says after the prompt
 
 _GAP = np.isin(np.arange(len(Kind)), [Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP])
@@ -42,9 +43,10 @@ def _unit_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
 
 
 def _event_ends(kind: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-    """Places just behind an event or a visit's end: no time token is parted from what it dates, no length from its drug."""
-    length = kind == Kind.DRUG_LENGTH
-    whole = (_EVENT[kind] | np.isin(kind, (Kind.VISIT_END, Kind.ICU_END)) | length) & ~np.append(length[1:], False)
+    """Places just behind an event or a visit's end: no time token is parted from what it dates, no bin from its lab, no length from its
+    drug."""
+    follows = np.isin(kind, FOLLOWERS)
+    whole = (_EVENT[kind] | np.isin(kind, (Kind.VISIT_END, Kind.ICU_END)) | follows) & ~np.append(follows[1:], False)
     return np.flatnonzero(whole) + 1
 
 
@@ -82,6 +84,20 @@ def choose_crop(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
         return Crop(0, _stop(kind, 0, PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4)))
     start = _aligned(kind, target, room)
     return Crop(start, _stop(kind, start, room)) if start > PROMPT_LENGTH else Crop(0, _stop(kind, 0, context))
+
+
+def choose_pair(kind: npt.NDArray[np.int8], context: int, random: np.random.Generator) -> tuple[Crop, Crop] | None:
+    """Cut one history, of any length, into two windows of at most `context` tokens that share no event: what stands before one of its
+    gaps and what stands behind. None where neither part would have `SHORTEST_PART` tokens."""
+    ends, starts = _unit_ends(kind)[:-1], unit_starts(kind)[1:]
+    fits = (ends - PROMPT_LENGTH >= SHORTEST_PART) & (len(kind) - starts >= SHORTEST_PART)
+    if not fits.any():
+        return None
+    chosen = int(random.choice(np.flatnonzero(fits)))
+    end, start = int(ends[chosen]), int(starts[chosen])
+    room = context - PROMPT_LENGTH - REOPENING - 1 - int((kind == Kind.ICU_START).any())
+    before = Crop(0, end) if end <= context else Crop(_aligned(kind[:end], end - room, room), end)
+    return before, Crop(start, _stop(kind, start, room))
 
 
 def _aligned(kind: npt.NDArray[np.int8], target: int, room: int) -> int:

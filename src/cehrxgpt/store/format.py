@@ -4,6 +4,7 @@
         meta.json             version, fingerprints, counts
         <array>.npy           the arrays of `EncodedHistories` and `split`, one file each
         vocabulary.parquet    what the ids mean
+        ancestors.json        which codes stand above those of the vocabulary, where the data brought an ontology
         population.json       how long training patients are observed, where enough of them are there to say so
         timeline.json         settings of the timeline, readable
         tokenize.json         tokens, patients, codes kept and dropped
@@ -29,6 +30,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 
 META_FILE = "meta.json"
 POPULATION_FILE = "population.json"
+ANCESTORS_FILE = "ancestors.json"
 VERSION = 1
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -147,6 +149,12 @@ class TokenStore:
         """`population.json`, or None where there is none."""
         path = self.folder / POPULATION_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @cached_property
+    def ancestors(self) -> dict[str, list[str]]:
+        """Code of the vocabulary -> codes that stand above it; empty without an ontology."""
+        path = self.folder / ANCESTORS_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @property
     def fingerprint(self) -> str:

@@ -15,14 +15,14 @@ import numpy.typing as npt
 import torch
 
 from cehrxgpt.errors import ConfigError, InputError
-from cehrxgpt.store.batch import IGNORE, PackedBatch
-from cehrxgpt.store.crop import REOPENING, choose_crop
+from cehrxgpt.store.batch import IGNORE, PAIRS_PER_GROUP, PackedBatch
+from cehrxgpt.store.crop import REOPENING, Crop, choose_crop, choose_pair
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.packing import EpochPlan, batches_per_epoch, first_fit, generator, one_per_row, plan_epoch
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.window import window
 
-_CROP = 2  # key of the windows' random numbers, beside packing's
+_CROP, _PAIR = 2, 3  # keys of the windows' random numbers, beside packing's
 EVALUATION_EPOCH = 2**31 - 1  # the windows and batches that evaluation always uses
 
 
@@ -34,6 +34,7 @@ class Segment:
         token_id, age_minutes: int[n].  value: float32[n].
         given: leading tokens that nobody predicts: a window's recomputed prompt and the visit it re-opens; 0 for a whole history.
         censor_gap_days: of the history if the segment reaches its end, else -1.
+        pair: number of the pair that the segment belongs to, else -1.
     """
 
     token_id: npt.NDArray[np.integer]
@@ -41,6 +42,7 @@ class Segment:
     value: npt.NDArray[np.float32]
     given: int
     censor_gap_days: int
+    pair: int = -1
 
     def __len__(self) -> int:
         return len(self.token_id)
@@ -59,7 +61,7 @@ def assemble(segments: list[Segment], *, width: int | None = None) -> PackedBatc
     token_id, segment_id, position, age = (np.zeros(shape, dtype=np.int64) for _ in range(4))
     value = np.full(shape, np.nan, dtype=np.float32)
     target = np.full(shape, IGNORE, dtype=np.int64)
-    censor = np.full(shape, -1, dtype=np.int64)
+    censor, pair = (np.full(shape, -1, dtype=np.int64) for _ in range(2))
     number = np.zeros(shape[0], dtype=np.int64)
     for segment, r, c in zip(segments, row, column, strict=True):
         n = len(segment)
@@ -72,7 +74,8 @@ def assemble(segments: list[Segment], *, width: int | None = None) -> PackedBatc
         first = max(segment.given - 1, 0)
         target[r, c + first : c + n - 1] = segment.token_id[first + 1 :]
         censor[r, c + n - 1] = segment.censor_gap_days
-    arrays = (token_id, segment_id, position, age, value, target, censor)
+        pair[r, c + n - 1] = segment.pair
+    arrays = (token_id, segment_id, position, age, value, target, censor, pair)
     return PackedBatch(*(torch.from_numpy(array) for array in arrays))
 
 
@@ -86,19 +89,23 @@ class Loader:
         context: most tokens of a window.
         seed: decides order and windows together with the step.
         packed: several segments per row of `context` places (accelerators), else one per row.
+        pair_share: of the histories of each batch, drawn anew each epoch, that are cut into two windows without a common event.
 
     Raises:
         InputError: the split has no histories.
         ConfigError: `tokens_per_batch` is below `context`.
     """
 
-    def __init__(self, store: TokenStore, split: str, *, tokens_per_batch: int, context: int, seed: int, packed: bool = False):
+    def __init__(
+        self, store: TokenStore, split: str, *, tokens_per_batch: int, context: int, seed: int, packed: bool = False, pair_share: float = 0.0
+    ):
         if tokens_per_batch < context:
             raise ConfigError(f"tokens_per_batch {tokens_per_batch} is below the context {context}; it must hold at least one window")
         if context < 2 * (PROMPT_LENGTH + REOPENING):
             raise ConfigError(f"context {context} has no room behind a prompt; it must be at least {2 * (PROMPT_LENGTH + REOPENING)}")
         self.store, self.split = store, split
         self.tokens_per_batch, self.context, self.seed, self.packed = tokens_per_batch, context, seed, packed
+        self.pair_share = pair_share
         self.indices = store.indices(split)
         if not len(self.indices):
             raise InputError(f"{store.folder}: split '{split}' has no histories with tokens; splits there: {', '.join(store.splits) or 'none'}")
@@ -135,20 +142,41 @@ class Loader:
             yield self._make(EVALUATION_EPOCH, index)
 
     def _make(self, epoch: int, index: int) -> PackedBatch:
-        segments = [self._segment(int(history), epoch) for history in self._plan_of(epoch).batch(index)]
-        return assemble(segments, width=self.context if self.packed else None)
+        group = (epoch * self.batches_per_epoch + index) % PAIRS_PER_GROUP
+        segments: list[Segment] = []
+        pairs = 0
+        for history in self._plan_of(epoch).batch(index):
+            crops = self._crops(int(history), epoch)
+            pair = group * PAIRS_PER_GROUP + pairs if len(crops) == 2 else -1
+            segments += [self._segment(int(history), crop, pair) for crop in crops]
+            pairs += len(crops) == 2
+        # The windows of pairs are shorter than the histories they come from: they share rows.
+        longest = max(len(segment) for segment in segments) if pairs else None
+        return assemble(segments, width=self.context if self.packed else longest)
 
-    def _segment(self, history: int, epoch: int) -> Segment:
+    def _crops(self, history: int, epoch: int) -> tuple[Crop, ...]:
+        """What is taken of a history: all of it, one window, or two that make a pair."""
+        place = self.store.histories.history(history)
+        length = place.stop - place.start
+        if self.pair_share:
+            random = generator(self.seed, epoch, _PAIR, history)
+            wanted = random.random() < self.pair_share
+            if wanted and (both := choose_pair(self._kind[self.store.token_id[place]], self.context, random)) is not None:
+                return both
+        if length <= self.context:
+            return (Crop(0, length),)
+        return (choose_crop(self._kind[self.store.token_id[place]], self.context, generator(self.seed, epoch, _CROP, history)),)
+
+    def _segment(self, history: int, crop: Crop, pair: int) -> Segment:
         histories = self.store.histories
         place = histories.history(history)
-        censor = int(histories.censor_gap_days[history])
-        length = place.stop - place.start
-        if length <= self.context:
-            return Segment(histories.token_id[place], histories.age_minutes[place], histories.value[place], 0, censor)
-        crop = choose_crop(self._kind[histories.token_id[place]], self.context, generator(self.seed, epoch, _CROP, history))
+        whole = crop.stop == place.stop - place.start
+        censor = int(histories.censor_gap_days[history]) if whole else -1
+        if whole and crop.start == 0:
+            return Segment(histories.token_id[place], histories.age_minutes[place], histories.value[place], 0, censor, pair)
         cut = window(histories, self.store.vocabulary, history, crop.start, crop.stop)
         given = 0 if crop.start == 0 else self._given(cut.token_id)
-        return Segment(cut.token_id, cut.age_minutes, cut.value, given, censor if crop.stop == length else -1)
+        return Segment(cut.token_id, cut.age_minutes, cut.value, given, censor, pair)
 
     def _given(self, token_id: npt.NDArray[np.int32]) -> int:
         """Leading tokens of a window from the middle of a history that say where it starts: they are recomputed, not predicted.

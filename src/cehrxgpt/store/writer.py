@@ -23,8 +23,9 @@ from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
-from cehrxgpt.store.format import POPULATION_FILE, VERSION, StoreAppender, write_meta
+from cehrxgpt.store.format import ANCESTORS_FILE, POPULATION_FILE, VERSION, StoreAppender, write_meta
 from cehrxgpt.timeline import Timeline
+from cehrxgpt.timeline.back_off import ancestors_of
 from cehrxgpt.timeline.encoded import TOKEN_FIELDS, EncodedHistories, concatenate
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH
 from cehrxgpt.timeline.population import Population
@@ -194,6 +195,8 @@ def write_store(
         _write_json(folder / TOKENIZE_FILE, facts)
         if population is not None:
             _write_json(folder / POPULATION_FILE, population)
+        if above := ancestors_of({code for code in timeline.vocabulary.code if code is not None}, dataset.codes):
+            _write_json(folder / ANCESTORS_FILE, above)
         write_meta(
             folder,
             histories=appender.histories,

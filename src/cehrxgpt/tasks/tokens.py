@@ -27,7 +27,8 @@ def outcome_tokens(task: Task, vocabulary: HasCodes) -> npt.NDArray[np.bool_] | 
 
     It is none where the tokens' codes alone do not decide: a stay's length, a window that ends with the stay, or visits of a class
     that some visit concept of the vocabulary has only when it lasts long enough. An all-False array means that the vocabulary
-    lacks the outcome's codes: the model cannot generate it.
+    lacks the outcome's codes: the model cannot generate it. An outcome asks for codes and not for their numbers; where code and value are two
+    tokens it is the lab's, never a bin's. (Numbers would be no set of single tokens there, and for the labeler to find in decoded events.)
 
     Args:
         task: widened by `resolve` as for the labels.

@@ -52,6 +52,13 @@ def parents_of(codes: pl.DataFrame) -> dict[str, list[str]]:
     return {code: list(parents) for code, parents in codes.select("code", "parent_codes").iter_rows() if parents}
 
 
+def ancestors_of(known: Iterable[str], codes: pl.DataFrame) -> dict[str, list[str]]:
+    """Code -> all codes that stand above it, of those of `known` that have any; ascending."""
+    ontology = Ontology(parents_of(codes), {})
+    above = {code: sorted(ontology.ancestors(code)) for code in sorted(known)}
+    return {code: found for code, found in above.items() if found}
+
+
 class Ontology:
     """Ancestors and memberships of codes.
 

@@ -18,7 +18,7 @@ from cehrxgpt.errors import SchemaError
 from cehrxgpt.events import EVENT_DTYPES, sort_events
 from cehrxgpt.timeline.clock import run_clock
 from cehrxgpt.timeline.encoded import EncodedHistories
-from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Phase
+from cehrxgpt.timeline.grammar import IN_VISIT_PHASES, Phase, settled
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.lengths import days_drawn
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
@@ -29,7 +29,7 @@ Bool = npt.NDArray[np.bool_]
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 FUTURE_VISIT_IDS = 1 << 62  # visits begun in a simulated future are numbered from here, far from real ids
-_HAPPENING = (Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH, Kind.ICU_START)
+_HAPPENING = (Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY, Kind.DISCHARGE, Kind.DEATH, Kind.ICU_START)
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class _Read:
     token: Int  # [E] id
     minute: Int  # [E] on the clock
     end: Int  # [E] of a visit, or a stay in intensive care, that has ended; -1 elsewhere
+    bin: Int  # [E] number of the bin within a lab's own; -1 elsewhere, and where a sentence ends between lab and bin
     length: Int  # [E] lower edge of a drug's length in days; -1 elsewhere
     visit: Int  # [E] number of the visit begun in the tokens, -1 = none
     resumed: Bool  # [E] inside the visit in which the sentence began
@@ -67,7 +68,7 @@ def _read_tokens(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer], offs
     mark = np.where(begins | opens | shuts, np.arange(size), -1)
     mark = np.maximum.accumulate(mark) if size else mark
     in_own = opens[mark] if size else opens
-    in_resumed = (begins[mark] & ~opens[mark] & ~shuts[mark] & np.isin(phase[row], [int(p) for p in IN_VISIT_PHASES])) if size else opens
+    in_resumed = (begins[mark] & ~opens[mark] & ~shuts[mark] & np.isin(settled(phase)[row], [int(p) for p in IN_VISIT_PHASES])) if size else opens
     visit = np.where(in_own, number, -1)
 
     visits = int(opens.sum())
@@ -93,9 +94,17 @@ def _read_tokens(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer], offs
     ends[is_visit] = end[of_visit[is_visit]]
     in_icu = np.flatnonzero(kind[event] == Kind.ICU_START)
     ends[in_icu] = _icu_ends(kind, row, at, event[in_icu])
-    has_length = after[event] == Kind.DRUG_LENGTH
-    length = np.where(has_length, amount[np.minimum(event + 1, max(size - 1, 0))], -1) if size else ends
-    return _Read(row[event], token_id[event].astype(np.int64), minute, ends, length, of_visit, in_resumed[event], steps[of_visit])
+    bins, said = _follower(Kind.BIN, after, amount, event)
+    length, _ = _follower(Kind.DRUG_LENGTH, after, amount, event + said)
+    return _Read(row[event], token_id[event].astype(np.int64), minute, ends, bins, length, of_visit, in_resumed[event], steps[of_visit])
+
+
+def _follower(kind: Kind, after: Int, amount: npt.NDArray[np.int32], place: Int) -> tuple[Int, Bool]:
+    """Amount of the token behind each place where it is of this kind, else -1; and whether it is."""
+    found = after[place] == kind
+    amounts = np.full(len(place), -1, np.int64)
+    amounts[found] = amount[place[found] + 1]
+    return amounts, found
 
 
 def _icu_ends(kind: npt.NDArray[np.int8], row: Int, at: Int, starts: Int) -> Int:
@@ -109,16 +118,22 @@ def _icu_ends(kind: npt.NDArray[np.int8], row: Int, at: Int, starts: Int) -> Int
     return np.where(closed, at[place], -1)
 
 
-def _values(vocabulary: Vocabulary, token: Int, rng: np.random.Generator | None) -> npt.NDArray[np.float32]:
+def _points(vocabulary: Vocabulary, token: int, place: int) -> npt.NDArray[np.float32] | None:
+    """Quantiles inside a value token's bin, or inside bin `place` of a lab."""
+    of_lab = vocabulary.bin_quantiles[token]
+    return vocabulary.quantiles[token] if of_lab is None else of_lab[min(place, len(of_lab) - 1)]
+
+
+def _values(vocabulary: Vocabulary, token: Int, bins: Int, rng: np.random.Generator | None) -> npt.NDArray[np.float32]:
     """The number of each event: its bin's median, or a draw from inside the bin; NaN for tokens without a bin."""
     value = np.full(len(token), np.nan, np.float32)
-    binned = np.flatnonzero(vocabulary.kind[token] == Kind.VALUE)
-    used, which = np.unique(token[binned], return_inverse=True)
-    if not len(used):
+    binned = np.flatnonzero((vocabulary.kind[token] == Kind.VALUE) | (bins >= 0))
+    _, first, which = np.unique(token[binned] * 1024 + bins[binned], return_index=True, return_inverse=True)
+    if not len(first):
         return value
-    points = [vocabulary.quantiles[index] for index in used]
+    points = [_points(vocabulary, index, place) for index, place in zip(token[binned[first]].tolist(), bins[binned[first]].tolist(), strict=True)]
     counts = np.array([0 if point is None else len(point) for point in points])
-    table = np.full((len(used), max(int(counts.max()), 1)), np.nan, np.float32)
+    table = np.full((len(points), max(int(counts.max()), 1)), np.nan, np.float32)
     for place, point in enumerate(points):
         if point is not None:
             table[place, : len(point)] = point
@@ -126,7 +141,8 @@ def _values(vocabulary: Vocabulary, token: Int, rng: np.random.Generator | None)
     low = np.floor(middle).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(counts[which] - 1, 0))
     share = (middle - low).astype(np.float32)
-    value[binned] = np.where(share > 0, table[which, low] * (1 - share) + table[which, high] * share, table[which, low])
+    below, above = table[which, low], table[which, high]
+    value[binned] = np.where(share > 0, np.clip(below * (1 - share) + above * share, below, above), below)  # rounding must not leave the bin
     return value
 
 
@@ -153,7 +169,7 @@ def _to_frame(vocabulary: Vocabulary, read: _Read, start_date: Int, visit_id: In
     end_of_day = time // MICROSECONDS_PER_DAY * MICROSECONDS_PER_DAY + MICROSECONDS_PER_DAY - 1
     time = np.where(vocabulary.kind[read.token] == Kind.DEATH, end_of_day, time)
     precise = _precise(vocabulary, read)
-    value = pl.Series("numeric_value", _values(vocabulary, read.token, rng), nan_to_null=True)
+    value = pl.Series("numeric_value", _values(vocabulary, read.token, read.bin, rng), nan_to_null=True)
     end = (midnight + read.end) * 60_000_000
     taken = np.flatnonzero(read.length > 0)
     days = days_drawn(read.length[taken], rng)

@@ -31,7 +31,7 @@ class Line:
         clock: "2011-03-05 14:00", decoded; empty in the prompt.
         token: as in the vocabulary.
         name: readable; empty where nothing more can be said.
-        value: the number behind a value token, None elsewhere.
+        value: the number behind a value token or a lab's bin, None elsewhere.
         inside: it stands inside a visit.
     """
 
@@ -54,9 +54,16 @@ def _name(vocabulary: Vocabulary, index: int, kind: Kind) -> str:
     known = vocabulary.name[index]
     if known is not None and kind == Kind.CATEGORY:
         return f"{known} = {vocabulary.text_value[index]}"
-    if known is not None and kind == Kind.VALUE:
+    if known is not None and kind in (Kind.VALUE, Kind.LAB):
         return known + vocabulary.token[index].removeprefix(str(vocabulary.code[index]))
     return known or _SAID.get(kind, "")
+
+
+def _bounds(vocabulary: Vocabulary, lab: int, place: int) -> str:
+    """A lab's bin as an interval."""
+    edges = vocabulary.bin_edges[lab]
+    assert edges is not None
+    return f"[{edges[place]:.6g}, {edges[place + 1]:.6g}{']' if place + 2 == len(edges) else ')'}"
 
 
 def describe(histories: EncodedHistories, vocabulary: Vocabulary, index: int) -> list[Line]:
@@ -72,7 +79,8 @@ def describe(histories: EncodedHistories, vocabulary: Vocabulary, index: int) ->
         kind = Kind(int(vocabulary.kind[identifier]))
         inside = inside and kind != Kind.VISIT_END
         said = "" if kind in PROMPT_KINDS else str(shown[n]).replace("T", " ")
-        lines.append(Line(said, vocabulary.token[identifier], _name(vocabulary, identifier, kind), None if np.isnan(value) else value, inside))
+        name = _bounds(vocabulary, int(token[n - 1]), int(vocabulary.amount[identifier])) if kind == Kind.BIN else _name(vocabulary, identifier, kind)
+        lines.append(Line(said, vocabulary.token[identifier], name, None if np.isnan(value) else value, inside))
         inside = inside or kind in (Kind.VISIT_START, Kind.VISIT_RESUME)
     return lines
 

@@ -43,6 +43,7 @@ class _Rows:
     """A frame's rows, by what they are. Row numbers count in the frame."""
 
     token: Ids  # [n] -1 = not in the vocabulary or not a token
+    bin: Ids  # [n] token of a lab's bin; -1 = none
     value: npt.NDArray[np.float32]  # [n]
     order: Int  # [n] rank of the code among all codes, alphabetical
     visits: Visits
@@ -127,7 +128,7 @@ class Encoder:
         skipped = code.is_in([s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]).to_numpy()
         is_icu = dated & code.str.starts_with(s.ICU_PREFIX).to_numpy()
         clinical = dated & ~(is_visit | is_icu | is_discharge | is_death | skipped)
-        token, value = self.lookup.events(events)
+        token, bins, value = self.lookup.events(events)
         token[is_icu] = self.icu_start
 
         death_row = np.flatnonzero(is_death)
@@ -143,6 +144,7 @@ class Encoder:
         placed = discharges[(token[discharges] >= 0) & (links[discharges] >= 0)]
         return _Rows(
             token=token,
+            bin=bins,
             value=value,
             order=_alphabetical(code),
             visits=visits,
@@ -261,8 +263,9 @@ class Encoder:
             visit_token=visit_token.astype(np.int32),
             discharge_row=discharge,
             token=rows.token,
-            value=rows.value,
             member_token=token[order],
+            member_value=np.where(row >= 0, rows.value[row], np.float32(np.nan)) if len(row) else rows.value[:0],
+            member_bin=np.where(row >= 0, rows.bin[row], -1).astype(np.int32) if len(row) else token,
             member_length=np.where(row >= 0, rows.length[row], -1).astype(np.int32) if len(row) else token,
             member_row=row,
             alphabet=self.alphabet,

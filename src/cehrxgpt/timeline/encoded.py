@@ -30,7 +30,7 @@ class EncodedHistories:
     Attributes:
         token_id: int32[N].
         age_minutes: int32[N]; the decoded age once the token has been read (`Grammar.follow`): 0 until the prompt has said the age.
-        value: float32[N]; the number behind a value token, NaN elsewhere.
+        value: float32[N]; the number behind a value token or a lab's bin, NaN elsewhere.
         event_index: int32[N]; row of the event among its history's rows in the encoded frame, -1 for structural tokens.
         offsets: int64[S + 1].
         subject_id: int64[S].

@@ -7,7 +7,7 @@ the order of the shards. Codes, units, categories, bins, genders, races and year
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ from cehrxgpt.config import to_dict
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.timeline.back_off import ConceptSets, common_ancestors, ontology_facts, rolled_up
-from cehrxgpt.timeline.bins import value_bins
+from cehrxgpt.timeline.bins import Bin, value_bins
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.lengths import UsualLengths
-from cehrxgpt.timeline.structure import Row, icu_rows, length_rows, structural_rows
+from cehrxgpt.timeline.structure import Row, bin_rows, icu_rows, length_rows, structural_rows
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 LONG_GAPS = ("exact", "lt")
+VALUES = ("fused", "split")
 SKIPPED = (s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END)  # never tokens of their own
 NUMBER_KEYS = ["code", "unit", "operator"]  # numbers under one key share one run of bins
 
@@ -37,6 +38,8 @@ class TimelineConfig:
     Attributes:
         min_subjects: training patients a code, unit, category or bin must have to be kept (and stored).
         value_bins: quantile bins per (code, unit); heaped values and fixed edges may add a few. 0 writes no values.
+        values: `fused` writes a number's code, unit, comparison sign and bin as one token, `split` as two: the lab, and a bin that all labs
+            share.
         max_categories: most frequent categorical results per code that get a token. 0 writes none.
         long_gap: `exact` writes gaps from 1,080 days as years and days, `lt` as one token that counts 1,080 days.
         drug_lengths: write how long a drug is taken, in bins of days, after it.
@@ -48,6 +51,7 @@ class TimelineConfig:
 
     min_subjects: int = 11
     value_bins: int = 10
+    values: str = "fused"
     max_categories: int = 24
     long_gap: str = "exact"
     drug_lengths: bool = False
@@ -61,6 +65,8 @@ class TimelineConfig:
             raise ConfigError(f"min_subjects: {self.min_subjects} is out of range; expected 1 or more (11 is the habit)")
         if not 0 <= self.value_bins <= 100:
             raise ConfigError(f"value_bins: {self.value_bins} is out of range; expected 0 to 100")
+        if self.values not in VALUES:
+            raise ConfigError(f"values: '{self.values}' is not known; valid values: {', '.join(VALUES)}")
         if self.max_categories < 0:
             raise ConfigError(f"max_categories: {self.max_categories} is out of range; expected 0 or more")
         if self.long_gap not in LONG_GAPS:
@@ -207,7 +213,7 @@ def _kind_of(code: str) -> Kind:
 
 
 def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, str | None, pl.DataFrame]], config: TimelineConfig) -> list[Row]:
-    """Value tokens of one code: one run of bins per unit and comparison sign."""
+    """Value tokens of one code: one run of bins per unit and comparison sign, each a token or all of them one lab."""
     rows: list[Row] = []
     for unit, operator, part in groups:
         bins = value_bins(
@@ -217,6 +223,9 @@ def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, st
             min_subjects=config.min_subjects,
             fixed_edges=config.fixed_edges.get(code, ()),
         )
+        if bins and config.values == "split":
+            rows.append(_lab_row(code, unit, operator, bins) | {"origin": origin, "subjects": part["subject_id"].n_unique()})
+            continue
         for place, made in enumerate(bins):
             closing = "]" if place == len(bins) - 1 else ")"
             shown = f"{operator or ''}[{made.low:.6g}, {made.high:.6g}{closing}" + (f" {unit!s}" if unit else "")
@@ -226,6 +235,18 @@ def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, st
                 | bounds
             )
     return rows
+
+
+def _lab_row(code: str, unit: str | None, operator: str | None, bins: Sequence[Bin]) -> Row:
+    shown = f"{code} {operator or ''}[..]" + (f" {unit}" if unit else "")
+    bounds = {"bin_low": bins[0].low, "bin_high": bins[-1].high, "bin_edges": [*(one.low for one in bins), bins[-1].high]}
+    inside = {"bin_quantiles": [one.quantiles.tolist() for one in bins]}
+    return {"token": shown, "kind": int(Kind.LAB), "code": code, "unit": unit, "operator": operator} | bounds | inside
+
+
+def shared_bins(rows: Iterable[Row]) -> list[Row]:
+    """The bins that the labs among these rows need: as many as the one with the most has."""
+    return bin_rows(max((len(row["bin_quantiles"]) for row in rows if row["kind"] == Kind.LAB), default=0))
 
 
 def event_rows(counts: Counts) -> list[Row]:
@@ -363,7 +384,7 @@ def fit_vocabulary(
             f"no code is left for the vocabulary: {counts.subjects:,} training patients, the most common code has {most or 0!s}, "
             f"min_subjects is {config.min_subjects}; lower min_subjects or add patients"
         )
-    structural = structural_rows(year_range(counts, calendar), config.long_gap) + _optional_rows(counts)
+    structural = structural_rows(year_range(counts, calendar), config.long_gap) + _optional_rows(counts) + shared_bins(rows)
     classes = {row["token"] for row in structural}
     seen = {row["token"]: row["subjects"] for row in rows if row["kind"] == Kind.VISIT_TYPE and row["token"] in classes}
     for row in structural:  # a data set whose visit types are the classes themselves

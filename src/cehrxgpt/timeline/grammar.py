@@ -8,7 +8,8 @@ Every function is vectorised over R rows and free of Python loops over rows.
     unit     visit | bare events of one day | death [END]
     visit    [VS] type (hours)? body discharge? [VE]       or, first in a window: [VR] type [ICU]? day-of-stay (hours)? body ...
     body     (code | [ICU] | [/ICU] | i-H<n> code | i-D<n>+ (i-H<n>)? code)*
-    code     code, value or category; a drug's length may follow it, where the vocabulary has lengths
+    code     code, value, lab bin or category; a drug's length may follow it, where the vocabulary has lengths
+    lab bin  a bin of the lab's own: as many as it has, of those that all labs share
 
 The hours right after a visit's type say when it began; i-H0 stands there only where another step of hours follows at once.
 
@@ -16,6 +17,9 @@ The hours right after a visit's type say when it began; i-H0 stands there only w
 in intensive care [ICU] stands *before* the day of stay, so that it cannot be read as a stay that begins there, and so that the hour
 of the day keeps its place right behind the day of stay. What is allowed inside a visit thus depends on one thing more, the *ward*: a
 visit with hours, in intensive care, or a day visit; each has phases of its own, and all else is the same table three times over.
+
+Which bins may follow a lab depends on how many it has. Each number of bins has phases of its own behind those of `Phase`, one for each
+place that a lab may stand in; `settled` leads from them back to the place.
 """
 
 from __future__ import annotations
@@ -101,7 +105,7 @@ _DAY_VISIT = _Ward(
 )
 _WARDS = (_VISIT, _ICU, _DAY_VISIT)
 
-_EVENT = (Kind.CODE, Kind.VALUE, Kind.CATEGORY)
+_EVENT = (Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY)
 _UNIT = (Kind.VISIT_START, *_EVENT, Kind.DEATH)
 _GAP = (Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP)
 _CLOSE = (Kind.DISCHARGE, Kind.VISIT_END)
@@ -198,17 +202,25 @@ def _within(ward: _Ward, phase: Phase, kind: Kind) -> Phase:
 
 NEXT_PHASE = _transitions()
 """int8[phases, kinds]: the phase after a token of that kind; -1 = not a sentence. `Grammar` refines it for single tokens: the types of day
-visits lead to a ward of their own where the vocabulary has intensive care, drugs to a phase of their own where it has lengths."""
+visits lead to a ward of their own where the vocabulary has intensive care, drugs to a phase of their own where it has lengths, labs to
+phases in which only their own bins may follow."""
 
 _OF_DAY_VISIT = {Phase.ADMITTED: Phase.ADMITTED_FOR_DAY, Phase.STAY_DAY: Phase.STAY_DAY_OF_DAY_VISIT}
 _AFTER_DRUG = {Phase.BARE: Phase.BARE_DRUG} | {ward.within: ward.drug for ward in _WARDS}
+_LAB_PLACES = (Phase.BARE, *(ward.within for ward in _WARDS))  # what a lab and its bin lead to, by where they stand
+
+
+def settled(phase: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """Phases, with those in which a lab waits for its bin as the place in which it stands: every one is a `Phase` (or -1)."""
+    waits = phase >= len(Phase)
+    return np.where(waits, np.asarray(_LAB_PLACES, phase.dtype)[(phase - len(Phase)) % len(_LAB_PLACES)], phase)
 
 
 @dataclass(frozen=True)
 class State:
     """Where R rows stand. `clock_minutes` counts from the start instant, the midnight that begins the first unit's date."""
 
-    phase: npt.NDArray[np.int8]  # [R]
+    phase: npt.NDArray[np.int16]  # [R] a `Phase`, or a lab's; see `settled`
     clock_minutes: npt.NDArray[np.int64]  # [R]
     age_months: npt.NDArray[np.int64]  # [R] as the prompt says; 0 until it has been said
 
@@ -222,40 +234,55 @@ class Grammar:
     """The tables above, spread over the ids of one vocabulary.
 
     Attributes:
-        allowed: bool[phases, V]; `[PAD]` is allowed nowhere.
-        next_phase: int8[phases, V]; -1 where the token may not follow by its kind.
+        allowed: bool[phases, V]; `[PAD]` is allowed nowhere. The phases are those of `Phase` and, behind them, those of the vocabulary's labs.
+        next_phase: int16[phases, V]; -1 where the token may not follow by its kind.
     """
 
     def __init__(self, vocabulary: Vocabulary):
         self.kind = vocabulary.kind
         self.amount = vocabulary.amount
-        self.next_phase: npt.NDArray[np.int8] = NEXT_PHASE[:, vocabulary.kind]
+        self.next_phase: npt.NDArray[np.int16] = NEXT_PHASE[:, vocabulary.kind].astype(np.int16)
         if (vocabulary.kind == Kind.ICU_START).any():
             types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)
             self._redirect(types[[not has_hours(vocabulary.code[index] or vocabulary.token[index]) for index in types]], _OF_DAY_VISIT)
-        if (vocabulary.kind == Kind.DRUG_LENGTH).any():
-            self._redirect(vocabulary.drugs, _AFTER_DRUG)
+        drugs = vocabulary.drugs if (vocabulary.kind == Kind.DRUG_LENGTH).any() else vocabulary.drugs[:0]
+        self._redirect(drugs[vocabulary.kind[drugs] != Kind.LAB], _AFTER_DRUG)
+        self._add_labs(vocabulary, np.isin(np.arange(len(vocabulary)), drugs))
         allowed = self.next_phase >= 0
         remainder = (vocabulary.kind == Kind.DAY_GAP) & (vocabulary.amount < DAYS_PER_YEAR)
         allowed[Phase.YEAR_REMAINDER] &= remainder
         allowed[:, vocabulary.kind == Kind.PAD] = False
         self.allowed: npt.NDArray[np.bool_] = allowed
 
-    def _redirect(self, tokens: npt.NDArray[np.int64], phases: Mapping[Phase, Phase]) -> None:
+    def _add_labs(self, vocabulary: Vocabulary, drug: npt.NDArray[np.bool_]) -> None:
+        """Phases after labs, one set for each number of bins (and for those that are a drug's, as a length may follow the bin)."""
+        labs = vocabulary.ids_of_kind(Kind.LAB)
+        group_of = np.stack([vocabulary.bin_count[labs], drug[labs]], axis=1).astype(np.int64)
+        added = []
+        for number, (count, is_drug) in enumerate(np.unique(group_of, axis=0).tolist()):
+            first = len(Phase) + number * len(_LAB_PLACES)
+            alike = labs[(group_of == (count, is_drug)).all(axis=1)]
+            self._redirect(alike, {place: first + turn for turn, place in enumerate(_LAB_PLACES)})
+            own = (vocabulary.kind == Kind.BIN) & (vocabulary.amount < count)
+            after = [_AFTER_DRUG[place] if is_drug else place for place in _LAB_PLACES]
+            added.append(np.where(own, np.asarray(after, np.int16)[:, None], np.int16(-1)))
+        self.next_phase = np.concatenate([self.next_phase, *added])
+
+    def _redirect(self, tokens: npt.NDArray[np.int64], phases: Mapping[Phase, int]) -> None:
         """After these tokens, other phases than after the rest of their kind."""
-        mapped = np.arange(-1, len(Phase), dtype=np.int8)  # [phase + 1]
+        mapped = np.arange(-1, len(Phase), dtype=np.int16)  # [phase + 1]
         for phase, other in phases.items():
             mapped[phase + 1] = other
         self.next_phase[:, tokens] = mapped[self.next_phase[:, tokens] + 1]
 
     def start(self, rows: int) -> State:
         """`rows` empty sentences."""
-        return State(np.full(rows, Phase.PROMPT_BOS, np.int8), np.zeros(rows, np.int64), np.zeros(rows, np.int64))
+        return State(np.full(rows, Phase.PROMPT_BOS, np.int16), np.zeros(rows, np.int64), np.zeros(rows, np.int64))
 
     def advance(self, state: State, token_id: npt.NDArray[np.integer]) -> State:
         """The state after each row's next token (int[R]). A token that is no sentence leaves the phase at -1."""
         kind, amount = self.kind[token_id], self.amount[token_id].astype(np.int64)
-        phase = np.where(state.phase >= 0, self.next_phase[state.phase, token_id], -1).astype(np.int8)
+        phase = np.where(state.phase >= 0, self.next_phase[state.phase, token_id], -1).astype(np.int16)
         midnight = state.clock_minutes // MINUTES_PER_DAY * MINUTES_PER_DAY
         days = np.select(
             [(kind == Kind.DAY_GAP) | (kind == Kind.IN_VISIT_DAYS), kind == Kind.YEAR_GAP, kind == Kind.LONG_GAP],
@@ -283,7 +310,7 @@ class Grammar:
             there = token_id[:, step] != 0
             after = self.advance(state, token_id[:, step])
             state = State(
-                np.where(there, after.phase, state.phase).astype(np.int8),
+                np.where(there, after.phase, state.phase).astype(np.int16),
                 np.where(there, after.clock_minutes, state.clock_minutes),
                 np.where(there, after.age_months, state.age_months),
             )

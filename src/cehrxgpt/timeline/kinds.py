@@ -31,13 +31,15 @@ class Kind(IntEnum):
     IN_VISIT_DAYS = 17  # i-D<n>
     IN_VISIT_HOURS = 18  # i-H<n>
     CODE = 19  # a plain code
-    VALUE = 20  # code, unit and value bin in one
+    VALUE = 20  # code, unit, comparison sign and value bin in one: fused values
     CATEGORY = 21  # code and categorical result in one
     DEATH = 22
     END = 23  # [END]: only ever after a death
     ICU_START = 24  # [ICU]: intensive care begins; between a resumed visit's type and its day of stay: is going on
     ICU_END = 25  # [/ICU]
     DRUG_LENGTH = 26  # directly after a drug: days from its first to its last, binned; amount = lower edge of the bin
+    LAB = 27  # split values: code, unit and comparison sign; always followed by its bin
+    BIN = 28  # directly after a lab: number of its bin, shared by all labs; amount = 0, 1, ... from the lowest bin up
 
 
 PROMPT_KINDS = (Kind.BOS, Kind.YEAR, Kind.MONTH, Kind.AGE, Kind.AGE_MONTHS, Kind.GENDER, Kind.RACE)
@@ -46,5 +48,7 @@ PROMPT_KINDS = (Kind.BOS, Kind.YEAR, Kind.MONTH, Kind.AGE, Kind.AGE_MONTHS, Kind
 PROMPT_LENGTH = len(PROMPT_KINDS)
 
 TIME_KINDS = (Kind.DAY_GAP, Kind.YEAR_GAP, Kind.LONG_GAP, Kind.IN_VISIT_DAYS, Kind.IN_VISIT_HOURS)
-EVENT_KINDS = (Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.CODE, Kind.VALUE, Kind.CATEGORY, Kind.DEATH, Kind.ICU_START)
+EVENT_KINDS = (Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY, Kind.DEATH, Kind.ICU_START)
 """Kinds whose tokens decode to a row of the EventTable at the token's own clock."""
+FOLLOWERS = (Kind.BIN, Kind.DRUG_LENGTH)
+"""Kinds that say more of the event directly before them; nothing may part them from it."""

@@ -1,7 +1,7 @@
 """Units to tokens: elements, the runs of optional tokens they write, and the place of every token. NumPy only.
 
 Each unit gives an opening element, one element per member and a closing element. An element writes, in this order, whichever of
-these it has: prompt, year gap, day gap, [VS], visit type, i-D31 ..., i-D, i-H, event, length, [VE] or [END]. The begin and the end of
+these it has: prompt, year gap, day gap, [VS], visit type, i-D31 ..., i-D, i-H, event, bin, length, [VE] or [END]. The begin and the end of
 intensive care are members like events.
 """
 
@@ -17,6 +17,7 @@ from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS, MAX_IN_VISIT_DA
 from cehrxgpt.timeline.units import HOURS_PER_DAY, Bool, Int, Unit, Units
 
 Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Written:
 
     token: Ids  # [N]
     clock: Int  # [N] hours since 1970-01-01 once the token has been read
-    value: npt.NDArray[np.float32]  # [N]
+    value: Floats  # [N]
     row: Int  # [N] row of the frame, -1 = structural
     unit: Int  # [N]
 
@@ -53,6 +54,7 @@ class _Slot:
     token: Ids
     clock: Int
     row: Int | None = None
+    value: Floats | None = None
     repeat: Int | None = None  # how often (all but i-D31: once)
 
 
@@ -119,8 +121,9 @@ def lay_out(
     visit_token: Ids,
     discharge_row: Int,
     token: Ids,
-    value: npt.NDArray[np.float32],
     member_token: Ids,
+    member_value: Floats,
+    member_bin: Ids,
     member_length: Ids,
     member_row: Int,
     alphabet: Alphabet,
@@ -134,8 +137,10 @@ def lay_out(
         prompt: int32[P, PROMPT_LENGTH], one row per `first` unit.
         visit_token: int32[U]; the visit's type.
         discharge_row: int64[U]; row of the discharge place, -1 where there is none.
-        token, value: of the frame's rows.
+        token: of the frame's rows.
         member_token: int32[M]; the members' tokens.
+        member_value: float32[M]; the members' numbers, NaN where there is none. It stands at the token that says it: the bin, where there is one.
+        member_bin: int32[M]; token of a lab's bin, -1 where there is none.
         member_length: int32[M]; token of a drug's length, -1 where there is none.
         member_row: int64[M]; the members' rows, -1 where a member has none.
     """
@@ -161,7 +166,10 @@ def lay_out(
     opens = np.zeros(total, np.bool_)
     opens[opening] = True
     slots += _steps(time, previous, inside, opens, spoken, alphabet)
-    slots.append(_Slot(member, member_token, units.hour, member_row))
+    said_later = member_bin >= 0
+    slots.append(_Slot(member, member_token, units.hour, member_row, np.where(said_later, np.float32(np.nan), member_value)))
+    lab = np.flatnonzero(said_later)
+    slots.append(_Slot(member[lab], member_bin[lab], units.hour[lab], value=member_value[lab]))
     long = np.flatnonzero(member_length >= 0)
     slots.append(_Slot(member[long], member_length[long], units.hour[long]))
     visit = (units.kind == Unit.SPAN) | (units.kind == Unit.DAY)
@@ -174,10 +182,10 @@ def lay_out(
         _Slot(closing[dead], np.full(len(dead), alphabet.death, np.int32), units.start[dead], units.row[dead]),
         _Slot(closing[dead], np.full(len(dead), alphabet.end, np.int32), units.start[dead]),
     ]
-    return _write(slots, unit, opening[first], prompt, units.start[first] // HOURS_PER_DAY * HOURS_PER_DAY, value)
+    return _write(slots, unit, opening[first], prompt, units.start[first] // HOURS_PER_DAY * HOURS_PER_DAY)
 
 
-def _write(slots: list[_Slot], unit: Int, prompted: Int, prompt: Ids, midnight: Int, value: npt.NDArray[np.float32]) -> Written:
+def _write(slots: list[_Slot], unit: Int, prompted: Int, prompt: Ids, midnight: Int) -> Written:
     """Give every token its place and write it there."""
     length = np.zeros(len(unit), np.int64)
     length[prompted] += PROMPT_LENGTH
@@ -197,7 +205,8 @@ def _write(slots: list[_Slot], unit: Int, prompted: Int, prompt: Ids, midnight: 
             token[place], clock[place] = slot.token, slot.clock
             if slot.row is not None:
                 row[place] = slot.row
-                number[place] = np.where(slot.row >= 0, value[slot.row], np.float32(np.nan))
+            if slot.value is not None:
+                number[place] = slot.value
             cursor[slot.element] += 1
             continue
         starts = np.cumsum(slot.repeat) - slot.repeat

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -12,11 +14,21 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 Ids = npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """The bins of one (code, unit, comparison sign), ascending."""
+
+    token: npt.NDArray[np.int64]  # [k]
+    bin: npt.NDArray[np.int64]  # [k] token that follows, -1 = none
+    inner: npt.NDArray[np.float32]  # [k - 1] edges between them
+
+
 class Lookup:
     """The vocabulary as join tables.
 
     A number takes the bin of its (code, unit, comparison sign), or that of (code, unit) where the sign has none; without one, a
     category its token; without one, the plain code. -1 = not in the vocabulary. A visit type that is missing takes the token of its class.
+    Where code and value are two tokens, the bin of a lab is one of those that all labs share.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -30,21 +42,19 @@ class Lookup:
             {"code": [vocabulary.code[i] for i in categories], "text_value": [vocabulary.text_value[i] for i in categories], "_category": categories},
             schema={"code": pl.String, "text_value": pl.String, "_category": pl.Int32},
         )
-        groups: dict[tuple[str | None, str | None, str | None], list[int]] = {}
-        for index in np.flatnonzero(kinds == Kind.VALUE):
-            groups.setdefault((vocabulary.code[index], vocabulary.unit[index], vocabulary.operator[index]), []).append(int(index))
+        groups = _fused(vocabulary) | _split(vocabulary)
         self._groups = pl.DataFrame(
             [(*key, place) for place, key in enumerate(groups)],
             schema={"code": pl.String, "unit": pl.String, "operator": pl.String, "_group": pl.Int32},
             orient="row",
         )
-        width = max((len(ids) for ids in groups.values()), default=1)
-        self._bin_ids = np.full((len(groups), width), -1, dtype=np.int32)
+        width = max((len(run.token) for run in groups.values()), default=1)
+        self._token_ids, self._bin_ids = (np.full((len(groups), width), -1, dtype=np.int32) for _ in range(2))
         self._inner = np.full((len(groups), max(width - 1, 1)), np.inf, dtype=np.float32)  # edges between bins
-        for place, ids in enumerate(groups.values()):
-            ids.sort(key=lambda index: float(vocabulary.bin_low[index]))
-            self._bin_ids[place, : len(ids)] = ids
-            self._inner[place, : len(ids) - 1] = vocabulary.bin_low[ids[1:]]
+        for place, run in enumerate(groups.values()):
+            self._token_ids[place, : len(run.token)] = run.token
+            self._bin_ids[place, : len(run.token)] = run.bin
+            self._inner[place, : len(run.inner)] = run.inner
         self._class_ids = {name: vocabulary.id_of(name) for name in vocabulary.token if name.startswith("Visit/") and not name[6:].isdigit()}
 
     def plain(self, code: pl.Series) -> Ids:
@@ -66,8 +76,9 @@ class Lookup:
         frame = frame.join(unsigned, on=["code", "unit"], how="left", maintain_order="left", nulls_equal=True)
         return frame["_group"].fill_null(frame["_unsigned"])
 
-    def events(self, events: pl.DataFrame) -> tuple[Ids, npt.NDArray[np.float32]]:
-        """Token id and value of clinical rows: int32[n] and float32[n], NaN where the token holds no number."""
+    def events(self, events: pl.DataFrame) -> tuple[Ids, Ids, npt.NDArray[np.float32]]:
+        """Of clinical rows: token id int32[n]; id of the bin that follows it int32[n], -1 where none does; value float32[n], NaN where
+        neither holds a number."""
         token = self.plain(events["code"])
         worded = np.flatnonzero(events["text_value"].is_not_null().to_numpy())
         frame = events.select("code", "text_value")[worded].join(self._categories, on=["code", "text_value"], how="left", maintain_order="left")
@@ -83,6 +94,33 @@ class Lookup:
         place = np.zeros(len(where), dtype=np.int64)
         for edge in range(self._inner.shape[1]):  # a handful of bins
             place += number[binned] >= self._inner[where, edge]
-        token[binned] = self._bin_ids[where, place] if len(where) else token[binned]
+        shared = np.full(len(token), -1, dtype=np.int32)
+        if len(where):
+            token[binned], shared[binned] = self._token_ids[where, place], self._bin_ids[where, place]
         value = np.where(binned, number, np.float32(np.nan)).astype(np.float32)
-        return token, value
+        return token, shared, value
+
+
+Key = tuple[str | None, str | None, str | None]
+
+
+def _fused(vocabulary: Vocabulary) -> dict[Key, _Run]:
+    """A token for every bin."""
+    ids: dict[Key, list[int]] = {}
+    for index in np.flatnonzero(vocabulary.kind == Kind.VALUE):
+        ids.setdefault((vocabulary.code[index], vocabulary.unit[index], vocabulary.operator[index]), []).append(int(index))
+    for own in ids.values():
+        own.sort(key=lambda index: float(vocabulary.bin_low[index]))
+    return {key: _Run(np.array(own), np.full(len(own), -1), vocabulary.bin_low[own[1:]]) for key, own in ids.items()}
+
+
+def _split(vocabulary: Vocabulary) -> dict[Key, _Run]:
+    """A token for all bins, and the shared one of each."""
+    shared = vocabulary.ids_of_kind(Kind.BIN)
+    shared = shared[np.argsort(vocabulary.amount[shared])]
+    runs: dict[Key, _Run] = {}
+    for index in np.flatnonzero(vocabulary.kind == Kind.LAB):
+        count, edges = int(vocabulary.bin_count[index]), vocabulary.bin_edges[index]
+        assert edges is not None
+        runs[vocabulary.code[index], vocabulary.unit[index], vocabulary.operator[index]] = _Run(np.full(count, index), shared[:count], edges[1:-1])
+    return runs

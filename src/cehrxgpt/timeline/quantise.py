@@ -98,6 +98,12 @@ class _Words:
                 middle = float(quantiles[len(quantiles) // 2])
                 key = (code, vocabulary.unit[index], vocabulary.operator[index])
                 self.bins.setdefault(key, []).append((float(vocabulary.bin_low[index]), middle))
+            elif kind == Kind.LAB:
+                lows, points = vocabulary.bin_edges[index], vocabulary.bin_quantiles[index]
+                assert lows is not None
+                assert points is not None
+                key = (code, vocabulary.unit[index], vocabulary.operator[index])
+                self.bins[key] = [(float(low), float(one[len(one) // 2])) for low, one in zip(lows, points, strict=False)]
             elif kind == Kind.CATEGORY:
                 self.categories.add((code, str(vocabulary.text_value[index])))
             elif kind == Kind.ICU_START:

@@ -1,5 +1,5 @@
-"""The tokens every vocabulary has, whatever the data: prompt, visit frame, time; and those of intensive care and of drugs' lengths, which
-only some have. Plain rows for `Vocabulary.from_rows`."""
+"""The tokens every vocabulary has, whatever the data: prompt, visit frame, time; and those of intensive care, of drugs' lengths and of
+bins shared by all labs, which only some have. Plain rows for `Vocabulary.from_rows`."""
 
 from __future__ import annotations
 
@@ -69,6 +69,11 @@ def length_rows() -> list[Row]:
     lasts = [upper_days(lower) for lower in LOWER_DAYS[:-1]]
     rows = [_row(f"days:{lower}-{last}", Kind.DRUG_LENGTH, amount=lower) for lower, last in zip(LOWER_DAYS, lasts, strict=False)]
     return [*rows, _row(f"days:>{LOWER_DAYS[-1] - 1}", Kind.DRUG_LENGTH, amount=LOWER_DAYS[-1])]
+
+
+def bin_rows(count: int) -> list[Row]:
+    """Bins that all labs share, from the lowest up; only where code and value are two tokens."""
+    return [_row(f"bin:{place}", Kind.BIN, amount=place) for place in range(count)]
 
 
 def structural_rows(years: Iterable[int], long_gap: str) -> list[Row]:

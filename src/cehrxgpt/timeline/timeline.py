@@ -76,12 +76,11 @@ class Timeline:
         """Events to tokens, one history per key; see `encode.Encoder.encode`."""
         return self._encoder.encode(self.aliases.apply(events), key=key)
 
-    def results(self, events: pl.DataFrame) -> tuple[int, int]:
-        """Dated rows that carry a number or a text result, and how many of them are written with it (as a bin or a category)."""
-        dated = events.filter(pl.col("time").is_not_null() & (pl.col("numeric_value").is_finite() | is_category(pl.col("text_value"))))
-        token, value = self._encoder.lookup.events(self.aliases.apply(dated))
-        said = np.isfinite(value) | ((token >= 0) & (self.vocabulary.kind[np.maximum(token, 0)] == Kind.CATEGORY))
-        return dated.height, int(said.sum())
+    def results(self, events: pl.DataFrame, histories: EncodedHistories) -> tuple[int, int]:
+        """Dated rows that carry a number or a text result, and how many of them their `histories` say with it (as a bin or a category)."""
+        result = pl.col("time").is_not_null() & (pl.col("numeric_value").is_finite() | is_category(pl.col("text_value")))
+        said = np.isfinite(histories.value) | (self.vocabulary.kind[histories.token_id] == Kind.CATEGORY)
+        return int(events.select(result.sum()).item() or 0), int(said.sum())
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary (settings inside) and a readable copy of the settings into an existing folder."""

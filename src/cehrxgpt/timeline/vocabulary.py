@@ -33,7 +33,7 @@ VOCABULARY_SCHEMA = pa.schema(
         pa.field("code", pa.large_string()),  # the event code it decodes to
         pa.field("unit", pa.large_string()),
         pa.field("text_value", pa.large_string()),
-        pa.field("bin_low", pa.float32()),  # value bins: winsorised bounds, low <= value < high (last bin closed)
+        pa.field("bin_low", pa.float32()),  # value bins: winsorised bounds, low <= value < high (last bin closed); a lab's outermost ones
         pa.field("bin_high", pa.float32()),
         pa.field("quantiles", pa.list_(pa.float32())),  # inside the bin, evenly spaced in probability, ends included
         pa.field("origin", pa.large_string()),  # source table, the exporter's way back
@@ -41,9 +41,11 @@ VOCABULARY_SCHEMA = pa.schema(
         pa.field("name", pa.large_string()),  # readable name where one is known
         pa.field("operator", pa.large_string()),  # value bins of results with a comparison sign ("<", ">=", ...)
         pa.field("length_days", pa.int32()),  # of a drug's plain code: median days, first and last counted
+        pa.field("bin_edges", pa.list_(pa.float32())),  # of a lab: bounds of its k bins, ascending, k + 1 of them
+        pa.field("bin_quantiles", pa.list_(pa.list_(pa.float32()))),  # of a lab: `quantiles` of each of its bins
     ]
 )
-LATER = ("operator", "length_days")  # columns that vocabularies of earlier releases lack: null there
+LATER = ("operator", "length_days", "bin_edges", "bin_quantiles")  # columns that vocabularies of earlier releases lack: null there
 DRUG_ORIGIN = "drug_exposure"
 
 
@@ -54,8 +56,11 @@ class Vocabulary:
         kind: int8[V].  amount: int32[V].  minutes: int64[V].
         token, code, unit, text_value, operator, origin, name: lists of V strings or None.
         length_days: list of V numbers or None.
-        bin_low, bin_high: float32[V], NaN outside value tokens.
+        bin_low, bin_high: float32[V], NaN outside value tokens and labs.
         quantiles: list of V float32 arrays or None.
+        bin_edges: list of V float32 arrays or None, the bounds of a lab's bins.
+        bin_quantiles: list of V lists of float32 arrays or None, one for each bin of a lab.
+        bin_count: int32[V]; how many of the shared bins a lab uses, 0 where the token is no lab.
         settings: how it was fitted (calendar, long_gap, min_subjects, ...), plain JSON.
     """
 
@@ -78,6 +83,8 @@ class Vocabulary:
         self.operator: list[str | None] = column["operator"]
         self.length_days: list[int | None] = column["length_days"]
         self.quantiles: list[npt.NDArray[np.float32] | None] = [None if q is None else np.asarray(q, dtype=np.float32) for q in column["quantiles"]]
+        self.bin_edges, self.bin_quantiles = _bins_of(table)
+        self.bin_count: npt.NDArray[np.int32] = np.array([0 if one is None else len(one) for one in self.bin_quantiles], dtype=np.int32)
         self.kind: npt.NDArray[np.int8] = table.column("kind").to_numpy().astype(np.int8)
         self.amount: npt.NDArray[np.int32] = table.column("amount").to_numpy().astype(np.int32)
         self.minutes: npt.NDArray[np.int64] = table.column("minutes").to_numpy().astype(np.int64)
@@ -88,6 +95,21 @@ class Vocabulary:
             raise SchemaError("vocabulary: a token stands twice; tokens must be unique")
         if not self.token or self.kind[0] != Kind.PAD:
             raise SchemaError("vocabulary: token 0 must be [PAD]")
+        self._check_bins()
+
+    def _check_bins(self) -> None:
+        labs, bins = self.kind == Kind.LAB, np.sort(self.amount[self.kind == Kind.BIN])
+        if labs.any() and (self.kind == Kind.VALUE).any():
+            raise SchemaError("vocabulary: some values are fused with their code and others split from it; they must be all one or the other")
+        if ((self.bin_count > 0) != labs).any():
+            raise SchemaError("vocabulary: bin_quantiles must be there for labs, and for nothing else")
+        if not np.array_equal(bins, np.arange(len(bins))) or self.bin_count.max() > len(bins):
+            raise SchemaError(f"vocabulary: {len(bins)} shared bins; they must be numbered from 0 and as many as the most that a lab has")
+
+    @property
+    def split_values(self) -> bool:
+        """Code and value are two tokens, a lab and its bin."""
+        return bool((self.kind == Kind.LAB).any())
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Vocabulary:
@@ -118,9 +140,9 @@ class Vocabulary:
 
     @cached_property
     def amount_to_id(self) -> dict[Kind, dict[int, int]]:
-        """kind -> amount -> token id, for kinds that are numbers (gaps, prompt, day of stay)."""
+        """kind -> amount -> token id, for kinds that are numbers (gaps, prompt, day of stay, bins, ...)."""
         table: dict[Kind, dict[int, int]] = {}
-        counted = (2, 3, 4, 5, 11, 14, 15, 16, 17, 18, Kind.DRUG_LENGTH)
+        counted = (2, 3, 4, 5, 11, 14, 15, 16, 17, 18, Kind.DRUG_LENGTH, Kind.BIN)
         for index in np.flatnonzero(np.isin(self.kind, counted)):
             table.setdefault(Kind(int(self.kind[index])), {})[int(self.amount[index])] = int(index)
         return table
@@ -129,7 +151,7 @@ class Vocabulary:
     def drugs(self) -> npt.NDArray[np.int64]:
         """Ids of the tokens that are a drug, whose length may be said; ascending."""
         drug = np.array([origin == DRUG_ORIGIN for origin in self.origin], dtype=np.bool_)
-        return np.flatnonzero(drug & np.isin(self.kind, (Kind.CODE, Kind.VALUE, Kind.CATEGORY))).astype(np.int64)
+        return np.flatnonzero(drug & np.isin(self.kind, (Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY))).astype(np.int64)
 
     @cached_property
     def drug_days(self) -> dict[str, int]:
@@ -142,7 +164,7 @@ class Vocabulary:
         """Sixteen hex digits; changes when any token, id or bin does. Stores and models carry it."""
         digest = hashlib.sha256()
         # Neither names nor usual lengths decide a token; columns that came later count where they say something.
-        without = ["name", "length_days", *(name for name in ("operator",) if self.table[name].null_count == len(self))]
+        without = ["name", *(name for name in LATER if name == "length_days" or self.table[name].null_count == len(self))]
         for row in self.table.drop_columns(without).to_pylist():
             digest.update(repr(tuple(row.values())).encode())
         return digest.hexdigest()[:16]
@@ -170,3 +192,12 @@ class Vocabulary:
         if facts["version"] > VERSION:
             raise InputError(f"{path}: vocabulary of version {facts['version']}, this release reads up to {VERSION}; upgrade cehrxgpt")
         return cls(table, facts["settings"])
+
+
+def _bins_of(table: pa.Table) -> tuple[list[npt.NDArray[np.float32] | None], list[list[npt.NDArray[np.float32]] | None]]:
+    """The columns of labs as arrays: bounds, and quantiles of each bin."""
+    edges, quantiles = table.column("bin_edges").to_pylist(), table.column("bin_quantiles").to_pylist()
+    return (
+        [None if one is None else np.asarray(one, dtype=np.float32) for one in edges],
+        [None if one is None else [np.asarray(points, dtype=np.float32) for points in one] for one in quantiles],
+    )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cehrxgpt.errors import InputError
 from cehrxgpt.timeline.encoded import EncodedHistories
-from cehrxgpt.timeline.kinds import PROMPT_LENGTH, TIME_KINDS, Kind
+from cehrxgpt.timeline.kinds import FOLLOWERS, PROMPT_LENGTH, TIME_KINDS, Kind
 from cehrxgpt.timeline.prompt import prompt_ages, prompt_tokens
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, MINUTES_PER_HOUR, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ SHORTEST = PROMPT_LENGTH + 6  # prompt, [VR], type, [ICU], day of stay, hour, on
 
 _TIME = np.isin(np.arange(len(Kind)), [int(kind) for kind in TIME_KINDS])
 _FIRST = ~_TIME  # kinds with which a window may begin: not a token that only goes on from the one before it
-_GOES_BACK = (Kind.VISIT_TYPE, Kind.END, Kind.DRUG_LENGTH)  # part of what the token before says
+_GOES_BACK = (Kind.VISIT_TYPE, Kind.END, *FOLLOWERS)  # part of what the token before says
 _FIRST[[*_GOES_BACK, Kind.PAD]] = False
 
 
@@ -65,7 +65,8 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
     Args:
         index: the history.
         start: counted from the history's first token; anything up to the end of the prompt means the beginning. A start at gaps or
-            steps of time goes on to what they date; one at a visit's type, a drug's length or [END] goes back to [VS], drug or death.
+            steps of time goes on to what they date; one at a visit's type, a lab's bin, a drug's length or [END] goes back to [VS], lab, drug or
+            death.
         stop: end of the window (exclusive), counted likewise.
     """
     whole = histories.history(index)
@@ -74,7 +75,7 @@ def window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, star
         return _as_is(histories, slice(whole.start, whole.start + stop), int(histories.start_date[index]))
     token = histories.token_id[whole]
     kind = vocabulary.kind[token]
-    if start < len(kind) and kind[start] in _GOES_BACK:
+    while start < len(kind) and kind[start] in _GOES_BACK:
         start -= 1
     fitting = np.flatnonzero(_FIRST[kind[start:stop]])
     first = start + int(fitting[0]) if len(fitting) else stop
@@ -143,14 +144,19 @@ def _opened_before(kind: npt.NDArray[np.int8], opens: Kind, closes: Kind) -> npt
     return np.concatenate([[0], depth[:-1]]) > 0
 
 
+def shortest(vocabulary: Vocabulary) -> int:
+    """Tokens that a window must have room for: `SHORTEST`, and what may follow the one event (a lab's bin, a drug's length)."""
+    return SHORTEST + sum(bool((vocabulary.kind == kind).any()) for kind in FOLLOWERS)
+
+
 def last_window(histories: EncodedHistories, vocabulary: Vocabulary, index: int, max_tokens: int) -> Window:
     """The longest tail of a history that fits into `max_tokens`, prompt included; it starts at a unit, an event or a visit's end.
 
     Raises:
         InputError: `max_tokens` is too small for a prompt and one event.
     """
-    if max_tokens < SHORTEST:
-        raise InputError(f"a window of {max_tokens} tokens cannot hold a prompt and an event; expected at least {SHORTEST}")
+    if max_tokens < shortest(vocabulary):
+        raise InputError(f"a window of {max_tokens} tokens cannot hold a prompt and an event; expected at least {shortest(vocabulary)}")
     whole = histories.history(index)
     length = whole.stop - whole.start
     if length <= max_tokens:

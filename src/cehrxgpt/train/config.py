@@ -30,7 +30,7 @@ class TrainConfig:
         size: `tiny`, `small`, `base` or `large`: fills in what follows from it (`sizes.py`) where the recipe does not say so itself. It is read
             when the settings are made; what they hold afterwards is resolved.
         model: keys of `ModelConfig` without `vocabulary_size`.
-        objectives: name -> weight; the loss is the weighted sum of their means.
+        objectives: name -> weight, or name -> {weight: ..., further settings}; the loss is the weighted sum of their means.
         seed: decides weights, order and windows.
 
         tokens_per_batch: real tokens of one micro-batch, about; 0 = the size's, or 4,096.
@@ -73,7 +73,7 @@ class TrainConfig:
 
     size: SizeName | None = None
     model: dict[str, Any] = field(default_factory=dict)
-    objectives: dict[str, float] = field(default_factory=lambda: {"next_token": 1.0})
+    objectives: dict[str, Any] = field(default_factory=lambda: {"next_token": 1.0})
     seed: int = 0
 
     tokens_per_batch: int = 0
@@ -135,9 +135,17 @@ class TrainConfig:
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes is {self.max_minutes}; it must be positive, or null")
         self.model_config(1)
-        from cehrxgpt.objectives import check
+        self.objective_settings()
 
-        check(self.objectives)
+    def objective_settings(self) -> dict[str, Any]:
+        """Settings of every objective by name, its `weight` among them.
+
+        Raises:
+            ConfigError: an unknown objective or setting, or a value out of range.
+        """
+        from cehrxgpt.objectives import read_settings
+
+        return read_settings(self.objectives)
 
     def _resolve_size(self) -> None:
         size = SIZES[self.size] if self.size is not None else None

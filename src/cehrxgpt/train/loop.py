@@ -21,6 +21,7 @@ from cehrxgpt.errors import MismatchError, OutputExistsError
 from cehrxgpt.manifest import versions
 from cehrxgpt.model.hub import save_model
 from cehrxgpt.model.transformer import Decoder
+from cehrxgpt.objectives.heads import save_heads
 from cehrxgpt.store.format import POPULATION_FILE, TokenStore
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import UNDECISIVE, TrainConfig, load_recipe
@@ -147,6 +148,7 @@ def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool)
     extra = {} if store.population is None else {POPULATION_FILE: store.population}
     with atomic_path(out, force=force, folder=True) as folder:
         save_model(folder, trainer.decoder, store.vocabulary, extra)
+        save_heads(folder, trainer.objectives, trainer.settings, trainer.facts)
         shutil.copyfile(trainer.journal.path, folder / LOG_FILE)
         manifest["outputs"] = sizes(folder)
         write_json(folder / MANIFEST_FILE, manifest)

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from cehrxgpt.errors import MismatchError, TrainingError
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives import build
+from cehrxgpt.objectives import build, prepare
 from cehrxgpt.schema import TRAIN, TUNING
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
@@ -87,15 +88,30 @@ class Trainer:
         # Measured, and so decided by one for all.
         self.dtype: torch.dtype = getattr(torch, self.ranks.first_does(lambda: str(choose_precision(config, self.device)).removeprefix("torch.")))
         shape = config.model_config(len(store.vocabulary))
-        self.module = self._make_module(shape, start)
-        self.decoder = self.module.decoder
+        self.settings = config.objective_settings()
+        self.weights: dict[str, float] = {name: one.weight for name, one in self.settings.items()}
+        self.facts = prepare(self.settings, store, shape)
+        self.module = self._make_module(shape)
+        if start is not None:
+            if start.config != shape:
+                raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
+            self.module.decoder.load_state_dict(start.state_dict())
+        self.module.to(self.device)
+        self.decoder, self.objectives = self.module.decoder, self.module.objectives
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
         compiled = should_compile(config.compile, self.device)
         prepare_blocks(self.decoder, compiled=compiled, packed=packed, checkpointed=config.activation_checkpointing)
-        self.objectives: dict[str, Any] = dict(self.module.objectives.items())
         self.spread = spread(self.module, self.ranks, config.parallel)
         self.layout = layout_of(self.module, self.ranks)
-        make_loader = partial(Loader, store, tokens_per_batch=config.tokens_per_batch, context=shape.context, seed=config.seed, packed=packed)
+        make_loader = partial(
+            Loader,
+            store,
+            tokens_per_batch=config.tokens_per_batch,
+            context=shape.context,
+            seed=config.seed,
+            packed=packed,
+            pair_share=getattr(self.settings.get("contrastive"), "share", 0.0),
+        )
         self.loader = make_loader(TRAIN)
         # Small data may have no tuning split: the last weights are kept then.
         self.tuning = make_loader(TUNING) if len(store.indices(TUNING)) else None
@@ -105,20 +121,17 @@ class Trainer:
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
         self.counters = Counters()
-        self.meter = Meter(config.objectives, shape)
+        self.meter = Meter(self.weights, shape)
         self.best: dict[str, Tensor] | None = None
         self.resumed_from: int | None = None
 
-    def _make_module(self, shape: Any, start: Decoder | None) -> WeightedLoss:
+    def _make_module(self, shape: ModelConfig) -> WeightedLoss:
+        """Decoder and objectives with new weights, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             decoder = Decoder(shape)
-            objectives = build(self.config.objectives, self.store.vocabulary, shape)
-        if start is not None:
-            if start.config != shape:
-                raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
-            decoder.load_state_dict(start.state_dict())
-        return WeightedLoss(decoder, objectives, self.config.objectives).to(self.device)
+            objectives = build(self.settings, self.facts, self.store.vocabulary, shape)
+        return WeightedLoss(decoder, objectives, self.weights)
 
     # -- the run ------------------------------------------------------------------------------------------------------------------
 
@@ -142,19 +155,18 @@ class Trainer:
         self.counters.seconds = time.perf_counter() - self._began
         if self.best is not None:
             load_local(self.module, self.best)
-        self.decoder = self._whole_decoder()
+        if self.layout.lengths:
+            self._bring_together()
         return self._summary(reason)
 
-    def _whole_decoder(self) -> Decoder:
-        """The decoder in one piece; where it was distributed, on the processor and with weights on the first rank alone."""
-        if not self.layout.lengths:
-            return self.decoder
-        decoder = Decoder(self.decoder.config)
-        for name, tensor in self.decoder.state_dict().items():
-            brought_together = whole(tensor)
+    def _bring_together(self) -> None:
+        """Decoder and objectives in one piece again, on the processor; their weights on the first rank alone."""
+        module = self._make_module(self.decoder.config)
+        for name, tensor in self.module.state_dict().items():
+            brought = whole(tensor)
             if self.ranks.first:
-                decoder.state_dict()[name].copy_(brought_together)
-        return decoder
+                module.state_dict()[name].copy_(brought)
+        self.decoder, self.objectives = module.decoder, module.objectives
 
     def _loop(self, interruption: Interruption) -> str:
         """Step until there is a reason to stop.
@@ -226,7 +238,7 @@ class Trainer:
         told = iter(self.ranks.sum([*(sum(column) for column in zip(*parts, strict=True)), *self._not_finite(parts), *sizes(batches)]))
         sums = {name: next(told) for name in counts}
         suspects = [number for number in numbers if next(told)]
-        loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.config.objectives.items())
+        loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.weights.items())
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
             self.meter.add(sums, counts)
@@ -265,8 +277,11 @@ class Trainer:
 
     def _count_terms(self, batches: list[PackedBatch]) -> dict[str, int]:
         """Terms of each objective in the whole step, on all ranks."""
-        mine = [float(sum(objective.count(batch) for batch in batches)) for objective in self.objectives.values()]
-        return {name: int(count) for name, count in zip(self.objectives, self.ranks.sum(mine), strict=True)}
+        mine = [float(sum(objective.count(batch) for batch in batches)) for objective in self._by_name().values()]
+        return {name: int(count) for name, count in zip(self.weights, self.ranks.sum(mine), strict=True)}
+
+    def _by_name(self) -> dict[str, Any]:
+        return dict(self.objectives.items())
 
     def _loss(self, batch: PackedBatch, counts: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the loss, and each objective's sum (detached)."""
@@ -303,11 +318,11 @@ class Trainer:
         """Loss on the tuning split; keeps the weights if they are the best so far."""
         if self.tuning is None:
             return
-        names = list(self.config.objectives)
+        names = list(self.weights)
         sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
         self.module.eval()
         for number, batch, counted in deal(self.tuning.evaluation(self.config.evaluation_batches), self.ranks):
-            of_batch = {name: int(objective.count(batch)) for name, objective in self.objectives.items()}
+            of_batch = {name: int(objective.count(batch)) for name, objective in self._by_name().items()}
             self._seed(number)
             _, parts = self._loss(batch, of_batch)
             for name, part in parts.items() if counted else ():
@@ -316,7 +331,7 @@ class Trainer:
         self.module.train()
         told = self.ranks.sum([*sums.values(), *map(float, counts.values())])
         losses = {name: told[index] / max(told[len(names) + index], 1) for index, name in enumerate(names)}
-        loss = sum(self.config.objectives[name] * value for name, value in losses.items())
+        loss = sum(self.weights[name] * value for name, value in losses.items())
         self._judge(loss)
         best = self.counters.best_step == self.counters.step
         self.journal.write({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})

@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from cehrxgpt.errors import InputError
+from cehrxgpt.report import suppress
 from cehrxgpt.report.artefacts.artefact import Artefact, interval, size
 from cehrxgpt.report.artefacts.files import describe_file, few_lines
 from cehrxgpt.report.artefacts.made import made_from
-from cehrxgpt.report.markup import duration, is_number, short_count
+from cehrxgpt.report.markup import duration, is_number, readable, short_count
 from cehrxgpt.report.methods import method
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.report.sections.data import flatten, split_counts
@@ -78,8 +79,8 @@ def events(path: Path) -> Artefact:
     frame = scan(path)
     counts = split_counts(frame)
     names = ["subjects", "events", "visits", "values", "deaths"]
-    rows = [[row["split"], *(row[name] for name in names)] for row in counts.to_dicts()]
-    rows.append(["all", *(int(value or 0) for value in counts.select(pl.col(names).sum()).row(0))])
+    told = [suppress.figures(counts[name].fill_null(0).to_list()) for name in names]
+    rows = [list(row) for row in zip([*counts["split"], "all"], *told, strict=True)]
     ingest = RunFolder(path).json("ingest.json") or {}
     found = Artefact(path.name, "an event data set" if ingest else "an event data set (MEDS), not ingested by us")
     found.tables.append(("", ["split", *names], rows, 1))
@@ -91,6 +92,8 @@ def events(path: Path) -> Artefact:
     if isinstance(accounts, dict):
         body = [[name, one.get("read"), one.get("kept"), lost(one)] for name, one in accounts.items() if isinstance(one, dict)]
         found.tables.append(("rows of the source tables", ["table", "read", "kept", "dropped"], body, 1))
+        if reasons := _reasons(accounts):
+            found.tables.append(("why rows were dropped", ["table", "reason", "rows"], reasons, 2))
     source = [("source", ingest["source"])] if ingest.get("source") else []
     found.made = [*source, *([("format", ingest["format"])] if ingest.get("format") else []), *made_from(path)]
     example = frame.select("subject_id").head(1).collect()["subject_id"].to_list()
@@ -105,22 +108,48 @@ def lost(account: dict[str, Any]) -> Any:
     return sum(n for n in dropped.values() if is_number(n)) if isinstance(dropped, dict) else dropped
 
 
+def _reasons(accounts: dict[str, Any]) -> list[list[Any]]:
+    """Table, reason and rows of what was dropped: tables in their order, the most frequent reason first."""
+    found: list[list[Any]] = []
+    for name, one in accounts.items():
+        dropped = one.get("dropped") if isinstance(one, dict) else None
+        counted = [(why, n) for why, n in dropped.items() if is_number(n)] if isinstance(dropped, dict) else []
+        found += [[name, readable(why), n] for why, n in sorted(counted, key=lambda pair: (-pair[1], pair[0]))]
+    return found
+
+
 def store(path: Path) -> Artefact:
     """A token store."""
     folder = RunFolder(path)
     facts = {**(folder.json("meta.json") or {}), **(folder.json("tokenize.json") or {})}
     vocabulary = folder.parquet("vocabulary.parquet")
     found = Artefact(path.name, "a token store")
-    found.facts = [(name.replace("_", " "), value) for name, value in flatten(facts, depth=2) if not isinstance(value, list)][:60]
+    found.facts = [(name.replace("_", " "), value) for name, value in flatten(_told(facts), depth=2) if not isinstance(value, list)][:60]
     if vocabulary is not None and not is_number(facts.get("vocabulary")):
         found.facts.append(("vocabulary", vocabulary.height))
     splits = [one for one in facts.get("splits") or [] if isinstance(one, dict)]
     if splits:
-        keys = ["split", "patients", "tokens", "events", "events_dropped", "length_p50", "length_p90"]
-        found.tables.append(("", [key.replace("_", " ") for key in keys], [[one.get(key) for key in keys] for one in splits], 1))
+        sums, lengths = ["patients", "tokens", "events", "events_dropped"], ["length_p50", "length_p90"]
+        told = [suppress.figures([one.get(key) or 0 for one in splits])[:-1] for key in sums]
+        few = [suppress.is_small(one.get("patients")) for one in splits]
+        body = [
+            [one.get("split"), *row, *(None if small else one.get(key) for key in lengths)]
+            for one, small, *row in zip(splits, few, *told, strict=True)
+        ]
+        found.tables.append(("", [key.replace("_", " ") for key in ["split", *sums, *lengths]], body, 1))
     found.made = made_from(path)
     found.next = [f"cehrxgpt pretrain {path} --recipe demo --out MODEL", f"cehrxgpt inspect {path} --subject ID"]
     return found
+
+
+_COUNTED = {"patients": "", "patients_without_tokens": "", "histories": "", "events": "", "events_dropped": "dropped_share"}
+_COUNTED |= {"events_rolled_up": "rolled_up_share", "events_backed_off": "backed_off_share"}
+
+
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """`tokenize.json` with small counts of patients and of their events hidden, and the shares that would give them away."""
+    hidden = [(name, share) for name, share in _COUNTED.items() if suppress.is_small(facts.get(name))]
+    return {**facts, **{name: suppress.UNDER for name, _ in hidden}, **{share: None for _, share in hidden if share in facts}}
 
 
 def model(path: Path) -> Artefact:

@@ -60,6 +60,7 @@ def _others(evidence: Evidence) -> Iterator[tuple[str, Finding | None]]:
         yield "The calendar is the true one", _calendar(evidence.ingest)
         yield "The data has observation periods of its own", _observation(evidence.ingest)
         yield "No table was lost whole", _notes(evidence.ingest)
+        yield "The dates of every table can be read", _dates(evidence.ingest)
     for task in evidence.tasks:
         yield f"The data can answer {readable(task.name)}", _task(task)
 
@@ -121,12 +122,28 @@ def _observation(ingest: dict[str, Any]) -> Finding | None:
 
 
 def _notes(ingest: dict[str, Any]) -> Finding | None:
-    notes = [str(note) for note in ingest.get("notes") or []]
+    notes = [str(note) for note in ingest.get("notes") or [] if str(note).endswith("rows were dropped")]
     if not notes:
         return None
     why = "A table whose rows are all set aside is often one whose dates, keys or names were not understood."
     advice = "See the reason under “What the ingest kept”; some reasons are as they should be (a row that only ends a visit)."
     return Finding(LOW, "conformance", "A table was set aside whole", why, advice, where=tuple((note, None) for note in notes[:4]))
+
+
+def _dates(ingest: dict[str, Any]) -> Finding | None:
+    tables = ingest.get("unreadable_dates")
+    listed = [(table, one) for table, one in tables.items() if isinstance(one, dict)] if isinstance(tables, dict) else []
+    pairs = [(f"{table}.{column}", pair) for table, one in listed for column, pair in one.items() if isinstance(pair, list) and len(pair) == 2]
+    columns = [(name, bad, there) for name, (bad, there) in pairs if is_number(bad) and is_number(there) and there]
+    if not columns:
+        return None
+    columns.sort(key=lambda column: (-column[1] / column[2], column[0]))
+    bad, there = sum(column[1] for column in columns), sum(column[2] for column in columns)
+    severity = HIGH if columns[0][1] * 2 >= columns[0][2] else MEDIUM
+    why = "They were set to null. A row without any date is left out; one with another date keeps that, and a visit or drug without an end is open."
+    advice = "Write the dates of the columns named as 2011-05-17 (or 2011-05-17 08:30:00) and ingest again; the mended data may say something else."
+    title = "Many dates of a table cannot be read"
+    return Finding(severity, "conformance", title, why, advice, bad, there, "dates", tuple((name, n) for name, n, _ in columns[:3]))
 
 
 def _task(task: Task) -> Finding | None:

@@ -68,7 +68,10 @@ def section(run: RunFolder) -> Section:
         children.append((identifier, title))
         parts.extend([tag("h3", title, id=identifier), *content])
 
+    figures = {}
     if run.events is not None:
+        people, rows = run.events.select(pl.col("subject_id").n_unique().alias("subjects"), pl.len()).collect().row(0)
+        figures = {"subjects": suppress.figures([people])[0], "events": rows}
         parts.append(_overview(run, run.events))
         parts += [_charts(run, run.events), _visits(run.events)]
     if ingest is not None:
@@ -77,7 +80,7 @@ def section(run: RunFolder) -> Section:
         add("codes", "Most common codes", _codes(run, run.events))
     if not parts:
         raise MissingInputs("events/ or events/ingest.json")
-    return Section("data", "Data", join(parts), tuple(children))
+    return Section("data", "Data", join(parts), tuple(children), figures)
 
 
 def _overview(run: RunFolder, events: pl.LazyFrame) -> Markup:

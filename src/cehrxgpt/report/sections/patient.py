@@ -14,6 +14,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
+from cehrxgpt.errors import InputError
 from cehrxgpt.report.history import bin_edges, read_history
 from cehrxgpt.report.history_chart import VISIT_COLOURS
 from cehrxgpt.report.history_tables import visits_table
@@ -68,10 +69,13 @@ def section(run: RunFolder, patient: Patient) -> Section:
     """The chapter about one subject.
 
     Raises:
-        MissingInputs: no events, no forecast of anybody, or the subject asked for is not there.
+        MissingInputs: no events, no forecast of anybody, or no event of the subject asked for.
+        InputError: the subject asked for is not in the events.
     """
     if patient == "auto" and not run.simulated:
         return _synthetic(run)
+    if isinstance(patient, int) and (run.events is None or run.events.filter(pl.col("subject_id") == patient).head(1).collect().is_empty()):
+        raise InputError(f"patient: no subject {patient} in {run.root / 'events'}")
     if run.events is None:
         raise MissingInputs("events/")
     case = _choose(run, patient)

@@ -50,7 +50,8 @@ def section(run: RunFolder) -> Section:
     if verdict.passed:
         listed = tag("ul", *(tag("li", name) for name in verdict.passed))
         parts.append(details(f"{len(verdict.passed)} checks that found nothing worth telling", listed))
-    return Section("quality", "Data quality", join(parts))
+    counted = {severity: sum(one.severity == severity for one in verdict.findings) for severity in SEVERITIES}
+    return Section("quality", "Data quality", join(parts), figures={"findings": counted})
 
 
 def _summary(verdict: Verdict) -> Markup:

@@ -157,7 +157,7 @@ def section(run: RunFolder) -> Section:
         "All methods are judged on held-out subjects. Zero-shot risks come from simulated futures and saw no labels; "
         "the others learned from the training split’s labels."
     )
-    return Section("tasks", "Predictions by task", join([intro, *parts]), tuple(children))
+    return Section("tasks", "Predictions by task", join([intro, *parts]), tuple(children), {"tasks": len(parts)})
 
 
 def _task(run: RunFolder, task: str) -> Markup | None:

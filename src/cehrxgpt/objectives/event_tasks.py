@@ -1,0 +1,117 @@
+"""Which events the time-to-event head forecasts, when its hazard changes, and how often they happen: read off the training split.
+
+A task is a code with all its tokens (every value bin of a laboratory test counts), or, where the data brought an ontology, an ancestor with
+the tokens of all codes below it (heart disease, say). Among those that enough patients have, the ones are taken whose presence in a history
+is least certain, by the entropy of the share of patients who have them: events that everybody or nobody has teach little. Death is always
+one of them.
+
+Hazards are constant within pieces. The pieces' edges are quantiles of the times at which events happen, over all tasks together. Rates are
+events per day at risk, by task and piece, drawn towards the task's own rate by ten events' worth of it; the head starts from their
+logarithm, so that a new model already knows how often things happen.
+
+Read are at most `SAMPLE_TOKENS` tokens, in the very windows that training uses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cehrxgpt.errors import ConfigError
+from cehrxgpt.objectives.event_times import EventReader
+from cehrxgpt.schema import TRAIN
+from cehrxgpt.store.batch import PackedBatch
+from cehrxgpt.store.format import TokenStore
+from cehrxgpt.store.loader import Loader
+from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
+
+SAMPLE_TOKENS = 2_000_000
+MIN_SUBJECTS = 11  # patients who have an event, at least; also where fewer codes than wished for are common enough
+PRIOR_EVENTS = 10.0
+_BATCH_TOKENS = 8192
+_COUNTED = (Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY, Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.ICU_START, Kind.DEATH)
+
+
+def tokens_of_codes(vocabulary: Vocabulary, ancestors: dict[str, list[str]]) -> dict[str, list[int]]:
+    """Code -> its tokens and those of all codes below it."""
+    tokens: dict[str, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(np.isin(vocabulary.kind, [int(kind) for kind in _COUNTED])):
+        code = vocabulary.code[index]
+        for name in {code, *ancestors.get(str(code), ())} if code is not None else ():
+            tokens[str(name)].append(int(index))
+    return dict(tokens)
+
+
+def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
+    """At most `limit` codes -> their tokens, by entropy; death first.
+
+    Raises:
+        ConfigError: no event is common enough.
+    """
+    vocabulary = store.vocabulary
+    tokens = tokens_of_codes(vocabulary, store.ancestors)
+    names = sorted(tokens)
+    histories, shares = _shares(store, [tokens[name] for name in names])
+    entropy = -(shares * np.log(np.maximum(shares, 1e-300)) + (1 - shares) * np.log(np.maximum(1 - shares, 1e-300)))
+    common = shares * histories >= MIN_SUBJECTS
+    death = [name for name in names if any(vocabulary.kind[index] == Kind.DEATH for index in tokens[name])]
+    chosen: dict[str, list[int]] = {name: tokens[name] for name in death}
+    said = {tuple(tokens[name]) for name in death}
+    for place in np.argsort(-entropy, kind="stable"):
+        # An ancestor of one code only says the same twice.
+        if len(chosen) < limit and common[place] and (same := tuple(tokens[names[place]])) not in said:
+            chosen[names[place]] = tokens[names[place]]
+            said.add(same)
+    if not chosen:
+        raise ConfigError(f"objectives: time_to_event finds no event that {MIN_SUBJECTS} training patients have; leave it out for data this small")
+    return chosen
+
+
+def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray[np.float64]]:
+    """Training histories looked at, and the share of them that has each task's tokens, float64[C]."""
+    indices = store.indices(TRAIN)
+    lengths = store.lengths[indices]
+    order = np.random.default_rng(0).permutation(len(indices))
+    take = indices[order[: max(int(np.searchsorted(np.cumsum(lengths[order]), SAMPLE_TOKENS, side="right")), 1)]]
+    owner = np.repeat(np.arange(len(take)), store.lengths[take])
+    token = store.histories.subset(take).token_id.astype(np.int64)
+    pairs = np.unique(owner * len(store.vocabulary) + token)
+    owner, token = pairs // len(store.vocabulary), pairs % len(store.vocabulary)
+    by_token = np.argsort(token, kind="stable")
+    owner, bounds = owner[by_token], np.searchsorted(token[by_token], np.arange(len(store.vocabulary) + 1))
+    counts = [len(np.unique(np.concatenate([owner[bounds[one] : bounds[one + 1]] for one in tokens]))) for tokens in tasks]
+    return len(take), np.array(counts) / len(take)
+
+
+def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, context: int) -> dict[str, Any]:
+    """The facts of `TimeToEvent` as plain JSON: task names, their tokens, inner edges in days, log rates [C][pieces] per day."""
+    reader = EventReader(store.vocabulary, list(tasks.values()))
+    sample = [(targets.end_days, targets.event_days) for targets in map(reader, _batches(store, context))]
+    times = torch.cat([event[torch.isfinite(event)] for _, event in sample])
+    inner = np.unique(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1]).round(4)) if len(times) else np.zeros(0)
+    inner = inner[inner > 0]
+    edges = torch.tensor([0.0, *inner, float("inf")])
+    events, days = (torch.zeros(len(tasks), len(edges) - 1, dtype=torch.float64) for _ in range(2))
+    for end, event in sample:
+        until = torch.minimum(event, end[:, None])
+        for piece in range(len(edges) - 1):
+            days[:, piece] += (until - edges[piece]).clamp(min=0, max=float(edges[piece + 1] - edges[piece])).double().sum(0)
+            events[:, piece] += (torch.isfinite(event) & (event > edges[piece]) & (event <= edges[piece + 1])).double().sum(0)
+    rate = (events.sum(1) + 0.5) / (days.sum(1) + 1.0)
+    smooth = (events + PRIOR_EVENTS) / (days + PRIOR_EVENTS / rate[:, None])
+    return {
+        "tasks": tasks,
+        "edges_days": [float(edge) for edge in inner],
+        "log_rate": [[round(value, 4) for value in row] for row in smooth.log().tolist()],
+    }
+
+
+def _batches(store: TokenStore, context: int) -> Iterator[PackedBatch]:
+    loader = Loader(store, TRAIN, tokens_per_batch=max(_BATCH_TOKENS, context), context=context, seed=0)
+    return loader.evaluation(max(SAMPLE_TOKENS // max(_BATCH_TOKENS, context) // 8, 1))

@@ -1,0 +1,204 @@
+"""Time to event: targets and loss against brute force, where its tasks, pieces and rates come from, and a rate that stays under censoring."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cehrxgpt.errors import ConfigError
+from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards
+from cehrxgpt.objectives.event_times import EventReader
+from cehrxgpt.objectives.time_to_event import TimeToEvent
+from cehrxgpt.store.batch import PackedBatch
+from cehrxgpt.store.format import ANCESTORS_FILE, TokenStore
+from cehrxgpt.store.loader import Segment, assemble
+from cehrxgpt.timeline.grammar import Grammar
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
+from toy_objectives import VOCABULARY, decoder, loss_of, segments
+from toy_store import save_store, toy_histories, toy_vocabulary
+
+TASKS = [
+    [VOCABULARY.id_of("condition/1")],
+    [VOCABULARY.id_of("condition/2"), VOCABULARY.id_of("condition/3")],
+    [VOCABULARY.id_of("MEDS_DEATH")],
+    [VOCABULARY.id_of("visit:9201"), VOCABULARY.id_of("condition/1")],
+]
+
+
+def brute_force(batch: PackedBatch) -> dict[int, tuple[float, list[float]]]:
+    """place -> (days observed, days to each task's next occurrence), token by token."""
+    rows, width = batch.token_id.shape
+    found = {}
+    for r in range(rows):
+        for c in range(width):
+            segment = int(batch.segment_id[r, c])
+            inside = [x for x in range(width) if int(batch.segment_id[r, x]) == segment]
+            kind = VOCABULARY.kind[int(batch.token_id[r, c])]
+            if not segment or int(batch.position[r, c]) < PROMPT_LENGTH or kind in (Kind.YEAR_GAP, Kind.DEATH, Kind.END):
+                continue
+            age, last = int(batch.age_minutes[r, c]), inside[-1]
+            end = int(batch.age_minutes[r, last]) + 1440 * max(int(batch.censor_gap_days[r, last]), 0)
+            is_last_of_time = c == last or int(batch.age_minutes[r, c + 1]) > age
+            if not is_last_of_time or end == age:
+                continue
+            later = [(int(batch.age_minutes[r, x]), int(batch.token_id[r, x])) for x in inside if int(batch.age_minutes[r, x]) > age]
+            next_days = [min(((when - age) / 1440 for when, token in later if token in tokens), default=math.inf) for tokens in TASKS]
+            found[r * width + c] = ((end - age) / 1440, next_days)
+    return found
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.booleans())
+@settings(deadline=None, max_examples=20)
+def test_targets_are_those_of_brute_force(seed: int, patients: int, packed: bool) -> None:
+    batch = assemble(segments(toy_histories(VOCABULARY, patients, seed=seed)), width=200 if packed else None)
+    targets = EventReader(VOCABULARY, TASKS)(batch)
+    expected = brute_force(batch)
+    assert targets.place.tolist() == sorted(expected)
+    for place, end, events in zip(targets.place.tolist(), targets.end_days.tolist(), targets.event_days.tolist(), strict=True):
+        assert end == pytest.approx(expected[place][0], rel=1e-6)
+        assert events == pytest.approx(expected[place][1], rel=1e-6)
+
+
+def test_patients_without_a_listed_event_shift_nobody() -> None:
+    """METHOD, defect 6: rows stay aligned under packing when a patient has none of the events."""
+    parts = segments(toy_histories(VOCABULARY, 5, seed=3))
+    never = [VOCABULARY.id_of("condition/0")]
+    without = [part for part in parts if not np.isin(part.token_id, np.concatenate([never, *TASKS])).any()]
+    bare = Segment(parts[0].token_id[:PROMPT_LENGTH], parts[0].age_minutes[:PROMPT_LENGTH], parts[0].value[:PROMPT_LENGTH], 0, 30)
+    reader = EventReader(VOCABULARY, TASKS)
+    alone = [reader(assemble([part])).event_days for part in parts]
+    together = reader(assemble([bare, parts[0], bare, *parts[1:], *without, bare], width=220)).event_days
+    finite = torch.isfinite(together).any(1)
+    assert sorted(map(tuple, together[finite].tolist())) == sorted(tuple(row) for one in alone for row in one[torch.isfinite(one).any(1)].tolist())
+
+
+def _facts(edges: list[float]) -> dict[str, object]:
+    rates = np.random.default_rng(0).normal(-6, 1, size=(len(TASKS), len(edges) + 1))
+    return {"tasks": {str(index): tokens for index, tokens in enumerate(TASKS)}, "edges_days": edges, "log_rate": rates.tolist()}
+
+
+def test_the_loss_is_the_likelihood_of_piecewise_exponential_times() -> None:
+    edges = [2.0, 30.0, 400.0]
+    torch.manual_seed(0)
+    objective, model = TimeToEvent(VOCABULARY, 16, 4, _facts(edges)).double(), decoder()
+    objective.state.weight.data.normal_()
+    batch = assemble(segments(toy_histories(VOCABULARY, 4, seed=8)))
+    total, count = loss_of(model, objective, batch)
+    hidden = model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id).flatten(0, 1)
+    expected = brute_force(batch)
+    whole = 0.0
+    for place, (end, next_days) in expected.items():
+        log_hazard = objective.log_hazards(hidden[place][None])[0].detach().numpy()
+        for task, event in enumerate(next_days):
+            until = min(event, end)
+            for piece, (low, high) in enumerate(zip([0.0, *edges], [*edges, math.inf], strict=True)):
+                whole += math.exp(log_hazard[piece, task]) * max(min(until, high) - low, 0.0)
+                if math.isfinite(event) and low < event <= high:
+                    whole -= log_hazard[piece, task]
+    assert count == len(expected) * len(TASKS)
+    assert float(total.detach()) == pytest.approx(whole, rel=1e-6)
+
+
+def test_survival_falls_from_one_as_the_hazards_say() -> None:
+    objective = TimeToEvent(VOCABULARY, 16, 4, _facts([10.0])).double()
+    hidden = torch.zeros(1, 16, dtype=torch.float64)
+    hazard = objective.log_hazards(hidden).exp()[0]
+    days = torch.tensor([0.0, 4.0, 10.0, 25.0], dtype=torch.float64)
+    survival = objective.survival(hidden, days)[0]
+    exposure = torch.tensor([[0.0, 0.0], [4.0, 0.0], [10.0, 0.0], [10.0, 15.0]], dtype=torch.float64)
+    assert torch.allclose(survival, torch.exp(-exposure @ hazard))
+
+
+# -- what is read off the training split ----------------------------------------------------------------------------------------------
+
+
+def _poisson_history(random: np.random.Generator, days: int, rates: dict[str, float]) -> Segment:
+    prompt = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
+    times = {name: np.cumsum(random.exponential(1 / rate, size=int(4 * days * rate) + 9)) for name, rate in rates.items()}
+    events = sorted((int(time), name) for name, all_times in times.items() for time in all_times if time < days)
+    names, clock = ["condition/0"], 0
+    for day, name in events:
+        names += [f"D{day - clock}", name] if day > clock else [name]
+        clock = day
+    token = np.concatenate([prompt, [VOCABULARY.id_of(name) for name in names]]).astype(np.int32)
+    _, age = Grammar(VOCABULARY).follow(token[None])
+    return Segment(token, age[0].astype(np.int32), np.full(len(token), np.nan, dtype=np.float32), 0, days - clock)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, TokenStore]:
+    """People whose events come at known rates, watched for so many days."""
+    made = {}
+    for days in (700, 350):
+        random = np.random.default_rng(1)
+        parts = [_poisson_history(random, days, {"condition/1": 1 / 100, "condition/2": 1 / 300, "condition/3": 1 / 40}) for _ in range(300)]
+        template = toy_histories(VOCABULARY, len(parts), seed=0)
+        lengths = np.array([len(part) for part in parts])
+        histories = replace(
+            template,
+            token_id=np.concatenate([part.token_id for part in parts]),
+            age_minutes=np.concatenate([part.age_minutes for part in parts]),
+            value=np.concatenate([part.value for part in parts]),
+            event_index=np.full(lengths.sum(), -1, dtype=np.int32),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            censor_gap_days=np.array([part.censor_gap_days for part in parts], dtype=np.int32),
+        )
+        made[days] = TokenStore(save_store(tmp_path_factory.mktemp("poisson") / "store", VOCABULARY, {"train": histories}))
+    return made
+
+
+@pytest.mark.parametrize("days", [700, 350])
+def test_the_starting_rates_are_the_true_ones_whatever_the_follow_up(stores: dict[int, TokenStore], days: int) -> None:
+    """RULES 7: what was not watched adds neither events nor time."""
+    tasks = {name: [VOCABULARY.id_of(name)] for name in ("condition/1", "condition/2", "condition/3")}
+    facts = fit_hazards(stores[days], tasks, 4, 512)
+    assert facts["edges_days"] == sorted(facts["edges_days"])
+    for rates, truth in zip(facts["log_rate"], (1 / 100, 1 / 300, 1 / 40), strict=True):
+        assert np.exp(rates) == pytest.approx(truth, rel=0.15)
+
+
+def test_tasks_are_the_least_certain_events_and_death(tmp_path: Path) -> None:
+    vocabulary = toy_vocabulary()
+    histories = toy_histories(vocabulary, 200, seed=1, units=(2, 8))
+    store = TokenStore(save_store(tmp_path / "store", vocabulary, {"train": histories}))
+    chosen = choose_tasks(store, 4)
+    assert next(iter(chosen)) == "MEDS_DEATH"
+    assert len(chosen) == 4
+    owner = np.repeat(np.arange(200), histories.lengths)
+
+    def entropy(tokens: list[int]) -> float:
+        share = len(np.unique(owner[np.isin(histories.token_id, tokens)])) / 200
+        return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)
+
+    others = [entropy([int(token)]) for token in vocabulary.ids_of_kind(Kind.CODE, Kind.VISIT_TYPE)]
+    assert sorted(entropy(tokens) for tokens in list(chosen.values())[1:]) == pytest.approx(sorted(others)[-3:])
+    few = TokenStore(save_store(tmp_path / "few", vocabulary, {"train": toy_histories(vocabulary, 5, seed=1)}))
+    with pytest.raises(ConfigError, match="time_to_event finds no event that 11 training patients have"):
+        choose_tasks(replace_death(few), 4)
+
+
+def replace_death(store: TokenStore) -> TokenStore:
+    """The same store as if its vocabulary had no death."""
+    vocabulary = store.vocabulary
+    vocabulary.kind = np.where(vocabulary.kind == Kind.DEATH, Kind.END, vocabulary.kind).astype(np.int8)
+    return store
+
+
+def test_codes_are_rolled_up_where_the_data_has_an_ontology(tmp_path: Path) -> None:
+    vocabulary = toy_vocabulary()
+    store = TokenStore(save_store(tmp_path / "store", vocabulary, {"train": toy_histories(vocabulary, 200, seed=1, units=(1, 3))}))
+    above = {"condition/4": ["condition/900", "condition/999"], "condition/5": ["condition/900"], "condition/6": ["condition/999"]}
+    (store.folder / ANCESTORS_FILE).write_text(json.dumps(above | {"condition/7": ["condition/901"]}))
+    chosen = choose_tasks(store, 40)
+    assert chosen["condition/900"] == sorted(vocabulary.id_of(f"condition/{code}") for code in (4, 5))
+    assert chosen["condition/999"] == sorted(vocabulary.id_of(f"condition/{code}") for code in (4, 6))
+    # What is above a single code says no more than it.
+    assert "condition/901" not in chosen or "condition/7" not in chosen

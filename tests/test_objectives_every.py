@@ -1,0 +1,133 @@
+"""What must be true of every objective: its loss and gradients do not depend on padding, packing or micro-batches, and it is finite and trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cehrxgpt.model.transformer import Decoder
+from cehrxgpt.objectives import OBJECTIVES, Objective, build, prepare, read_settings
+from cehrxgpt.objectives.heads import load_heads, save_heads
+from cehrxgpt.store.batch import PAIRS_PER_GROUP, PackedBatch
+from cehrxgpt.store.format import TokenStore
+from cehrxgpt.store.loader import Loader, Segment, assemble
+from toy_objectives import VOCABULARY, decoder, loss_of, padded, segments
+from toy_store import toy_histories, toy_store
+
+NAMED = {
+    **dict.fromkeys(OBJECTIVES, 1.0),
+    "time_to_event": {"tasks": 9, "pieces": 3, "rank": 4},
+    "contrastive": {"share": 1.0, "width": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def objectives(tmp_path_factory: pytest.TempPathFactory) -> nn.ModuleDict:
+    store = TokenStore(toy_store(tmp_path_factory.mktemp("objectives") / "store", train=60, units=(2, 8), vocabulary=VOCABULARY))
+    settings, shape = read_settings(NAMED), decoder().config
+    torch.manual_seed(1)
+    made = build(settings, prepare(settings, store, shape), store.vocabulary, shape).double()
+    for weight in made.parameters():
+        if weight.dim() > 1:
+            weight.data.mul_(20)  # far from where heads start
+    return made
+
+
+def paired_segments(count: int, seed: int) -> list[Segment]:
+    """Random histories, each beside another that counts as its partner; in two groups."""
+    parts = segments(toy_histories(VOCABULARY, 2 * count, seed=seed))
+    return [replace(part, pair=(index // 2 % 2) * PAIRS_PER_GROUP + index // 4) for index, part in enumerate(parts)]
+
+
+def gradients_of(model: Decoder, objective: Objective, batches: list[PackedBatch]) -> tuple[float, int, list[torch.Tensor]]:
+    model.zero_grad()
+    objective.zero_grad()
+    found = [loss_of(model, objective, batch) for batch in batches]
+    total, count = torch.stack([total for total, _ in found]).sum(), sum(count for _, count in found)
+    total.backward()
+    grads = [weight.grad.clone() for weight in (*model.parameters(), *objective.parameters()) if weight.grad is not None]
+    return float(total.detach()), count, grads
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_padding_packing_and_micro_batches_change_nothing(objectives: nn.ModuleDict, name: str) -> None:
+    model, objective = decoder(), objectives[name]
+    parts = paired_segments(8, seed=3)
+    groups = [[part for part in parts if part.pair // PAIRS_PER_GROUP == group] for group in (0, 1)]
+    whole = assemble(parts)
+    total, count, gradients = gradients_of(model, objective, [whole])
+    assert count > 0
+    assert np.isfinite(total)
+    assert any(float(gradient.abs().max()) > 0 for gradient in gradients)
+    others = {
+        "padded": [padded(whole, 23)],
+        "packed": [assemble(parts, width=160)],
+        "shuffled": [assemble(parts[::-1], width=160)],
+        "micro-batches": [assemble(group) for group in groups],
+        "micro-batches, packed": [assemble(group, width=200) for group in groups],
+    }
+    for how, batches in others.items():
+        other_total, other_count, other_gradients = gradients_of(model, objective, batches)
+        assert other_total == pytest.approx(total, rel=1e-9), how
+        assert other_count == count, how
+        for one, other in zip(gradients, other_gradients, strict=True):
+            assert torch.allclose(one, other, rtol=1e-6, atol=1e-9), how
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_batch_without_any_term_costs_nothing(objectives: nn.ModuleDict, name: str) -> None:
+    model = decoder()
+    prompt = toy_histories(VOCABULARY, 1, seed=0)
+    alone = assemble([Segment(prompt.token_id[:1], prompt.age_minutes[:1], prompt.value[:1], 0, -1)])
+    total, count = loss_of(model, objectives[name], alone)
+    assert count == 0
+    assert float(total.detach()) == 0
+    total.backward()
+    assert all(weight.grad is None or torch.isfinite(weight.grad).all() for weight in (*model.parameters(), *objectives[name].parameters()))
+
+
+def test_every_objective_learns(tmp_path: Path) -> None:
+    """One small model, all objectives on: each falls, on the data it is trained on."""
+    store = TokenStore(toy_store(tmp_path / "store", train=16, tuning=0, units=(3, 8), vocabulary=VOCABULARY))
+    model = decoder().float()
+    settings = read_settings(NAMED)
+    torch.manual_seed(0)
+    objectives = build(settings, prepare(settings, store, model.config), store.vocabulary, model.config)
+    loader = Loader(store, "train", tokens_per_batch=2048, context=512, seed=0, pair_share=0.5)
+    batch = loader.batch(0)
+    optimizer = torch.optim.AdamW([*model.parameters(), *objectives.parameters()], lr=3e-3)
+    seen: dict[str, list[float]] = {name: [] for name in objectives}
+    for _ in range(60):
+        hidden = model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
+        loss = torch.zeros(())
+        for name, objective in objectives.items():
+            total, count = objective(model, hidden, batch)
+            seen[name].append(float(total.detach()) / int(count))
+            loss = loss + total / count * (1.0 if name != "entropy_penalty" else 0.01)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, values in seen.items():
+        if name != "entropy_penalty":  # it pulls against the others
+            assert values[-1] < 0.96 * values[0], (name, values[0], values[-1])
+
+
+def test_heads_come_back_from_a_model_folder(objectives: nn.ModuleDict, tmp_path: Path) -> None:
+    settings = read_settings(NAMED)
+    store = TokenStore(toy_store(tmp_path / "store", train=60, units=(2, 8), vocabulary=VOCABULARY))
+    shape = decoder().config
+    facts = prepare(settings, store, shape)
+    made = build(settings, facts, store.vocabulary, shape)
+    save_heads(tmp_path, made, settings, facts)
+    again = load_heads(tmp_path, store.vocabulary, shape)
+    assert list(again) == list(made)
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    model, batch = decoder().float(), assemble(paired_segments(4, seed=5))
+    for name in made:
+        assert torch.equal(loss_of(model, made[name], batch)[0], loss_of(model, again[name], batch)[0]), name
