@@ -5,10 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,26 +14,16 @@ import torch
 from torch import nn
 
 from cehrxgpt.config import from_dict, to_dict
-from cehrxgpt.errors import ConfigError, InputError, MismatchError, OutputExistsError, StorageError, TrainingError
+from cehrxgpt.errors import ConfigError, InputError, OutputExistsError, TrainingError
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import NextToken
-from cehrxgpt.train import RECIPES, TrainConfig, checkpoint, device, load_recipe, pretrain
+from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
-from cehrxgpt.train.optim import learning_rate, make_optimizer, orthogonalise
+from cehrxgpt.train.optim import make_optimizer, orthogonalise
+from cehrxgpt.train.schedule import learning_rate
+from cehrxgpt.train.sizes import SIZES
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
-
-SMALL = TrainConfig(
-    model={"width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "context": 128},
-    tokens_per_batch=512,
-    learning_rate=3e-3,
-    epochs=100,
-    steps=10,
-    patience=0,
-    evaluate_every=3,
-    precision="float32",
-    checkpoint_minutes=0,
-    log_every=1,
-)
+from train_samples import SMALL, lines, same, weights
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +34,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_module, "matmul_rate", lambda *_: 1e11)
-
-
-def lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_model(folder).decoder.state_dict()
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # -- learning -------------------------------------------------------------------------------------------------------------------------
@@ -162,6 +136,19 @@ def test_decay_is_for_matrices_and_the_rate_warms_up_and_falls() -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
+@pytest.mark.parametrize("decay", ["1-sqrt", "linear"])
+def test_warm_up_stable_decay(decay: str) -> None:
+    values = {"learning_rate": 2.0, "schedule": "wsd", "warmup_share": 0.1, "decay_share": 0.25, "decay": decay, "final_share": 0.1}
+    config = from_dict(TrainConfig, values, where="test")
+    rates = [learning_rate(step / 1000, config) for step in range(1001)]
+    assert 0 < rates[0] < rates[50] < rates[100]
+    assert rates[100:751] == [2.0] * 651
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[750:]))
+    assert rates[-1] == pytest.approx(0.2)
+    halfway = 1 - 0.5**0.5 if decay == "1-sqrt" else 0.5
+    assert rates[875] == pytest.approx(2.0 * (0.1 + 0.9 * halfway))
+
+
 def test_orthogonalising_keeps_the_directions_and_levels_the_lengths() -> None:
     for rows, columns in ((24, 40), (40, 24)):
         matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -191,133 +178,11 @@ def test_muon_steps_the_blocks_and_adamw_the_rest() -> None:
     torch.testing.assert_close(inner, -0.1 * 0.2 * 6**0.5 * orthogonalise(gradient), atol=1e-5, rtol=0)
 
 
-# -- resuming -------------------------------------------------------------------------------------------------------------------------
-
-
-class Stop(Exception):
-    """Raised by a progress callback: an interruption between two steps."""
-
-
-def stop_at(step: int) -> trainer_module.Progress:
-    def progress(done: int, total: int, what: str) -> None:
-        if done == step:
-            raise Stop
-
-    return progress
-
-
 def test_steps_stand_in_place_of_epochs(store: Path, tmp_path: Path) -> None:
     one = from_dict(TrainConfig, {**to_dict(SMALL), "epochs": 1, "steps": None, "patience": 0}, where="test")
     epoch = pretrain(store, tmp_path / "epoch", one)
     longer = pretrain(store, tmp_path / "longer", one, steps=epoch.steps + 3)
     assert (longer.steps, longer.stop_reason) == (epoch.steps + 3, "steps")
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_resumed_run_equals_the_whole_one_bit_for_bit(store: Path, tmp_path: Path, optimizer: str) -> None:
-    settings = from_dict(TrainConfig, {**to_dict(SMALL), "optimizer": optimizer}, where="test")
-    whole = pretrain(store, tmp_path / "whole", settings)
-    with pytest.raises(Stop):
-        pretrain(store, tmp_path / "parts", settings, progress=stop_at(5))
-    assert not (tmp_path / "parts").exists(), "a model appears when it is finished"
-    with pytest.raises(OutputExistsError, match=r"interrupted training stands at step 5.*--resume"):
-        pretrain(store, tmp_path / "parts", settings)
-    parts = pretrain(store, tmp_path / "parts", settings, resume=True)
-    assert parts.resumed_from == 5
-    assert parts.tokens_seen == whole.tokens_seen
-    assert parts.tuning_loss == whole.tuning_loss
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    steady = [
-        [{k: line[k] for k in line if "seconds" not in k and k not in ("mfu", "tokens_per_second")} for line in lines(tmp_path / name)]
-        for name in ("whole", "parts")
-    ]
-    assert steady[0] == steady[1]
-
-
-def test_kill_is_survived(store: Path, tmp_path: Path) -> None:
-    code = f"""
-import time, torch
-torch.set_num_threads({torch.get_num_threads()})
-from cehrxgpt.config import from_dict, to_dict
-from cehrxgpt.train import TrainConfig, loop, trainer
-trainer.matmul_rate = lambda *_: 1e11
-def slow(done, total, what):
-    print(done, flush=True)
-    time.sleep(0.2)
-loop.pretrain({str(store)!r}, {str(tmp_path / "killed")!r}, from_dict(TrainConfig, {to_dict(SMALL)!r}, where="test"), progress=slow)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        while process.stdout.readline().strip() != "4":
-            assert process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
-    summary = pretrain(store, tmp_path / "killed", SMALL, resume=True)
-    assert summary.resumed_from is not None
-    assert summary.resumed_from >= 4
-    pretrain(store, tmp_path / "whole", SMALL)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no state"])
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before(store: Path, tmp_path: Path, damage: str) -> None:
-    with pytest.raises(Stop):
-        pretrain(store, tmp_path / "model", SMALL, progress=stop_at(6))
-    folder = checkpoint.training_folder(tmp_path / "model")
-    assert checkpoint.steps_there(folder) == [6, 5]
-    newest = folder / "step-00000006"
-    data = bytearray((newest / checkpoint.OPTIMIZER).read_bytes())
-    if damage == "truncate":
-        (newest / checkpoint.OPTIMIZER).write_bytes(data[: len(data) // 2])
-    elif damage == "flip":
-        data[-1] ^= 1
-        (newest / checkpoint.OPTIMIZER).write_bytes(data)
-    else:
-        (newest / checkpoint.STATE_FILE).write_text('{"step": 6')
-    summary = pretrain(store, tmp_path / "model", SMALL, resume=True)
-    assert summary.resumed_from == 5
-    pretrain(store, tmp_path / "whole", SMALL)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "model"))
-
-
-def test_resume_refuses_other_settings_and_leaves_a_finished_model_alone(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        pretrain(store, tmp_path / "model", SMALL, progress=stop_at(2))
-    other = replace(SMALL, learning_rate=1e-4)
-    with pytest.raises(MismatchError, match="other settings"):
-        pretrain(store, tmp_path / "model", other, resume=True)
-    finished = pretrain(store, tmp_path / "model", other, resume=True, force=True)
-    assert finished.resumed_from is None
-    written = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
-    assert pretrain(store, tmp_path / "model", other, resume=True) == finished
-    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(OutputExistsError, match="--force"):
-        pretrain(store, tmp_path / "model", SMALL, resume=True)
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
-    assert pretrain(store, tmp_path / "model", other, resume=True, force=True).steps == 10, "a model that was damaged is made again"
-    assert len(weights(tmp_path / "model"))
-
-
-def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = {"weights.safetensors": {"w": torch.ones(3)}}
-    checkpoint.save(tmp_path, 1, tensors, {"key": "k"})
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(StorageError, match=r"checkpoint of step 2.*No space left.*before is kept"):
-        checkpoint.save(tmp_path, 2, tensors, {"key": "k"})
-    found = checkpoint.load_newest(tmp_path)
-    assert found is not None
-    assert found[1]["step"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001"]
-
-
-def test_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "train.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    checkpoint.trim_log(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 # -- what goes wrong ------------------------------------------------------------------------------------------------------------------
@@ -337,12 +202,45 @@ def _poison(monkeypatch: pytest.MonkeyPatch, poisoned: set[int]) -> None:
 
 def test_losses_that_are_not_finite_are_skipped_and_counted(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _poison(monkeypatch, {3, 4})
-    summary = pretrain(store, tmp_path / "model", SMALL)
+    said: list[str] = []
+    summary = pretrain(store, tmp_path / "model", SMALL, say=said.append)
     assert summary.skipped_steps == 2
     assert summary.steps == 10
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "model").values())
     skipped = [line for line in lines(tmp_path / "model") if line["kind"] == "train" and line["step"] in (4, 5)]
     assert [line["loss"]["next_token"] for line in skipped] == [None, None]
+    assert said == [f"step {step}: the loss is not finite; skipped, {step - 3} of at most 20 (train.jsonl names the subjects)" for step in (4, 5)]
+
+
+def test_a_skipped_step_names_the_subjects_of_the_guilty_batch_and_nothing_else(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_module.Trainer(trainer_module.TokenStore(store), replace(SMALL, accumulate=3), tmp_path / "t", "key")
+    original, calls = trainer._loss, []
+
+    def loss(batch: trainer_module.PackedBatch, counts: dict[str, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, parts = original(batch, counts)
+        calls.append(1)
+        bad = torch.tensor(math.inf if len(calls) == 2 else 1.0)
+        return total * bad, {name: part * bad for name, part in parts.items()}
+
+    monkeypatch.setattr(trainer, "_loss", loss)
+    before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    trainer.folder.mkdir()
+    trainer._step()
+    assert same(before, trainer.module.state_dict()), "a skipped step changes no weight"
+    assert not trainer.optimizer.state
+    (line,) = [json.loads(text) for text in trainer.journal.path.read_text().splitlines() if '"skipped"' in text]
+    guilty = trainer.store.histories.subject_id[trainer.loader.subjects(1)]
+    assert line == {"kind": "skipped", "step": 1, "what": "loss", "subjects": sorted(guilty.tolist())}
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = iter([math.nan, 1.0, 1.0])
+    monkeypatch.setattr(trainer_module, "clip_gradient", lambda *_: next(norms))
+    summary = pretrain(store, tmp_path / "model", replace(SMALL, steps=3))
+    assert summary.skipped_steps == 1
+    (line,) = [line for line in lines(tmp_path / "model") if line["kind"] == "skipped"]
+    assert (line["step"], line["what"]) == (1, "gradient")
+    assert line["subjects"]
 
 
 def test_too_many_of_them_end_the_training(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +305,37 @@ def test_every_recipe_is_valid(name: str) -> None:
     assert name != "base" or (model.width, model.layers, config.learning_rate, config.tokens_per_batch) == (768, 14, 2e-4, 16384)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_the_dial_gives_a_model_and_what_the_recipe_says_itself_wins(name: str) -> None:
+    size = SIZES[name]
+    config = from_dict(TrainConfig, {"size": name}, where="test")
+    shape = config.model_config(3000)
+    assert (shape.width, shape.layers, shape.heads, shape.kv_heads, shape.context) == (
+        size.width,
+        size.layers,
+        size.heads,
+        size.kv_heads,
+        size.context,
+    )
+    assert (config.learning_rate, config.tokens_per_batch) == (size.learning_rate, size.tokens_per_batch)
+    assert from_dict(TrainConfig, to_dict(config), where="test") == config, "settings that were written down are read back as they are"
+    own = from_dict(TrainConfig, {"size": name, "model": {"layers": 1}, "learning_rate": 7e-4, "tokens_per_batch": 50_000}, where="test")
+    assert own.model_config(3000) == replace(shape, layers=1)
+    assert (own.learning_rate, own.tokens_per_batch) == (7e-4, 50_000)
+
+
+def test_the_base_size_is_the_published_one() -> None:
+    base = SIZES["base"]
+    assert (base.width, base.layers, base.context, base.learning_rate, base.tokens_per_batch) == (768, 14, 4096, 2e-4, 16_384)
+    rates = [size.learning_rate for size in SIZES.values()]
+    assert rates == sorted(rates, reverse=True), "wider models learn at lower rates"
+
+
+def test_without_the_dial_settings_are_the_plain_defaults() -> None:
+    config = TrainConfig()
+    assert (config.size, config.model, config.learning_rate, config.tokens_per_batch) == (None, {}, 1e-3, 4096)
+
+
 def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
     started = time.perf_counter()
     summary = pretrain(store, tmp_path / "model", replace(load_recipe("tiny"), precision="float32", steps=2))
@@ -424,6 +353,13 @@ def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
         ({"objectives": {"next": 1.0}}, "unknown 'next'"),
         ({"precision": "float16"}, "expected 'auto' | 'float32' | 'bfloat16'"),
         ({"max_minutes": -1.0}, "must be positive"),
+        ({"size": "huge"}, "expected 'tiny' | 'small' | 'base' | 'large', found 'huge'"),
+        ({"learning_rate": -1e-3}, "it must be positive"),
+        ({"tokens_per_batch": -1}, "it must be at least 1"),
+        ({"schedule": "linear"}, "expected 'cosine' | 'wsd'"),
+        ({"schedule": "wsd", "decay": "sqrt"}, "expected '1-sqrt' | 'linear'"),
+        ({"schedule": "wsd", "decay_share": 0.95, "warmup_share": 0.1}, "both together at most 1"),
+        ({"schedule": "wsd", "decay_share": 0.0}, "the first must be positive"),
     ],
 )
 def test_recipes_are_read_strictly(values: dict[str, object], message: str) -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from cehrxgpt import console as ui
-from cehrxgpt.errors import InputError
+from cehrxgpt import launch
+from cehrxgpt.errors import InputError, Interrupted
 
 # How long a thread spins before it sleeps, in turns: some tenths of a millisecond. For ever (the default) costs training nine tenths of its speed
 # beside one other busy program, and not at all costs a quarter on a quiet machine (docs/training.md). Read when Torch loads.
@@ -28,6 +29,13 @@ class Verbs(typer.core.TyperGroup):
         if command is not None and command.help and not command.short_help:
             command.short_help = " ".join(command.help.split("\n\n")[0].split())
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Typer would turn an interruption into a bare exit status."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            raise Interrupted(str(interruption) or "the same command goes on where it stopped") from None
 
 
 app = typer.Typer(
@@ -56,7 +64,8 @@ def _prepare(threads: int | None, *, quiet: bool, json_only: bool) -> ui.Console
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
-    return ui.Console(quiet=quiet, json_only=json_only)
+    other = launch.rank() > 0  # of several processes the first alone speaks
+    return ui.Console(quiet=quiet or other, json_only=json_only, mute=other)
 
 
 @app.command()
@@ -238,7 +247,8 @@ def pretrain(
     console = _prepare(threads, quiet=quiet, json_only=json_only)
     overrides = {"steps": steps, "max_minutes": minutes, "seed": seed}
     with console.progress("pretrain") as progress:
-        console.result(stages.pretrain(timeline, out, recipe, overrides=overrides, resume=resume, force=force, progress=progress))
+        figures = stages.pretrain(timeline, out, recipe, overrides=overrides, resume=resume, force=force, progress=progress, say=console.say)
+    console.result(figures)
 
 
 @app.command()
@@ -531,7 +541,9 @@ def report(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if launch.count() > 1 and ctx.invoked_subcommand not in (None, "pretrain"):
+        raise InputError(f"{ctx.invoked_subcommand} runs as one process; torchrun and accelerate launch are for pretrain")
     if version:
         from cehrxgpt import __version__
 

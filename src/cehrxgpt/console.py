@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from cehrxgpt.errors import CehrxgptError
+from cehrxgpt import launch
+from cehrxgpt.errors import CehrxgptError, ElsewhereError, Interrupted
 
 Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`: how far a stage has come; `total` 0 means not known yet."""
@@ -25,10 +26,11 @@ DEBUG_VARIABLE = "CEHRXGPT_DEBUG"
 
 @dataclass(frozen=True)
 class Console:
-    """How much one command says. `json_only` leaves nothing but the last line on standard output."""
+    """How much one command says. `json_only` leaves nothing but the last line on standard output, `mute` nothing at all."""
 
     quiet: bool = False
     json_only: bool = False
+    mute: bool = False
 
     def say(self, text: str) -> None:
         """One line for the reader."""
@@ -74,6 +76,8 @@ class Console:
 
     def result(self, figures: dict[str, Any]) -> None:
         """The last line: the figures that matter, as one JSON object."""
+        if self.mute:
+            return
         print(json.dumps(_rounded(figures), ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
     @contextmanager
@@ -145,6 +149,11 @@ def _plain_progress(title: str) -> Progress:
     return update
 
 
+def _is_told_here(error: CehrxgptError) -> bool:
+    """Of several processes, the first tells what all of them meet; a fault of the machine is told where it happened."""
+    return launch.rank() == 0 or (error.exit_status == 1 and not isinstance(error, ElsewhereError))
+
+
 def _one_line(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
     print(f"error: a fault in cehrxgpt ({kind.__name__}); set {DEBUG_VARIABLE}=1 to see where", file=sys.stderr)
 
@@ -169,7 +178,8 @@ def run(command: Callable[[], Any]) -> int:
         status = command()
         return status if isinstance(status, int) else 0
     except CehrxgptError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _is_told_here(error):
+            print(f"{'interrupted;' if isinstance(error, Interrupted) else 'error:'} {error}", file=sys.stderr)
         return error.exit_status
     except (KeyboardInterrupt, SystemExit) as error:
         if interrupted or isinstance(error, KeyboardInterrupt):

@@ -48,5 +48,19 @@ class StorageError(CehrxgptError):
     """The machine failed us while reading or writing (disk full, device error); nothing half-written was left behind."""
 
 
+class Interrupted(CehrxgptError):
+    """The run was told to stop (Ctrl-C, SIGTERM); the message says where it stands and how to go on."""
+
+    exit_status = 130
+
+
+class ElsewhereError(CehrxgptError):
+    """Another process of the same run met an error, and has said so."""
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class TrainingError(CehrxgptError):
     """Training cannot go on: too many non-finite losses, or no usable checkpoint."""

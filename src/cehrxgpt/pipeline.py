@@ -106,8 +106,8 @@ def demo_recipe(*, quick: bool = False, seed: int = 7, threads: int | None = Non
     return replace(recipe, simulate=simulate, ingest=ingest)
 
 
-def plan(recipe: Recipe, run: Path) -> list[Stage]:
-    """The stages of a recipe, in order."""
+def plan(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda line: None) -> list[Stage]:
+    """The stages of a recipe, in order; `say` is told what no figure shows."""
     events, timeline, model = run / "events", run / "timeline", run / "model"
     labels, embeddings, probe, truth = run / "labels", run / "embeddings", run / "probe", run / "truth"
     forecast, synthetic, synthetic_events, evaluation = run / "forecast", run / "synthetic", run / "synthetic_events", run / "evaluation"
@@ -136,7 +136,9 @@ def plan(recipe: Recipe, run: Path) -> list[Stage]:
             (timeline,),
             (model,),
             stages.training_config(recipe.pretrain, recipe.pretrain_overrides),
-            lambda p: stages.pretrain(timeline, model, recipe.pretrain, overrides=recipe.pretrain_overrides, resume=True, force=True, progress=p),
+            lambda p: stages.pretrain(
+                timeline, model, recipe.pretrain, overrides=recipe.pretrain_overrides, resume=True, force=True, progress=p, say=say
+            ),
         ),
         Stage(
             "label",
@@ -226,7 +228,7 @@ def run_recipe(recipe: Recipe, run: Path, *, console: Console) -> dict[str, Any]
     run.mkdir(parents=True, exist_ok=True)
     (run / "manifests").mkdir(exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    done = [_run_stage(stage, run, console) for stage in plan(recipe, run)]
+    done = [_run_stage(stage, run, console) for stage in plan(recipe, run, console.say)]
     # When the last result was made: a rerun that finds that all holds makes nothing new.
     made = [row["finished"] for row in done]
     finished = max(made) if all(made) else datetime.now(UTC).isoformat(timespec="seconds")

@@ -40,8 +40,9 @@ from cehrxgpt.store.writer import store_fingerprint, write_store
 from cehrxgpt.timeline.timeline import Timeline
 from cehrxgpt.train.config import TrainConfig, load_recipe
 from cehrxgpt.train.device import choose_device
+from cehrxgpt.train.journal import LOG_FILE
 from cehrxgpt.train.loop import MANIFEST_FILE, pretrain, sizes, weights_fingerprint
-from cehrxgpt.train.trainer import LOG_FILE, TrainSummary
+from cehrxgpt.train.summary import TrainSummary
 
 ADAPT_FILE = "adapt.json"
 CODES_FILE, VALUES_FILE = "adapt_codes.parquet", "adapt_values.parquet"

@@ -11,7 +11,7 @@ from cehrxgpt.console import Progress
 from cehrxgpt.stages.tables import Settings, silent
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable
 
 
 def training_config(recipe: str, overrides: Settings) -> Any:
@@ -23,10 +23,18 @@ def training_config(recipe: str, overrides: Settings) -> Any:
 
 
 def pretrain(
-    timeline: Path, out: Path, recipe: str, *, overrides: Settings, resume: bool = False, force: bool = False, progress: Progress = silent
+    timeline: Path,
+    out: Path,
+    recipe: str,
+    *,
+    overrides: Settings,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train a model on a token store."""
     from cehrxgpt.train.loop import pretrain as run
 
     refuse_existing(out, force=force or resume, inputs=[timeline])
-    return to_dict(run(timeline, out, training_config(recipe, overrides), resume=resume, force=force, progress=progress))
+    return to_dict(run(timeline, out, training_config(recipe, overrides), resume=resume, force=force, progress=progress, say=say))

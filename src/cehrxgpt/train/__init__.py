@@ -8,7 +8,7 @@ from typing import Any
 _PUBLIC = {
     "RECIPES": "cehrxgpt.train.config",
     "TrainConfig": "cehrxgpt.train.config",
-    "TrainSummary": "cehrxgpt.train.trainer",
+    "TrainSummary": "cehrxgpt.train.summary",
     "load_recipe": "cehrxgpt.train.config",
     "pretrain": "cehrxgpt.train.loop",
 }

@@ -8,8 +8,10 @@
             best.safetensors        the weights with the lowest tuning loss so far, where there is one
             state.json              step, counters, fingerprints, length and checksum of each file above
 
+With FSDP each of the three is several files, one per rank (see `sharded.py`).
+
 A checkpoint is written under another name, flushed to the device and renamed, so that one with its final name is whole; should the newest
-be damaged nevertheless, the one before is used.
+be damaged nevertheless, the one before is used, and the run says so.
 """
 
 from __future__ import annotations
@@ -19,20 +21,25 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cehrxgpt.errors import StorageError
+from cehrxgpt.train.distributed import Ranks
+from cehrxgpt.train.sharded import Layout, read
+from cehrxgpt.train.spread import local
 
 STATE_FILE = "state.json"
 WEIGHTS, OPTIMIZER, BEST = "weights.safetensors", "optimizer.safetensors", "best.safetensors"
 KEEP = 2
 _CHUNK_BYTES = 1 << 20
+WHOLE = Layout(Ranks(torch.device("cpu")))
 
 
 def training_folder(out: Path) -> Path:
@@ -41,20 +48,23 @@ def training_folder(out: Path) -> Path:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state as `<entry>/<parameter name>` -> tensor."""
+    """What this rank has of the optimiser's state, as `<entry>/<parameter name>` -> tensor."""
     tensors = {}
     for parameter, entries in optimizer.state.items():
         for entry, tensor in entries.items():
-            tensors[f"{entry}/{names[parameter]}"] = tensor.detach().cpu().contiguous()
+            tensors[f"{entry}/{names[parameter]}"] = local(tensor)
     return tensors
 
 
+@torch.no_grad()
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
     """Put back what `optimizer_tensors` took, on the parameters' devices."""
     for key, tensor in tensors.items():
         entry, name = key.split("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][entry] = tensor.to(parameter.device)
+        state = torch.zeros_like(parameter) if tensor.dim() else torch.zeros_like(tensor, device=parameter.device)
+        local(state).copy_(tensor)
+        optimizer.state[parameter][entry] = state
 
 
 def _checksum(path: Path) -> int:
@@ -82,67 +92,117 @@ def steps_there(folder: Path) -> list[int]:
     return sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
 
 
-def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], layout: Layout = WHOLE) -> None:
     """Write the checkpoint of `step` and drop all but the newest two.
 
     Args:
-        folder: the training folder; is made.
-        files: file name -> tensors.
-        state: plain JSON.
+        folder: the training folder; is made. All ranks see the same one.
+        files: file name -> what this rank has of the tensors.
+        state: plain JSON; the first rank's is kept.
+        layout: whose rows the tensors are. Where they are distributed all ranks must save, else one does.
 
     Raises:
         StorageError: the machine failed; earlier checkpoints are untouched.
     """
-    final, partial = folder / _name(step), folder / f".{_name(step)}.partial"
+    partial = folder / f".{_name(step)}.partial"
+    ranks = layout.ranks
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        facts = {}
-        for name, tensors in files.items():
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / name)
-            _flush(partial / name)
-            facts[name] = {"bytes": (partial / name).stat().st_size, "crc32": _checksum(partial / name)}
-        (partial / STATE_FILE).write_text(json.dumps({**state, "step": step, "files": facts}) + "\n", encoding="utf-8")
-        _flush(partial / STATE_FILE)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(partial, final)
-        _flush(folder)
-        for old in steps_there(folder)[KEEP:]:
-            shutil.rmtree(folder / _name(old))
+        if ranks.first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        ranks.gather(None)  # the folder is there
+        facts = dict(_write(partial, *layout.part(name, tensors)) for name, tensors in files.items())
+        every = ranks.gather(facts)  # and so is every file
+        if ranks.first:
+            _publish(folder, step, {**state, "step": step, "files": {name: fact for one in every for name, fact in one.items()}})
+        ranks.gather(None)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; the one before is kept") from error
 
 
-def _load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write one file; its name, and what `state.json` says of it."""
+    path = folder / name
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+    _flush(path)
+    return name, {"bytes": path.stat().st_size, "crc32": _checksum(path), **facts}
+
+
+def _publish(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Give the checkpoint its state and its name, and drop old ones."""
+    final, partial = folder / _name(step), folder / f".{_name(step)}.partial"
+    (partial / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+    _flush(partial / STATE_FILE)
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(partial, final)
+    _flush(folder)
+    for old in steps_there(folder)[KEEP:]:
+        shutil.rmtree(folder / _name(old))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that is whole.
+
+    Attributes:
+        path: its folder.
+        state: what `save` was given, with `step` and `files`.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps that were done."""
+        return int(self.state["step"])
+
+    def tensors(self, name: str, layout: Layout | None = None) -> dict[str, Tensor]:
+        """The tensors of one of its files, of distributed ones the rows that `layout` gives this rank; none where it was not written."""
+        return read(self.path, self.state["files"], name, layout)
+
+
+def _check(path: Path) -> Found | None:
     """One checkpoint, or None where it is damaged."""
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         for name, facts in state["files"].items():
             if (path / name).stat().st_size != facts["bytes"] or _checksum(path / name) != facts["crc32"]:
                 return None
-        return {name: load_file(path / name) for name in state["files"]}, state
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return Found(path, {**state, "step": int(state["step"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def load_newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Tensors by file and the state of the newest checkpoint that is whole; None where there is none."""
+def newest(folder: Path) -> tuple[Found | None, list[int]]:
+    """The newest checkpoint that is whole (None where there is none), and the steps of those after it that are damaged."""
+    damaged: list[int] = []
     for step in steps_there(folder):
-        found = _load(folder / _name(step))
+        found = _check(folder / _name(step))
         if found is not None:
-            return found
-    return None
+            return found, damaged
+        damaged.append(step)
+    return None, damaged
 
 
-def trim_log(path: Path, last_step: int) -> None:
-    """Drop the lines of `train.jsonl` that lie after a checkpoint, or were cut off in the middle."""
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= last_step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                break
-    path.write_text("".join(kept), encoding="utf-8")
+def opened(folder: Path, step: int) -> Found:
+    """The checkpoint of `step`, known to be whole."""
+    path = folder / _name(step)
+    return Found(path, json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+
+
+def prepare(folder: Path) -> tuple[int | None, list[int]]:
+    """Make the folder, remove what a killed run left half written, and say where to go on: step (None: at the beginning), damaged ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear_partial(folder)
+    found, damaged = newest(folder)
+    return None if found is None else found.step, damaged
+
+
+def _clear_partial(folder: Path) -> None:
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

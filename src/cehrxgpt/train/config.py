@@ -14,8 +14,11 @@ from typing import Any, Literal
 from cehrxgpt.config import from_dict, read_config
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
+# How a run is carried out and watched, not what it learns: these may differ when it is resumed.
+UNDECISIVE = ("activation_checkpointing", "checkpoint_minutes", "compile", "parallel", "trackers")
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -24,18 +27,23 @@ class TrainConfig:
     """How to train.
 
     Attributes:
+        size: `tiny`, `small`, `base` or `large`: fills in what follows from it (`sizes.py`) where the recipe does not say so itself. It is read
+            when the settings are made; what they hold afterwards is resolved.
         model: keys of `ModelConfig` without `vocabulary_size`.
         objectives: name -> weight, or name -> {weight: ..., further settings}; the loss is the weighted sum of their means.
         seed: decides weights, order and windows.
 
-        tokens_per_batch: real tokens of one micro-batch, about.
-        accumulate: micro-batches per optimiser step.
+        tokens_per_batch: real tokens of one micro-batch, about; 0 = the size's, or 4,096.
+        accumulate: micro-batches per optimiser step, of all ranks together; a multiple of their number.
         packing: `rows` one history per row, `packed` several, `auto` packed on accelerators.
 
         optimizer: `adamw`, or `muon` for the matrices inside the blocks with AdamW for the rest.
-        learning_rate: at its peak.
-        final_share: of the peak, at the end of the cosine.
+        learning_rate: at its peak; 0 = the size's, or 1e-3.
+        schedule: `cosine`, or `wsd`: warm up, stay level, decay at the end (see `schedule.py`).
+        final_share: of the peak, at the end.
         warmup_share: of the planned steps.
+        decay_share: of the planned steps, at the end of `wsd`; with the warm-up at most all of them.
+        decay: how `wsd` comes down, `1-sqrt` or `linear`.
         weight_decay: on matrices only; norms and other vectors have none.
         beta1, beta2: of AdamW (Muon's momentum is 0.95).
         clip: largest norm of the gradient; 0 = no clipping.
@@ -50,25 +58,35 @@ class TrainConfig:
         patience: looks without an improvement of `minimum_improvement` before training stops; 0 = never stop early.
         minimum_improvement: relative, of the tuning loss.
 
+        parallel: how several ranks share the work: `ddp`, all weights on each, or `fsdp`, a share of them on each, for models that one
+            accelerator cannot hold with gradients and moments.
+        activation_checkpointing: keep only what enters each block and compute the rest again in the backward pass: the same losses, less memory,
+            about a third more work.
+        compile: the blocks, by `torch.compile`: true, false, or `auto`, on CUDA.
         precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the hardware multiplies it faster.
         device: `cpu`, `cuda`, `cuda:1`, or `auto`.
         checkpoint_minutes: between checkpoints; 0 = after every step.
         skip_limit: steps with a loss or gradient that is not finite that are skipped before training gives up.
         log_every: steps between lines of `train.jsonl`.
+        trackers: any of `tensorboard`, `wandb` and `mlflow`; None = TensorBoard where it is installed.
     """
 
+    size: SizeName | None = None
     model: dict[str, Any] = field(default_factory=dict)
     objectives: dict[str, Any] = field(default_factory=lambda: {"next_token": 1.0})
     seed: int = 0
 
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int = 0
     accumulate: int = 1
     packing: Literal["auto", "rows", "packed"] = "auto"
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.0
+    schedule: Literal["cosine", "wsd"] = "cosine"
     final_share: float = 0.1
     warmup_share: float = 0.01
+    decay_share: float = 0.2
+    decay: Literal["1-sqrt", "linear"] = "1-sqrt"
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.95
@@ -83,13 +101,18 @@ class TrainConfig:
     patience: int = 5
     minimum_improvement: float = 1e-3
 
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    activation_checkpointing: bool = False
+    compile: bool | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     checkpoint_minutes: float = 2.0
     skip_limit: int = 20
     log_every: int = 10
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] | None = None
 
     def __post_init__(self) -> None:
+        self._resolve_size()
         for name in ("tokens_per_batch", "accumulate", "epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -100,9 +123,13 @@ class TrainConfig:
         for name in ("seed", "weight_decay", "clip", "patience", "minimum_improvement", "checkpoint_minutes", "skip_limit"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("final_share", "warmup_share", "beta1", "beta2"):
+        for name in ("final_share", "warmup_share", "decay_share", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.schedule == "wsd" and not 0 < self.decay_share <= 1 - self.warmup_share:
+            raise ValueError(
+                f"decay_share is {self.decay_share} and warmup_share {self.warmup_share}; the first must be positive and both together at most 1"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
         if self.max_minutes is not None and not self.max_minutes > 0:
@@ -119,6 +146,16 @@ class TrainConfig:
         from cehrxgpt.objectives import read_settings
 
         return read_settings(self.objectives)
+
+    def _resolve_size(self) -> None:
+        size = SIZES[self.size] if self.size is not None else None
+        resolved = {
+            "model": {**(size.model if size else {}), **self.model},
+            "learning_rate": self.learning_rate or (size.learning_rate if size else DEFAULT_LEARNING_RATE),
+            "tokens_per_batch": self.tokens_per_batch or (size.tokens_per_batch if size else DEFAULT_TOKENS_PER_BATCH),
+        }
+        for name, value in resolved.items():
+            object.__setattr__(self, name, value)
 
     def model_config(self, vocabulary_size: int) -> ModelConfig:
         """The decoder's shape for a vocabulary of this size.

@@ -24,8 +24,12 @@ from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.heads import save_heads
 from cehrxgpt.store.format import POPULATION_FILE, TokenStore
 from cehrxgpt.train import checkpoint
-from cehrxgpt.train.config import TrainConfig, load_recipe
-from cehrxgpt.train.trainer import LOG_FILE, Progress, Trainer, TrainSummary
+from cehrxgpt.train.config import UNDECISIVE, TrainConfig, load_recipe
+from cehrxgpt.train.distributed import connect
+from cehrxgpt.train.journal import LOG_FILE, Say, silent
+from cehrxgpt.train.summary import TrainSummary
+from cehrxgpt.train.trackers import Trackers
+from cehrxgpt.train.trainer import Progress, Trainer
 
 MANIFEST_FILE = "manifest.json"
 
@@ -40,6 +44,7 @@ def pretrain(
     force: bool = False,
     start: Decoder | None = None,
     progress: Progress | None = None,
+    say: Say = silent,
 ) -> TrainSummary:
     """Train a model on the `train` split of a token store and keep the weights that are best on its `tuning` split.
 
@@ -52,28 +57,40 @@ def pretrain(
         force: replace `out`, and throw away checkpoints of other settings.
         start: weights to begin with instead of new ones; its shape must be the one that `config.model` and the store ask for.
         progress: see `Progress`.
+        say: called with one line where something should be known that no figure shows: a damaged checkpoint, a step that was skipped.
 
     Raises:
         OutputExistsError: `out`, or an interrupted training for it, is there and neither `resume` nor `force` says what to do.
         MismatchError: the checkpoints to resume are of other settings or another store.
         TrainingError: too many losses were not finite.
+        KeyboardInterrupt: SIGTERM or Ctrl-C; the step under way was finished and saved, and the message says where it stands.
     """
     out = Path(out)
     config = config if isinstance(config, TrainConfig) else load_recipe(config)
     config = from_dict(TrainConfig, {**to_dict(config), **({} if steps is None else {"steps": steps})}, where="training settings")
     store = TokenStore(store_folder)
-    decisive = {"config": to_dict(config), "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
+    settings = {name: value for name, value in to_dict(config).items() if name not in UNDECISIVE}
+    decisive = {"config": settings, "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
     key = fingerprint(decisive if start is None else {**decisive, "start": weights_fingerprint(start)})
-    if resume and (done := _finished(out, key)) is not None:
-        return done
-    refuse_existing(out, force=force)
+    trackers = Trackers(config.trackers, out)
     folder = checkpoint.training_folder(out)
-    _clear(folder, key, resume=resume, force=force)
-    trainer = Trainer(store, config, folder, key, progress, start)
+    ranks = connect(config.device)
+    done = ranks.first_does(lambda: _begin(out, folder, key, resume=resume, force=force))
+    if done is not None:
+        return TrainSummary(**done)
+    trainer = Trainer(store, config, folder, key, progress, start, say, trackers, ranks)
     summary = trainer.run()
-    _publish(out, trainer, summary, force=force)
-    shutil.rmtree(folder, ignore_errors=True)
+    ranks.first_does(lambda: _publish(out, trainer, summary, force=force))
     return summary
+
+
+def _begin(out: Path, folder: Path, key: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """See that the way is free: the figures of a model that is there already and was asked for again, or None."""
+    if resume and (done := _finished(out, key)) is not None:
+        return asdict(done)
+    refuse_existing(out, force=force)
+    _clear(folder, key, resume=resume, force=force)
+    return None
 
 
 def weights_fingerprint(decoder: Decoder) -> str:
@@ -104,21 +121,21 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def _clear(folder: Path, key: str, *, resume: bool, force: bool) -> None:
     """Decide what becomes of the checkpoints of an earlier, interrupted training."""
-    found = checkpoint.load_newest(folder) if checkpoint.steps_there(folder) else None
-    same = found is not None and found[1].get("key") == key
+    found, damaged = checkpoint.newest(folder)
+    same = found is not None and found.state.get("key") == key
     if found is not None and not force:
         if not resume:
             raise OutputExistsError(
-                f"an interrupted training stands at step {found[1]['step']} in {folder}; give --resume to go on or --force to begin anew"
+                f"an interrupted training stands at step {found.step} in {folder}; give --resume to go on or --force to begin anew"
             )
         if not same:
             raise MismatchError(f"{folder}: checkpoints of other settings or another token store; give the same ones, or --force to begin anew")
-    if not (resume and same):
+    if not (resume and (same or (found is None and damaged))):  # the trainer says that none is whole
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool) -> None:
-    """Write the MODEL folder, whole or not at all."""
+    """Write the MODEL folder, whole or not at all; the checkpoints go when it is there."""
     store = trainer.store
     manifest: dict[str, Any] = {
         "stage": "pretrain",
@@ -132,6 +149,7 @@ def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool)
     with atomic_path(out, force=force, folder=True) as folder:
         save_model(folder, trainer.decoder, store.vocabulary, extra)
         save_heads(folder, trainer.objectives, trainer.settings, trainer.facts)
-        shutil.copyfile(trainer.log_path, folder / LOG_FILE)
+        shutil.copyfile(trainer.journal.path, folder / LOG_FILE)
         manifest["outputs"] = sizes(folder)
         write_json(folder / MANIFEST_FILE, manifest)
+    shutil.rmtree(trainer.folder, ignore_errors=True)

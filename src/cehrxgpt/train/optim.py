@@ -1,7 +1,4 @@
-"""The optimisers and their learning rate: linear warm-up, then half a cosine.
-
-AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (embedding, heads, norms).
-"""
+"""The optimisers: AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (embedding, heads, norms)."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cehrxgpt.train.config import TrainConfig
+from cehrxgpt.train.spread import like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steepest at zero that still keeps singular values near 1 (Jordan et al., 2024)
 NEWTON_SCHULZ_STEPS = 5
@@ -59,7 +57,8 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            update = orthogonalise(parameter.grad.lerp(state["momentum"], MOMENTUM))
+            # Of a distributed matrix every rank levels the whole: its singular values belong to no piece of it.
+            update = like(orthogonalise(whole(parameter.grad.lerp(state["momentum"], MOMENTUM))), parameter)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-group["lr"] * ADAM_RMS * math.sqrt(max(parameter.shape)))
 
@@ -80,15 +79,6 @@ def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: Train
     return kind([group for group in groups if group["params"]], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def learning_rate(progress: float, config: TrainConfig) -> float:
-    """The rate when `progress` (0..1) of the run is behind; never zero, so that the first step teaches too."""
-    if progress < config.warmup_share:
-        return config.learning_rate * max(progress / config.warmup_share, 0.01)
-    share = (progress - config.warmup_share) / max(1 - config.warmup_share, 1e-9)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-    return config.learning_rate * (config.final_share + (1 - config.final_share) * cosine)
-
-
 def clip_gradient(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """Scale the gradient down to norm `largest` (0 = leave it); returns its norm before."""
-    return nn.utils.clip_grad_norm_(list(parameters), largest if largest > 0 else float("inf"))
+    return whole(nn.utils.clip_grad_norm_(list(parameters), largest if largest > 0 else float("inf")))

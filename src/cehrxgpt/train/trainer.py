@@ -5,24 +5,27 @@ The loss of a step is, over all its micro-batches,
     sum over objectives o of  weight_o * (sum of terms of o) / (number of terms of o)
 
 where the numbers are counted before the model runs, so that each micro-batch's gradient is already divided by the whole. Batches are drawn
-from (seed, step), weights from the seed, and the learning rate follows the step: nothing else decides the result.
+from (seed, step), weights from the seed, and the learning rate follows the step: nothing else decides the result. Several ranks deal the
+micro-batches of a step out among them, in turn, and add up sums, counts and gradients: what is learned does not depend on their number.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cehrxgpt.errors import MismatchError, TrainingError
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import build, prepare
 from cehrxgpt.schema import TRAIN, TUNING
@@ -30,54 +33,23 @@ from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
+from cehrxgpt.train.blocks import prepare_blocks, should_compile
 from cehrxgpt.train.config import TrainConfig
-from cehrxgpt.train.device import autocast, choose_device, choose_precision, matmul_rate
-from cehrxgpt.train.optim import clip_gradient, learning_rate, make_optimizer
+from cehrxgpt.train.dealing import check_dealing, deal, sizes
+from cehrxgpt.train.device import autocast, choose_precision, matmul_rate
+from cehrxgpt.train.distributed import Ranks, connect
+from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent
+from cehrxgpt.train.loss import WeightedLoss
+from cehrxgpt.train.meter import Meter
+from cehrxgpt.train.optim import clip_gradient, make_optimizer
+from cehrxgpt.train.schedule import learning_rate
+from cehrxgpt.train.signals import Interruption
+from cehrxgpt.train.spread import layout_of, load_local, local, spread, whole, without_exchange
+from cehrxgpt.train.summary import Counters, TrainSummary
+from cehrxgpt.train.trackers import Trackers
 
-LOG_FILE = "train.jsonl"
 Progress = Callable[[int, int, str], None]
 """Called after every step with (step, steps expected, what to show beside them); under a limit of time the second is an estimate."""
-
-
-@dataclass(frozen=True)
-class TrainSummary:
-    """What a training run came to. Losses are in nats per term; `tuning_loss` is of the weights that were kept."""
-
-    steps: int
-    epochs: float
-    tokens_seen: int
-    seconds: float
-    stop_reason: str  # "steps", "early_stopping" or "minutes"
-    train_loss: float | None  # mean over the last `log_every` steps or fewer
-    tuning_loss: float | None  # None: no tuning split
-    best_step: int  # whose weights were kept
-    skipped_steps: int
-    resumed_from: int | None
-    parameters: int
-    tokens_per_second: float  # real tokens over the whole run, looks at the tuning split and checkpoints included
-    padding_share: float
-    mfu: float  # share of `matmul_rate` that the model's own multiplications reached while training
-    matmul_rate: float  # FLOP per second of a large product in the training precision, measured when the run began
-    precision: str
-    device: str
-    threads: int
-
-
-@dataclass
-class _Counters:
-    """What changes from step to step and belongs in a checkpoint."""
-
-    step: int = 0
-    tokens_seen: int = 0
-    places: int = 0  # tokens and padding
-    square_lengths: float = 0.0  # sum over segments of length squared: what attention costs
-    seconds: float = 0.0
-    training_seconds: float = 0.0  # without evaluation and checkpoints
-    skipped: int = 0
-    best_loss: float | None = None
-    best_step: int = 0
-    reference_loss: float | None = None  # the loss that the next improvement is measured from
-    stale: int = 0
 
 
 class Trainer:
@@ -87,31 +59,50 @@ class Trainer:
         folder: for checkpoints and the log; a checkpoint there is gone on from.
         key: fingerprint of settings and store, kept in the checkpoints.
         start: a decoder of the settings' shape whose weights the run begins with; None: new ones, drawn from the seed.
+        say: told in one line what a reader should know and no figure shows.
+        trackers: told the figures of the log.
+        ranks: the processes that train together; None: as they were launched.
+
+    Raises:
+        ConfigError: the device or the precision is not to be had, or the micro-batches cannot be dealt out.
+        MismatchError: `start` is of another shape.
     """
 
     def __init__(
-        self, store: TokenStore, config: TrainConfig, folder: Path, key: str, progress: Progress | None = None, start: Decoder | None = None
+        self,
+        store: TokenStore,
+        config: TrainConfig,
+        folder: Path,
+        key: str,
+        progress: Progress | None = None,
+        start: Decoder | None = None,
+        say: Say = silent,
+        trackers: Trackers | None = None,
+        ranks: Ranks | None = None,
     ):
         self.store, self.config, self.folder, self.key, self.progress = store, config, folder, key, progress
-        self.log_path = folder / LOG_FILE
-        self.device = choose_device(config.device)
-        self.dtype = choose_precision(config, self.device)
+        self.ranks = ranks if ranks is not None else connect(config.device)
+        check_dealing(config, self.ranks)
+        self.device = self.ranks.device
+        self.journal = Journal(folder / LOG_FILE, say, trackers, active=self.ranks.first)
+        # Measured, and so decided by one for all.
+        self.dtype: torch.dtype = getattr(torch, self.ranks.first_does(lambda: str(choose_precision(config, self.device)).removeprefix("torch.")))
         shape = config.model_config(len(store.vocabulary))
         self.settings = config.objective_settings()
         self.weights: dict[str, float] = {name: one.weight for name, one in self.settings.items()}
         self.facts = prepare(self.settings, store, shape)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.decoder = Decoder(shape)
-            self.objectives = build(self.settings, self.facts, store.vocabulary, shape)
+        self.module = self._make_module(shape)
         if start is not None:
             if start.config != shape:
                 raise MismatchError("the decoder to start from is not of the shape that settings and token store ask for; give its own `model` keys")
-            self.decoder.load_state_dict(start.state_dict())
-        self.decoder.to(self.device)
-        self.objectives.to(self.device)
+            self.module.decoder.load_state_dict(start.state_dict())
+        self.module.to(self.device)
+        self.decoder, self.objectives = self.module.decoder, self.module.objectives
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
-        pair_share = getattr(self.settings.get("contrastive"), "share", 0.0)
+        compiled = should_compile(config.compile, self.device)
+        prepare_blocks(self.decoder, compiled=compiled, packed=packed, checkpointed=config.activation_checkpointing)
+        self.spread = spread(self.module, self.ranks, config.parallel)
+        self.layout = layout_of(self.module, self.ranks)
         make_loader = partial(
             Loader,
             store,
@@ -119,54 +110,97 @@ class Trainer:
             context=shape.context,
             seed=config.seed,
             packed=packed,
-            pair_share=pair_share,
+            pair_share=getattr(self.settings.get("contrastive"), "share", 0.0),
         )
         self.loader = make_loader(TRAIN)
         # Small data may have no tuning split: the last weights are kept then.
         self.tuning = make_loader(TUNING) if len(store.indices(TUNING)) else None
-        self.module = nn.ModuleDict({"decoder": self.decoder, "objectives": self.objectives})
         self.parameters = dict(self.module.named_parameters())
         self.optimizer = make_optimizer(self.parameters.items(), config)
         self.steps_per_epoch = max(self.loader.batches_per_epoch // config.accumulate, 1)
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
-        self.counters = _Counters()
+        self.counters = Counters()
+        self.meter = Meter(self.weights, shape)
         self.best: dict[str, Tensor] | None = None
         self.resumed_from: int | None = None
-        self._window: dict[str, list[float]] = {name: [0.0, 0.0] for name in self.weights}  # sums and counts since the last line
-        self._last_loss: float | None = None
-        self._logged = (0, 0.0)  # tokens and seconds at the last line
+
+    def _make_module(self, shape: ModelConfig) -> WeightedLoss:
+        """Decoder and objectives with new weights, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            decoder = Decoder(shape)
+            objectives = build(self.settings, self.facts, self.store.vocabulary, shape)
+        return WeightedLoss(decoder, objectives, self.weights)
 
     # -- the run ------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> TrainSummary:
         """Train to the end; the decoder then holds the best weights."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._restore()
-        self.rate = matmul_rate(self.device, self.dtype)
-        saved_at = began = time.perf_counter()
-        before = self.counters.seconds
-        reason = self._reason_to_stop()
-        while reason is None:
-            facts = self._step()
-            self.counters.seconds = before + time.perf_counter() - began
-            if self.counters.step % self.evaluate_every == 0:
-                self._evaluate()
-            reason = self._reason_to_stop()
-            if reason is None and time.perf_counter() - saved_at >= 60 * self.config.checkpoint_minutes:
-                self.save()
-                saved_at = time.perf_counter()
-            self.counters.seconds = before + time.perf_counter() - began
-            if self.progress is not None:
-                self.progress(self.counters.step, self._expected_steps(), _say(facts))
+        try:
+            return self._run()
+        finally:
+            self.journal.finish()
+
+    def _run(self) -> TrainSummary:
+        with Interruption() as interruption, torch.random.fork_rng():
+            self._restore()
+            self.meter.matmul_rate = self.ranks.sum([matmul_rate(self.device, self.dtype)])[0]
+            self._began = time.perf_counter() - self.counters.seconds
+            reason = self._loop(interruption)
         if self.counters.step % self.config.log_every:
             self._log_training(learning_rate(self._progress(), self.config), None)
         if self.counters.step % self.evaluate_every:
             self._evaluate()
-        self.counters.seconds = before + time.perf_counter() - began
+        self.counters.seconds = time.perf_counter() - self._began
         if self.best is not None:
-            self.module.load_state_dict(self.best)
+            load_local(self.module, self.best)
+        if self.layout.lengths:
+            self._bring_together()
         return self._summary(reason)
+
+    def _bring_together(self) -> None:
+        """Decoder and objectives in one piece again, on the processor; their weights on the first rank alone."""
+        module = self._make_module(self.decoder.config)
+        for name, tensor in self.module.state_dict().items():
+            brought = whole(tensor)
+            if self.ranks.first:
+                module.state_dict()[name].copy_(brought)
+        self.decoder, self.objectives = module.decoder, module.objectives
+
+    def _loop(self, interruption: Interruption) -> str:
+        """Step until there is a reason to stop.
+
+        Raises:
+            KeyboardInterrupt: a process was told to stop; a checkpoint of this moment is written.
+        """
+        saved_at = self.counters.seconds
+        reason = self._reason_to_stop()
+        while reason is None:
+            facts = self._step()
+            if self.counters.step % self.evaluate_every == 0:
+                self._evaluate()
+            asked = self._agree(interruption)
+            reason = self._reason_to_stop()
+            if asked:
+                self.save()
+                raise KeyboardInterrupt(self._where_it_stands())
+            if reason is None and self.counters.seconds - saved_at >= 60 * self.config.checkpoint_minutes:
+                self.save()
+                saved_at = self.counters.seconds
+            if self.progress is not None:
+                self.progress(self.counters.step, self._expected_steps(), _say(facts))
+        return reason
+
+    def _agree(self, interruption: Interruption) -> bool:
+        """Whether any rank was told to stop; the first one's clock counts for all."""
+        seconds = time.perf_counter() - self._began if self.ranks.first else 0.0
+        asked, self.counters.seconds = self.ranks.sum([float(interruption.asked), seconds])
+        return asked > 0
+
+    def _where_it_stands(self) -> str:
+        about = "about " if self.config.max_minutes is not None else ""
+        return f"training stands at step {self.counters.step:,} of {about}{self._expected_steps():,}, saved; --resume goes on there"
 
     def _progress(self) -> float:
         """Share of the run that is behind, by steps or by time, whichever is further."""
@@ -187,71 +221,95 @@ class Trainer:
             return "minutes"
         return None
 
+    # -- a step -------------------------------------------------------------------------------------------------------------------
+
     def _step(self) -> dict[str, Any]:
         """One optimiser step; a step that is not finite changes nothing but the counters."""
         start = time.perf_counter()
         rate = learning_rate(self._progress(), self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        first = self.counters.step * self.config.accumulate
-        batches = [self.loader.batch(first + index) for index in range(self.config.accumulate)]
-        counts = {name: int(sum(objective.count(batch) for batch in batches)) for name, objective in self._cpu_objectives().items()}
-        sums = dict.fromkeys(counts, 0.0)
-        for batch in batches:
-            total, parts = self._loss(batch, counts)
-            total.backward()
-            for name, part in parts.items():
-                sums[name] += float(part)
+        numbers = range(self.counters.step * self.config.accumulate, (self.counters.step + 1) * self.config.accumulate)
+        mine = numbers[self.ranks.rank :: self.ranks.count]
+        batches = [self.loader.batch(number) for number in mine]
+        counts = self._count_terms(batches)
+        parts = self._gradients(mine, batches, counts)
         norm = float(clip_gradient(self.parameters.values(), self.config.clip))
+        told = iter(self.ranks.sum([*(sum(column) for column in zip(*parts, strict=True)), *self._not_finite(parts), *sizes(batches)]))
+        sums = {name: next(told) for name in counts}
+        suspects = [number for number in numbers if next(told)]
         loss = sum(weight * sums[name] / max(counts[name], 1) for name, weight in self.weights.items())
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
-            for name, count in counts.items():
-                self._window[name][0] += sums[name]
-                self._window[name][1] += count
+            self.meter.add(sums, counts)
         else:
-            self._skip(loss, norm)
+            self._skip("gradient" if math.isfinite(loss) else "loss", suspects or list(numbers))
         self.optimizer.zero_grad(set_to_none=True)
-        self._count(batches, time.perf_counter() - start)
-        facts = {
+        self._advance(told, time.perf_counter() - start)
+        if self.counters.step % self.config.log_every == 0:
+            self._log_training(rate, norm)
+        return {
             "loss": loss,
             "tokens_per_second": self.counters.tokens_seen / self.counters.training_seconds,
             "best_tuning_loss": self.counters.best_loss,
         }
-        if self.counters.step % self.config.log_every == 0:
-            self._log_training(rate, norm)
-        return facts
 
-    def _cpu_objectives(self) -> dict[str, Any]:
+    def _gradients(self, numbers: Iterable[int], batches: list[PackedBatch], counts: dict[str, int]) -> list[list[float]]:
+        """Add up the gradients of this rank's micro-batches and exchange them with the last; each one's sums of terms."""
+        found = []
+        for index, (number, batch) in enumerate(zip(numbers, batches, strict=True)):
+            self._seed(number)
+            with nullcontext() if index == len(batches) - 1 else without_exchange(self.spread):
+                total, parts = self._loss(batch, counts)
+                (total if self.ranks.count == 1 else total * self.ranks.count).backward()  # ranks' gradients are averaged
+            found.append(torch.stack([part.double() for part in parts.values()]))
+        return torch.stack(found).tolist()
+
+    def _not_finite(self, parts: list[list[float]]) -> list[float]:
+        """For every micro-batch of the step, 1 where it is this rank's and its loss is not finite."""
+        found = [0.0] * self.config.accumulate
+        found[self.ranks.rank :: self.ranks.count] = [float(not all(map(math.isfinite, row))) for row in parts]
+        return found
+
+    def _seed(self, number: int) -> None:
+        """What an objective draws belongs to the batch and not to what ran before, so that a resumed run draws the same."""
+        torch.manual_seed((self.config.seed << 32) + number & (1 << 63) - 1)
+
+    def _count_terms(self, batches: list[PackedBatch]) -> dict[str, int]:
+        """Terms of each objective in the whole step, on all ranks."""
+        mine = [float(sum(objective.count(batch) for batch in batches)) for objective in self._by_name().values()]
+        return {name: int(count) for name, count in zip(self.weights, self.ranks.sum(mine), strict=True)}
+
+    def _by_name(self) -> dict[str, Any]:
         return dict(self.objectives.items())
 
     def _loss(self, batch: PackedBatch, counts: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the loss, and each objective's sum (detached)."""
-        batch = batch.to(self.device)
+        module: nn.Module = self.spread if torch.is_grad_enabled() else self.module
         with autocast(self.device, self.dtype):
-            hidden = self.decoder(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
-            sums = {name: objective(self.decoder, hidden, batch)[0] for name, objective in self.objectives.items()}
-        total = torch.stack([self.weights[name] / max(counts[name], 1) * value for name, value in sums.items()]).sum()
-        return total, {name: value.detach() for name, value in sums.items()}
+            return module(batch.to(self.device), counts)
 
-    def _skip(self, loss: float, norm: float) -> None:
-        self.counters.skipped += 1
-        if self.counters.skipped > self.config.skip_limit:
-            what = "loss" if not math.isfinite(loss) else "gradient"
+    def _skip(self, what: str, batches: list[int]) -> None:
+        """Write down which subjects' loss or gradient was not finite."""
+        counters, limit, step = self.counters, self.config.skip_limit, self.counters.step + 1
+        counters.skipped += 1
+        histories = np.concatenate([self.loader.subjects(batch) for batch in batches])
+        subjects = sorted({int(subject) for subject in self.store.histories.subject_id[histories]})
+        self.journal.write({"kind": "skipped", "step": step, "what": what, "subjects": subjects})
+        if counters.skipped > limit:
             raise TrainingError(
-                f"{self.counters.skipped} steps up to step {self.counters.step + 1} had a {what} that is not finite (limit "
-                f"{self.config.skip_limit}); lower learning_rate, or use precision: float32"
+                f"{counters.skipped} steps up to step {step} had a {what} that is not finite (limit {limit}); "
+                f"lower learning_rate, or use precision: float32; {self.journal.path} names the subjects"
             )
+        self.journal.say(f"step {step:,}: the {what} is not finite; skipped, {counters.skipped} of at most {limit} ({LOG_FILE} names the subjects)")
 
-    def _count(self, batches: list[PackedBatch], seconds: float) -> None:
+    def _advance(self, totals: Iterator[float], seconds: float) -> None:
         counters = self.counters
         counters.step += 1
         counters.training_seconds += seconds
-        for batch in batches:
-            counters.tokens_seen += batch.tokens
-            counters.places += batch.token_id.numel()
-            # positions 0 .. n-1 of a segment sum to n (n - 1) / 2
-            counters.square_lengths += 2.0 * float(batch.position.sum()) + batch.tokens
+        counters.tokens_seen += int(next(totals))
+        counters.places += int(next(totals))
+        counters.square_lengths += next(totals)
 
     # -- the tuning split ---------------------------------------------------------------------------------------------------------
 
@@ -260,21 +318,23 @@ class Trainer:
         """Loss on the tuning split; keeps the weights if they are the best so far."""
         if self.tuning is None:
             return
-        sums = dict.fromkeys(self.weights, 0.0)
-        counts = dict.fromkeys(self.weights, 0)
+        names = list(self.weights)
+        sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
         self.module.eval()
-        for batch in self.tuning.evaluation(self.config.evaluation_batches):
-            of_batch = {name: int(objective.count(batch)) for name, objective in self._cpu_objectives().items()}
+        for number, batch, counted in deal(self.tuning.evaluation(self.config.evaluation_batches), self.ranks):
+            of_batch = {name: int(objective.count(batch)) for name, objective in self._by_name().items()}
+            self._seed(number)
             _, parts = self._loss(batch, of_batch)
-            for name, part in parts.items():
+            for name, part in parts.items() if counted else ():
                 sums[name] += float(part)
                 counts[name] += of_batch[name]
         self.module.train()
-        losses = {name: sums[name] / max(counts[name], 1) for name in sums}
+        told = self.ranks.sum([*sums.values(), *map(float, counts.values())])
+        losses = {name: told[index] / max(told[len(names) + index], 1) for index, name in enumerate(names)}
         loss = sum(self.weights[name] * value for name, value in losses.items())
         self._judge(loss)
         best = self.counters.best_step == self.counters.step
-        self._log({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})
+        self.journal.write({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})
 
     def _judge(self, loss: float) -> None:
         counters = self.counters
@@ -283,7 +343,7 @@ class Trainer:
             return
         if counters.best_loss is None or loss < counters.best_loss:
             counters.best_loss, counters.best_step = loss, counters.step
-            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
+            self.best = {name: local(tensor).detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
         if counters.reference_loss is None or loss < counters.reference_loss * (1 - self.config.minimum_improvement):
             counters.reference_loss, counters.stale = loss, 0
         else:
@@ -291,62 +351,40 @@ class Trainer:
 
     # -- log, checkpoints ---------------------------------------------------------------------------------------------------------
 
-    def _log(self, line: dict[str, Any]) -> None:
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(line)) + "\n")
-
     def _log_training(self, rate: float, norm: float | None) -> None:
-        counters = self.counters
-        losses = {name: total / count if count else None for name, (total, count) in self._window.items()}
-        if all(value is not None for value in losses.values()):
-            self._last_loss = sum(self.weights[name] * value for name, value in losses.items() if value is not None)
-        self._window = {name: [0.0, 0.0] for name in self._window}
-        self._log({
-            "kind": "train",
-            "step": counters.step,
-            "loss": losses,
-            "learning_rate": rate,
-            "gradient_norm": norm,
-            "tokens_seen": counters.tokens_seen,
-            "tokens_per_second": (counters.tokens_seen - self._logged[0]) / max(counters.training_seconds - self._logged[1], 1e-9),
-            "mfu": self._mfu(),
-            "padding_share": 1 - counters.tokens_seen / counters.places,
-            "seconds": counters.seconds,
-            "skipped_steps": counters.skipped,
-        })  # fmt: skip
-        self._logged = (counters.tokens_seen, counters.training_seconds)
-
-    def _mfu(self) -> float:
-        """FLOP the model asks for (6 per weight and token, and attention) per second, as a share of the measured rate."""
-        shape = self.decoder.config
-        attention = 6 * shape.layers * shape.width * self.counters.square_lengths
-        flop = 6 * shape.matmul_parameters * self.counters.tokens_seen + attention
-        return flop / self.counters.training_seconds / self.rate
+        self.journal.write(self.meter.line(self.counters, rate, norm))
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
+        if not self.ranks.first and not self.layout.lengths:
+            return
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         files = {
-            checkpoint.WEIGHTS: dict(self.module.state_dict()),
+            checkpoint.WEIGHTS: {name: local(tensor) for name, tensor in self.module.state_dict().items()},
             checkpoint.OPTIMIZER: checkpoint.optimizer_tensors(self.optimizer, names),
         }
         if self.best is not None:
             files[checkpoint.BEST] = self.best
-        checkpoint.save(self.folder, self.counters.step, files, {"key": self.key, "counters": asdict(self.counters), "window": self._window})
+        state = {"key": self.key, "counters": asdict(self.counters), "window": self.meter.window}
+        self.journal.flush()
+        checkpoint.save(self.folder, self.counters.step, files, state, self.layout if self.layout.lengths else checkpoint.WHOLE)
 
     def _restore(self) -> None:
-        found = checkpoint.load_newest(self.folder)
-        checkpoint.trim_log(self.log_path, 0 if found is None else int(found[1]["step"]))
-        if found is None:
-            return
-        files, state = found
-        self.module.load_state_dict(files[checkpoint.WEIGHTS])
-        checkpoint.restore_optimizer(self.optimizer, files[checkpoint.OPTIMIZER], self.parameters)
-        self.best = files.get(checkpoint.BEST)
-        self.counters = _Counters(**state["counters"])
-        self._window = state["window"]
-        self.resumed_from = self.counters.step
-        self._logged = (self.counters.tokens_seen, self.counters.training_seconds)
+        step, damaged = self.ranks.first_does(lambda: checkpoint.prepare(self.folder))
+        if step is not None:
+            found = checkpoint.opened(self.folder, step)
+            load_local(self.module, found.tensors(checkpoint.WEIGHTS, self.layout))
+            checkpoint.restore_optimizer(self.optimizer, found.tensors(checkpoint.OPTIMIZER, self.layout), self.parameters)
+            self.best = found.tensors(checkpoint.BEST, self.layout) or None
+            self.counters = Counters(**found.state["counters"])
+            self.meter.restore(found.state["window"], self.counters)
+            self.resumed_from = self.counters.step
+        self.journal.start(self.counters.step)
+        if damaged:
+            self.counters.damaged += damaged
+            self.journal.write({"kind": "resumed", "step": self.counters.step, "damaged_checkpoints": damaged})
+            where = f"going on from step {step:,}" if step is not None else "none is whole, beginning anew"
+            self.journal.say(f"the checkpoint of step {', '.join(f'{step:,}' for step in damaged)} is damaged; {where}")
 
     def _summary(self, reason: str) -> TrainSummary:
         counters = self.counters
@@ -357,18 +395,20 @@ class Trainer:
             tokens_seen=counters.tokens_seen,
             seconds=counters.seconds,
             stop_reason=reason,
-            train_loss=self._last_loss,
+            train_loss=self.counters.last_loss,
             tuning_loss=counters.best_loss,
             best_step=counters.best_step if kept_best else counters.step,
             skipped_steps=counters.skipped,
             resumed_from=self.resumed_from,
+            damaged_checkpoints=self.counters.damaged,
             parameters=sum(parameter.numel() for parameter in self.decoder.parameters()),
             tokens_per_second=counters.tokens_seen / max(counters.seconds, 1e-9),
             padding_share=1 - counters.tokens_seen / max(counters.places, 1),
-            mfu=self._mfu() if counters.training_seconds else 0.0,
-            matmul_rate=self.rate,
+            mfu=self.meter.mfu(counters),
+            matmul_rate=self.meter.matmul_rate,
             precision=str(self.dtype).removeprefix("torch."),
-            device=str(self.device),
+            device=self.device.type if self.ranks.count > 1 else str(self.device),
+            ranks=self.ranks.count,
             threads=torch.get_num_threads(),
         )
 
@@ -377,10 +417,3 @@ def _say(facts: dict[str, Any]) -> str:
     """One short line about a step."""
     best = facts.get("best_tuning_loss")
     return f"loss {facts['loss']:.3f}, {facts['tokens_per_second']:,.0f} tokens/s" + (f", best tuning loss {best:.3f}" if best is not None else "")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can say it: NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,50 @@
+"""What a training run counts while it runs, and what it comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a training run came to. Losses are in nats per term; `tuning_loss` is of the weights that were kept."""
+
+    steps: int
+    epochs: float
+    tokens_seen: int
+    seconds: float
+    stop_reason: str  # "steps", "early_stopping" or "minutes"
+    train_loss: float | None  # mean over the last `log_every` steps or fewer
+    tuning_loss: float | None  # None: no tuning split
+    best_step: int  # whose weights were kept
+    skipped_steps: int
+    resumed_from: int | None
+    damaged_checkpoints: list[int]  # steps whose checkpoint was found damaged and passed over
+    parameters: int
+    tokens_per_second: float  # real tokens over the whole run, looks at the tuning split and checkpoints included
+    padding_share: float
+    mfu: float  # share of `matmul_rate` that the model's own multiplications reached while training
+    matmul_rate: float  # FLOP per second of a large product in the training precision, measured when the run began
+    precision: str
+    device: str
+    ranks: int  # processes that trained together
+    threads: int
+
+
+@dataclass
+class Counters:
+    """What changes from step to step and belongs in a checkpoint."""
+
+    step: int = 0
+    tokens_seen: int = 0
+    places: int = 0  # tokens and padding
+    square_lengths: float = 0.0  # sum over segments of length squared: what attention costs
+    seconds: float = 0.0
+    training_seconds: float = 0.0  # without evaluation and checkpoints
+    skipped: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    reference_loss: float | None = None  # the loss that the next improvement is measured from
+    stale: int = 0
+    last_loss: float | None = None  # of the last line of the log
+    damaged: list[int] = field(default_factory=list)  # checkpoints that were passed over
