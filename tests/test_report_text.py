@@ -49,7 +49,7 @@ def test_open_data_is_recognised(shared_data: Path) -> None:
     assert "OMOP tables (7 of the 7 main ones)" in inspect_path(shared_data / "synthea27nj_omop54")[0]
     meds = inspect_path(shared_data / "mimic_iv_demo_meds")
     assert "an event data set" in meds[0]
-    assert any(line.split()[:3] == ["all", "100", "916,166"] for line in meds)
+    assert any(line.split()[:3] == ["all", "100", "916,170"] for line in meds)
 
 
 def test_a_run_that_has_only_begun_is_a_run(run_folder: Path, tmp_path: Path) -> None:
