@@ -105,6 +105,6 @@ def connect(device: str) -> Ranks:
 
 
 def _leave() -> None:
-    gc.collect()  # what still holds the group would end with the interpreter, while its threads run
+    gc.collect()  # what still holds the group
     if dist.is_initialized():
         dist.destroy_process_group()
