@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +195,15 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"population\.json"):
         synthesize(markov(chain()), 3)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_model_that_was_not_asked_who_there_is_cannot_draw_people(tmp_path: Path) -> None:
+    model = replace(markov(chain(), population=DAYS), folder=tmp_path)
+    for demographics in (True, False):
+        said = {"next_token": {"settings": {"weight": 1.0, "demographics": demographics}, "facts": {}}}
+        (tmp_path / "heads.json").write_text(json.dumps(said))
+        if demographics:
+            assert synthesize(model, 1)[0].height
+            continue
+        with pytest.raises(InputError, match="cannot draw people; train one that predicts demographics"):
+            synthesize(model, 1)

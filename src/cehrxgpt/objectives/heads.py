@@ -35,6 +35,13 @@ def save_heads(folder: Path, objectives: nn.ModuleDict, settings: Mapping[str, A
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in objectives.state_dict().items()}, folder / HEAD_WEIGHTS_FILE)
 
 
+def predicts_demographics(folder: str | Path) -> bool:
+    """Whether the model there was trained to say who there is, and not only what follows for whom."""
+    path = Path(folder) / HEADS_FILE
+    said = read_json(path).get("next_token", {}) if path.exists() else {}
+    return bool(said.get("settings", {}).get("demographics", True))
+
+
 def load_heads(folder: str | Path, vocabulary: Vocabulary, shape: ModelConfig) -> nn.ModuleDict:
     """The objectives that a model was trained with, by name, in evaluation mode; empty for a model of an earlier release.
 

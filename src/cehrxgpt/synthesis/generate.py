@@ -28,6 +28,7 @@ import torch
 from cehrxgpt import schema as s
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import conform, sort_events
+from cehrxgpt.objectives.heads import predicts_demographics
 from cehrxgpt.rollout.engine import rollout
 from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
@@ -93,13 +94,17 @@ class Synthesizer:
         """
         Raises:
             ConfigError: fewer than one patient is asked for.
-            InputError: the model has no population file.
+            InputError: the model has no population file, or was not trained to say who there is.
         """
         if patients < 1:
             raise ConfigError(f"synthesize: {patients} patients; at least 1 is needed")
         if model.population is None:
             raise InputError(
                 f"{model.folder}: no population.json (how long patients are observed); train the model again from a token store with one"
+            )
+        if not predicts_demographics(model.folder):
+            raise InputError(
+                f"{model.folder}: trained with next_token: {{demographics: false}}, so it cannot draw people; train one that predicts demographics"
             )
         self.vocabulary, self.patients, self.config = model.vocabulary, patients, config or SynthesisConfig()
         self.population = Population.from_dict(model.population)
