@@ -14,7 +14,6 @@ repeated; one that was cut off goes on from its checkpoint. docs/objectives.md s
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -23,9 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from objectives_data import Data, DataSettings, make
+from objectives_data import Data, DataSettings, make, opened
 from objectives_scores import VERSION, probe_all, score
 from objectives_table import figures, write_tables
+from results import Results
 
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.config import fingerprint, to_dict
@@ -98,28 +98,6 @@ def training(run: Run, seed: int, tokens: int, data: Data) -> TrainConfig:
     )
 
 
-class Results:
-    """`results.jsonl`: what is done."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        # A line that a kill cut short is not done.
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        if text and not text.endswith("\n"):
-            path.write_text("".join(line for line in text.splitlines(keepends=True) if line.endswith("\n")), encoding="utf-8")
-
-    def add(self, line: dict[str, Any]) -> None:
-        """One more run is done."""
-        self.lines.append(line)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def has(self, key: str) -> bool:
-        """Whether this very run is."""
-        return any(line["key"] == key for line in self.lines)
-
-
 def do(name: str, seed: int, tokens: int, data: Data, out: Path, results: Results) -> None:
     """Train and score one run, unless it is done."""
     run = RUNS[name]
@@ -178,7 +156,8 @@ def main() -> None:
         parser.add_argument(f"--{one.name.replace('_', '-')}", type=kinds[str(one.type)], default=one.default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = make(options.out / "data", DataSettings(**{one.name: getattr(options, one.name) for one in fields(DataSettings)}), say)
+    settings = DataSettings(**{one.name: getattr(options, one.name) for one in fields(DataSettings)})
+    data = opened(options.out / "data") if options.write else make(options.out / "data", settings, say)
     results = Results(options.out / "results.jsonl")
     if not options.write:
         references(data, options.out)

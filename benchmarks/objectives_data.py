@@ -27,7 +27,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, write_json
 from cehrxgpt.config import fingerprint
-from cehrxgpt.errors import MismatchError
+from cehrxgpt.errors import InputError, MismatchError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.simulate import SimulateConfig, simulate, true_risk, true_tasks
 from cehrxgpt.sources import IngestConfig, ingest
@@ -159,6 +159,17 @@ def make(folder: Path, settings: DataSettings, say: Any = print) -> Data:
     if not (folder / "data.json").exists():
         _fill(folder, settings, say)
     return Data(folder, settings)
+
+
+def opened(folder: Path) -> Data:
+    """A folder that `make` has filled.
+
+    Raises:
+        InputError: it has not.
+    """
+    if not (folder / "data.json").exists():
+        raise InputError(f"{folder}: no data, or not whole; run without --write first")
+    return Data(folder, DataSettings(**json.loads((folder / "settings.json").read_text(encoding="utf-8"))))
 
 
 def _fill(folder: Path, settings: DataSettings, say: Any) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from objectives_data import KEY, Data
+from results import said_when, write_between
 
-from cehrxgpt.atomic import atomic_path
 from cehrxgpt.evaluate import auroc
 from cehrxgpt.evaluate.bootstrap import bootstrap
 from cehrxgpt.evaluate.calibration import intercept, logit, slope
@@ -215,7 +215,9 @@ class Report:
                 value, difference = self._limits(name, lambda one, what=what: one.tokens(what), lambda one, what=what: one.tokens(what))
                 cells.append(said(value, 3))
                 if what != "token":
-                    cells.append("" if difference is None or name == BASE else said(difference, 3, sign=True))
+                    # Without time tokens a record says less, and its nats are of something else.
+                    unlike = name == BASE or (what == "record" and self.names[name].store == "untimed")
+                    cells.append("" if difference is None or unlike else said(difference, 3, sign=True))
             rows.append(cells)
         return table(
             ["run", "tokens seen", "epochs", "nats per token", "record, nats per event", "difference", "what happens, nats per event", "difference"],
@@ -304,11 +306,9 @@ class Report:
     def text(self, title: str) -> str:
         """All tables under a heading."""
         ranks, meanings = self.tasks()
-        dates = sorted({line["date"] for lines in self.lines.values() for line in lines})
-        when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
         parts = [
             f"## {title}",
-            f"{when}. {self._settings()}",
+            f"{said_when([line for lines in self.lines.values() for line in lines])}. {self._settings()}",
             f"What comes next:\n\n{self.tokens()}",
             f"The next gap:\n\n{self.gaps()}",
             "Calibration of the next gap: the share of gaps below each quantile of their forecasts, which should be the quantile's level:",
@@ -349,9 +349,4 @@ def write_tables(page: Path, lines: Sequence[dict[str, Any]], names: Mapping[str
     parts = [Report(some, names, data, out).text("Screening, one seed")] if (some := {name: one for name, one in screen.items() if one}) else []
     if finalists := {name: every for name, every in found.items() if len(every) > 1}:
         parts.append(Report(finalists, names, data, out).text("Finalists, means over seeds"))
-    text = "\n\n".join(parts)
-    old = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2]
-    with atomic_path(page, force=True) as partial:
-        partial.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    write_between(page, BEGIN, END, "\n\n".join(parts))

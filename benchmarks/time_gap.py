@@ -26,9 +26,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from results import Results, said_when, write_between
 from torch import Tensor, nn
 
-from cehrxgpt.atomic import atomic_path
 from cehrxgpt.config import fingerprint
 from cehrxgpt.model.config import ModelConfig, Rotary
 from cehrxgpt.model.transformer import Decoder
@@ -147,7 +147,6 @@ def measure(way: Way, label: str, seed: int, steps: int) -> dict[str, float]:
 def table(lines: list[dict[str, Any]], steps: int) -> str:
     """Means over seeds, lowest and highest beside them."""
     lines = [line for line in lines if line["steps"] == steps]
-    dates = sorted({line["date"] for line in lines})
     header = ["told by", *(f"{label}, {which} gaps" for label in LABELS for which in ("seen", "unseen"))]
     rows = []
     for name, way in WAYS.items():
@@ -161,18 +160,10 @@ def table(lines: list[dict[str, Any]], steps: int) -> str:
     rows.append(["guessing", *(f"{100 / classes:.1f}" for classes, _ in LABELS.values() for _ in range(2))])
     seeds = len({line["seed"] for line in lines})
     head = (
-        f"{dates[0]}{'' if dates[0] == dates[-1] else ' to ' + dates[-1]}. {TRAIN_PEOPLE:,} people to train on, {steps:,} steps of {BATCH}, "
+        f"{said_when(lines)}. {TRAIN_PEOPLE:,} people to train on, {steps:,} steps of {BATCH}, "
         f"{TEST_PEOPLE:,} to test on either way, {seeds} seed{'s' if seeds > 1 else ''}: % right, mean (lowest to highest).\n\n"
     )
     return head + "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
-
-
-def write(page: Path, text: str) -> None:
-    """Put the table between the markers of a page (or make the page)."""
-    old = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = old.partition(BEGIN)
-    with atomic_path(page, force=True) as partial:
-        partial.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def main() -> None:
@@ -186,26 +177,20 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "objectives.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "results.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    results = Results(options.out / "results.jsonl")
     for seed in range(0 if options.write else options.seeds):
         for name, way in WAYS.items():
             for label in LABELS:
                 key = fingerprint([asdict(way), label, seed, options.steps, DAYS, TRAIN_PEOPLE, TEST_PEOPLE, UNSEEN_EVERY, BATCH])
-                if any(line["key"] == key for line in lines):
+                if results.has(key):
                     continue
                 found = measure(way, label, seed, options.steps)
                 facts = {"key": key, "way": name, "label": label, "seed": seed, "steps": options.steps, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-                lines.append({**facts, **found})
-                print(json.dumps(lines[-1]), flush=True)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
-    print(table(lines, options.steps))
+                results.add({**facts, **found})
+                print(json.dumps(results.lines[-1]), flush=True)
+    print(table(results.lines, options.steps))
     if options.write:
-        write(options.page, table(lines, options.steps))
+        write_between(options.page, BEGIN, END, table(results.lines, options.steps))
 
 
 if __name__ == "__main__":

@@ -59,16 +59,31 @@ def test_without_its_time_tokens_a_history_keeps_its_ages(monkeypatch: pytest.Mo
 
 
 def test_a_line_that_was_cut_short_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark = load("objectives", monkeypatch)
+    module = load("results", monkeypatch)
     path = tmp_path / "results.jsonl"
-    benchmark.Results(path).add({"key": "a"})
+    module.Results(path).add({"key": "a"})
     with path.open("a", encoding="utf-8") as file:
         file.write('{"key": "b", "ru')
-    results = benchmark.Results(path)
+    results = module.Results(path)
     assert results.has("a")
     assert not results.has("b")
     results.add({"key": "b"})
     assert [json.loads(line)["key"] for line in path.read_text(encoding="utf-8").splitlines()] == ["a", "b"]
+
+
+def test_tables_go_between_the_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, page = load("results", monkeypatch), tmp_path / "page.md"
+    page.write_text("before\n<a>\nold\n<b>\nafter\n", encoding="utf-8")
+    for _ in range(2):
+        module.write_between(page, "<a>", "<b>", "new")
+        assert page.read_text(encoding="utf-8") == "before\n<a>\nnew\n<b>\nafter\n"
+
+
+@pytest.mark.slow
+def test_a_gap_token_can_be_read_and_no_time_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load("time_gap", monkeypatch)
+    assert benchmark.measure(benchmark.WAYS["token"], "modulo 3", 0, 200)["seen"] > 0.95
+    assert benchmark.measure(benchmark.WAYS["nothing"], "modulo 3", 0, 50)["seen"] < 0.4
 
 
 @pytest.mark.slow
