@@ -46,6 +46,10 @@ class PackedBatch:
         """The same batch on another device."""
         return PackedBatch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
 
+    def pinned(self) -> PackedBatch:
+        """The same batch in memory that an accelerator copies from by itself."""
+        return PackedBatch(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
+
     @property
     def tokens(self) -> int:
         """Real tokens, padding not counted."""

@@ -120,12 +120,12 @@ class Loader:
         return int(self.window_lengths.sum())
 
     def _plan_of(self, epoch: int) -> EpochPlan:
-        if self._plan is None or self._plan[0] != epoch:
-            plan = plan_epoch(
-                self.indices, self.window_lengths, tokens_per_batch=self.tokens_per_batch, seed=self.seed, epoch=epoch, packed=self.packed
-            )
-            self._plan = (epoch, plan)
-        return self._plan[1]
+        kept = self._plan  # looked at once: another thread may ask for another epoch meanwhile
+        if kept is not None and kept[0] == epoch:
+            return kept[1]
+        plan = plan_epoch(self.indices, self.window_lengths, tokens_per_batch=self.tokens_per_batch, seed=self.seed, epoch=epoch, packed=self.packed)
+        self._plan = (epoch, plan)
+        return plan
 
     def subjects(self, step: int) -> npt.NDArray[np.int64]:
         """Histories (indices into the store) that batch `step` is made of."""

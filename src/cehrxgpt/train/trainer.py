@@ -33,6 +33,7 @@ from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.train import checkpoint
+from cehrxgpt.train.ahead import Ahead
 from cehrxgpt.train.blocks import prepare_blocks, should_compile
 from cehrxgpt.train.config import TrainConfig
 from cehrxgpt.train.dealing import check_dealing, deal, sizes
@@ -113,6 +114,7 @@ class Trainer:
             pair_share=getattr(self.settings.get("contrastive"), "share", 0.0),
         )
         self.loader = make_loader(TRAIN)
+        self.ahead = Ahead(self.loader.batch, pinned=self.device.type == "cuda")
         # Small data may have no tuning split: the last weights are kept then.
         self.tuning = make_loader(TUNING) if len(store.indices(TUNING)) else None
         self.parameters = dict(self.module.named_parameters())
@@ -140,6 +142,7 @@ class Trainer:
         try:
             return self._run()
         finally:
+            self.ahead.close()
             self.journal.finish()
 
     def _run(self) -> TrainSummary:
@@ -231,7 +234,8 @@ class Trainer:
             group["lr"] = rate
         numbers = range(self.counters.step * self.config.accumulate, (self.counters.step + 1) * self.config.accumulate)
         mine = numbers[self.ranks.rank :: self.ranks.count]
-        batches = [self.loader.batch(number) for number in mine]
+        following = range(numbers.stop, numbers.stop + len(numbers))[self.ranks.rank :: self.ranks.count]
+        batches = [batch.to(self.device) for batch in self.ahead(mine, following)]
         counts = self._count_terms(batches)
         parts = self._gradients(mine, batches, counts)
         norm = float(clip_gradient(self.parameters.values(), self.config.clip))
@@ -287,7 +291,7 @@ class Trainer:
         """The micro-batch's share of the loss, and each objective's sum (detached)."""
         module: nn.Module = self.spread if torch.is_grad_enabled() else self.module
         with autocast(self.device, self.dtype):
-            return module(batch.to(self.device), counts)
+            return module(batch, counts)
 
     def _skip(self, what: str, batches: list[int]) -> None:
         """Write down which subjects' loss or gradient was not finite."""
@@ -321,7 +325,8 @@ class Trainer:
         names = list(self.weights)
         sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
         self.module.eval()
-        for number, batch, counted in deal(self.tuning.evaluation(self.config.evaluation_batches), self.ranks):
+        for number, made, counted in deal(self.tuning.evaluation(self.config.evaluation_batches), self.ranks):
+            batch = made.to(self.device)
             of_batch = {name: int(objective.count(batch)) for name, objective in self._by_name().items()}
             self._seed(number)
             _, parts = self._loss(batch, of_batch)
