@@ -142,29 +142,34 @@ def cut_history(events: pl.DataFrame, at: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The kept rows with `prediction_time` added, sorted by (prediction_time within subject) and then as an EventTable.
     """
-    joined = events.join(at.select("subject_id", pl.col("prediction_time").cast(pl.Datetime("us"))).unique(), on="subject_id", how="inner")
+    moments = at.select("subject_id", pl.col("prediction_time").cast(pl.Datetime("us"))).unique()
+    waiting = _emergencies(events, moments)
+    joined = events.drop("emergencies", strict=False).join(moments, on="subject_id", how="inner")
     known = joined.filter(pl.col("time").is_null() | (pl.col("available_time") <= pl.col("prediction_time")))
     known = known.filter(pl.col("code") != s.OBSERVATION_END)
-    if "emergencies" in joined.columns:
-        known = pl.concat([known.drop("emergencies"), *_emergencies(joined)], how="diagonal")
+    known = pl.concat([known, *waiting], how="diagonal", rechunk=False) if waiting else known
     known = known.with_columns(pl.when(pl.col("end_time") <= pl.col("prediction_time")).then(pl.col("end_time")).alias("end_time"))
     # What happened in a visit that is not known yet was in an emergency visit then, or stands by itself.
     is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX)
     opened = is_visit.any().over("subject_id", "prediction_time", "visit_id")
-    if "emergency_id" in known.columns:
-        known = known.with_columns(pl.when(opened).then("visit_id").otherwise("emergency_id").alias("visit_id")).drop("emergency_id")
-    known = known.with_columns(pl.when(opened).then("visit_id").alias("visit_id"))
-    known = known.with_columns(_intensive_care().alias("code"))
+    if waiting:
+        known = known.with_columns(pl.when(opened).then("visit_id").otherwise("emergency_id").alias("visit_id"))
+    known = known.with_columns(pl.when(opened).then("visit_id").alias("visit_id")).drop("emergency_id", strict=False)
+    if waiting or known.select((pl.col("visit_id").is_null() & pl.col("code").str.starts_with(s.ICU_PREFIX)).any()).item():
+        known = known.with_columns(_intensive_care().alias("code"))
     keys = ["subject_id", "prediction_time", "time", "_rank", "code", "numeric_value", "unit", "text_value", "visit_id"]
     return known.with_columns(rank_expression().alias("_rank")).sort(keys, nulls_last=False, maintain_order=True).drop("_rank")
 
 
-def _emergencies(joined: pl.DataFrame) -> list[pl.DataFrame]:
+def _emergencies(events: pl.DataFrame, moments: pl.DataFrame) -> list[pl.DataFrame]:
     """Rows of emergency visits, and of where they ended, whose admission is not known at the prediction time; no frame where there is none."""
-    became = joined.filter(pl.col("emergencies").is_not_null() & (pl.col("available_time") > pl.col("prediction_time")))
+    if "emergencies" not in events.columns:
+        return []
+    became = events.filter(pl.col("emergencies").is_not_null()).select("subject_id", "available_time", "emergencies", "origin")
+    became = became.join(moments, on="subject_id", how="inner").filter(pl.col("available_time") > pl.col("prediction_time"))
     if became.is_empty():
         return []
-    visits = became.select("subject_id", "prediction_time", "emergencies", "origin").explode("emergencies", empty_as_null=True).unnest("emergencies")
+    visits = became.drop("available_time").explode("emergencies", empty_as_null=True).unnest("emergencies")
     visits = visits.filter(pl.col("available_time") <= pl.col("prediction_time"))
     places = visits.filter(pl.col("discharge").is_not_null() & (pl.col("end_time") <= pl.col("prediction_time")))
     ended = pl.col("end_time")
