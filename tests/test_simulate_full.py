@@ -16,7 +16,7 @@ from cehrxgpt.events import EventDataset
 from cehrxgpt.report.quality.facts import gather
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.simulate import SimulateConfig, add_population, populations, simulate, true_risk, true_tasks
-from cehrxgpt.simulate.cdm import COLUMNS
+from cehrxgpt.simulate.cdm import COLUMNS, frame
 from cehrxgpt.simulate.draws import make_keys
 from cehrxgpt.simulate.lives import Lives, live
 from cehrxgpt.simulate.populations.full import ENTRIES, FULL, MEDICINES, build
@@ -574,3 +574,10 @@ def test_all_library_tasks_have_a_truth(folders: dict[str, Path]) -> None:
     from cehrxgpt.tasks import library_tasks
 
     assert sorted(true_tasks(folders["a"])) == sorted(library_tasks())
+
+
+def test_a_column_of_texts_that_are_all_missing_is_written() -> None:
+    """A part of the population may have no result with a unit of its own."""
+    written = frame("measurement", {"person_id": np.arange(2), "unit_source_value": np.array([None, None], dtype=object)})
+    assert written["unit_source_value"].to_list() == [None, None]
+    assert written.schema["unit_source_value"] == pl.String

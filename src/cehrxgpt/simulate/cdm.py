@@ -109,7 +109,9 @@ def _datetime(minutes: npt.NDArray[np.float64]) -> npt.NDArray[np.datetime64]:
 
 def frame(table: str, values: dict[str, Any]) -> pl.DataFrame:
     """A frame with all columns of the table; those not given are null."""
-    given = pl.DataFrame({name: value for name, value in values.items() if not isinstance(value, pl.Expr)})
+    # Texts that may be missing are Python objects: a column without any would otherwise have a type that nothing can be made of.
+    texts = {name: value.tolist() for name, value in values.items() if isinstance(value, np.ndarray) and value.dtype == object}
+    given = pl.DataFrame({name: value for name, value in (values | texts).items() if not isinstance(value, pl.Expr)})
     constants = [value.alias(name) for name, value in values.items() if isinstance(value, pl.Expr)]
     given = given.with_columns(constants)
     return given.select(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt.sources.instants import last_instant
 from cehrxgpt.synthesis import cdm
 from cehrxgpt.synthesis.account import Account
 from cehrxgpt.synthesis.columns import concept, dated, fill, mapped, source
@@ -34,6 +35,7 @@ def visit_occurrence(events: pl.DataFrame, account: Account) -> tuple[pl.DataFra
     visits = visits.join(final, on=["subject_id", "visit_id"], how="left", maintain_order="left")
     account.counts["changed/open_visit_closed_at_last_event"] += visits["end_time"].null_count()
     visits = visits.with_columns(pl.coalesce("end_time", "_last", "time").alias("end_time"))
+    visits = _until_billed(visits, events)
     visits = account.keys(visits, "visit_occurrence", "visit_occurrence_id")
     table = visits.select(
         "visit_occurrence_id",
@@ -51,6 +53,17 @@ def visit_occurrence(events: pl.DataFrame, account: Account) -> tuple[pl.DataFra
         "subject_id", "visit_id", "visit_occurrence_id", pl.col("end_time").alias("_visit_end")
     )
     return fill(table, "visit_occurrence"), index.unique(["subject_id", "visit_id"], maintain_order=True)
+
+
+def _until_billed(visits: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """A visit of one day whose diagnoses are known only on a later one was billed when it ended then: it is written with that end."""
+    waits = (pl.col("origin") == "condition_occurrence") & (pl.col("available_time") > last_instant(pl.col("time")))
+    key = ["subject_id", "visit_id"]
+    billed = events.filter(waits & pl.col("visit_id").is_not_null()).group_by(key).agg(pl.col("available_time").max().alias("_billed"))
+    visits = visits.join(billed, on=key, how="left", maintain_order="left")
+    of_a_day = pl.col("end_time") == last_instant(pl.col("time"))
+    end = pl.when(of_a_day).then(pl.max_horizontal("end_time", "_billed")).otherwise("end_time")
+    return visits.with_columns(end.alias("end_time")).drop("_billed")
 
 
 def visit_detail(events: pl.DataFrame, index: pl.DataFrame, account: Account) -> tuple[pl.DataFrame, pl.DataFrame]:
