@@ -303,7 +303,7 @@ def test_an_interrupted_run_goes_on(hospitals: Hospitals, tmp_path: Path, monkey
 
 def test_the_input_model_is_no_place_for_the_output(hospitals: Hospitals) -> None:
     before = sorted(path.name for path in hospitals.model.iterdir())
-    with pytest.raises(OutputExistsError, match="lies inside the model"):
+    with pytest.raises(OutputExistsError, match="lies inside the input"):
         cx.adapt(hospitals.model, hospitals.second, hospitals.model / "sub", config=replace(SMALL, steps=1))
     assert sorted(path.name for path in hospitals.model.iterdir()) == before
 

@@ -62,6 +62,9 @@ CASES = {
     ),
     "nothing to inspect": (["inspect", "{here}/nowhere"], "nowhere"),
     "no run": (["report", "{here}/empty"], "empty"),
+    "a page that is none": (["report", "{here}/empty", "--out", "{here}/empty/run.json", "--force"], ".html"),
+    "an output inside an input": (["discover", "{made}/model", "{made}/events", "--like", "1", "--out", "{made}/model/found"], "lies inside"),
+    "events inside their tables": (["ingest", "{made}/cdm", "--out", "{made}/cdm/events"], "lies inside"),
 }
 
 

@@ -131,8 +131,6 @@ class _Run:
         if resume and self._finished():
             return load_model(self.out)
         refuse_existing(self.out, force=force, inputs=[self.model.folder, self.events.root, *([] if self.old is None else [self.old.folder])])
-        if self.out.resolve().is_relative_to(self.model.folder.resolve()):
-            raise OutputExistsError(f"{self.out} lies inside the model {self.model.folder}, which stays as it is; give another --out")
         vocabulary = expand(self.model.vocabulary, self.events)
         ancestors = {code: parents for code, parents in self.events.codes.select("code", "parent_codes").iter_rows() if parents}
         grown = grow(self.model.decoder, self.model.vocabulary, vocabulary, ancestors=ancestors)

@@ -14,7 +14,7 @@ UNITS = {
 
 
 def unit_name(names: Mapping[str, str], unit: str | None) -> str:
-    """A unit for people: the concept's name where the data has one, a common symbol, else the text as it is; empty where unknown."""
+    """A unit for people: its common symbol, the concept's name where the data has one, else the text as it is; empty where unknown."""
     if not unit or unit == "0":
         return ""
-    return names.get(unit) or names.get(f"unit/{unit}") or UNITS.get(unit) or (f"unit {unit}" if unit.isdigit() else unit)
+    return UNITS.get(unit) or names.get(unit) or names.get(f"unit/{unit}") or (f"unit {unit}" if unit.isdigit() else unit)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
+from cehrxgpt.errors import ConfigError
 from cehrxgpt.stages.tables import interval, label_files, method_name, number, read_labels, read_table, silent, write_table
 
 if TYPE_CHECKING:
@@ -164,17 +165,27 @@ def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
 
 
 def _headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
+    from cehrxgpt.report.methods import telling
+
     figures: dict[str, Any] = {}
     rows = _rows_compared(metrics)
     for row in _auroc(metrics).iter_rows(named=True):
         entry = {name: _finite(row[column]) for name, column in (("auroc", "value"), ("lower", "lower"), ("upper", "upper"))}
+        if not telling(row["positives"], rows[row["task"], row["method"]]):
+            entry["too_few_outcomes"] = True
         entry |= {"rows": rows[row["task"], row["method"]], "subjects": row["subjects"], "positives": row["positives"]}
         figures.setdefault(row["task"], {})[row["method"]] = entry
     return figures
 
 
 def report(folder: Path, out: Path | None, *, patient: str = "auto", force: bool = False) -> dict[str, Any]:
-    """One self-contained HTML page of a run."""
+    """One self-contained HTML page of a run.
+
+    Raises:
+        ConfigError: `out` is no page's name: a file of the run itself may stand there.
+    """
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{out}: the report is a page; give --out a name that ends in .html")
     from cehrxgpt.report.page import report_with_figures
 
     page, figures = report_with_figures(folder, out, force, patient=patient)
