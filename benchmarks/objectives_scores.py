@@ -184,7 +184,7 @@ def probe_all(data: Data, vectors: np.ndarray, *, baselines: bool = False) -> pl
         labels = data.labels(task).with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
         given = as_embeddings(data.moments, vectors).join(labels.select(KEY), on=KEY, how="semi")
         known = labels.filter(pl.col("subject_id") < TEST_IDS)["boolean_value"].sum()
-        least = POSITIVES if known >= 2 * POSITIVES else ProbeConfig().min_positives
+        least = ProbeConfig().min_positives if baselines or known < 2 * POSITIVES else POSITIVES  # the trees stop early by tuning labels
         config = ProbeConfig(baselines=baselines, few_shot=(), replicates=0, min_positives=least)
         result = probe(given, labels, data.events, config=config)
         parts.append(result.predictions.filter((pl.col("method") == PROBE) != baselines))
