@@ -346,7 +346,10 @@ def write_tables(page: Path, lines: Sequence[dict[str, Any]], names: Mapping[str
     newest = {(line["run"], line["seed"]): line for line in lines if line["tokens"] == tokens}
     found = {name: [newest[key] for key in sorted(newest) if key[0] == name] for name in names}
     screen = {name: [line for line in every if line["seed"] == 0] for name, every in found.items()}
-    parts = [Report(some, names, data, out).text("Screening, one seed")] if (some := {name: one for name, one in screen.items() if one}) else []
+    some = {name: one for name, one in screen.items() if one}
+    parts = [Report(some, names, data, out).text("Screening, one seed")] if some else []
+    if 0 < len(some) < len(names):
+        parts.append("Runs that are not done yet, and so not in the tables: " + ", ".join(f"`{name}`" for name in names if name not in some) + ".")
     if finalists := {name: every for name, every in found.items() if len(every) > 1}:
         parts.append(Report(finalists, names, data, out).text("Finalists, means over seeds"))
     write_between(page, BEGIN, END, "\n\n".join(parts))

@@ -64,7 +64,7 @@ CASES = {
     "no run": (["report", "{here}/empty"], "empty"),
     "a page that is none": (["report", "{here}/empty", "--out", "{here}/empty/run.json", "--force"], ".html"),
     "an output inside an input": (["discover", "{made}/model", "{made}/events", "--like", "1", "--out", "{made}/model/found"], "lies inside"),
-    "events inside their tables": (["ingest", "{made}/cdm", "--out", "{made}/cdm/events"], "lies inside"),
+    "tokens inside their events": (["tokenize", "{made}/events", "--out", "{made}/events/timeline"], "lies inside"),
 }
 
 

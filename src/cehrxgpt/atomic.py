@@ -17,9 +17,9 @@ from typing import Any
 from cehrxgpt.errors import OutputExistsError, StorageError
 
 
-def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = (), closed: bool = True) -> None:
     """Raise `OutputExistsError` if `out` is there and `force` is not given, if one of the inputs is, or lies in, what it would replace, or if it
-    would stand inside an input, which stays as it is."""
+    would stand inside an input that is `closed`: a folder of our own making, which stays as it is."""
     if out.is_symlink() and not out.is_file():
         raise OutputExistsError(f"{out} is a symbolic link, which cannot be replaced by a folder; give the folder it points to, or another --out")
     if out.exists() and not force:
@@ -27,7 +27,7 @@ def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = ()) -> N
     for given in inputs:
         if given.exists() and given.resolve().is_relative_to(out.resolve()):
             raise OutputExistsError(f"{out}: the input {given} lies inside the output, which would replace it; give another --out")
-        if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
+        if closed and given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise OutputExistsError(f"{out} lies inside the input {given}, which stays as it is; give another --out")
 
 

@@ -97,7 +97,7 @@ def ingest(
     config = config or IngestConfig()
     place = parse_url(str(source)) if is_url(source) else Path(source)
     out = Path(out)
-    refuse_existing(out, force=force, inputs=[place] if isinstance(place, Path) else [])
+    refuse_existing(out, force=force, inputs=[place] if isinstance(place, Path) else [], closed=False)
     if isinstance(place, Path):
         _refuse_absent(place)
     with without_ibis_warnings(), atomic_path(out, force=force, folder=True) as partial:
