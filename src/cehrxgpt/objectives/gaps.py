@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cehrxgpt.objectives.base import Objective
 from cehrxgpt.store.batch import IGNORE, PackedBatch
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS
@@ -70,3 +71,24 @@ def find_gaps(batch: PackedBatch, kind_V: Tensor, amount_V: Tensor) -> Gaps:
     days = torch.where(watched >= 0, watched + 1, torch.where(kind == Kind.LONG_GAP, LONG_GAP_DAYS, days))
     exact = (watched < 0) & ((kind == Kind.DAY_GAP) | ((kind == Kind.YEAR_GAP) & has_rest))
     return Gaps(place, days, ~exact)
+
+
+class GapObjective(Objective):
+    """An objective whose terms are the gaps of a batch, seen and censored.
+
+    Args:
+        vocabulary: for its gap tokens.
+    """
+
+    kind: Tensor
+    amount: Tensor
+
+    def __init__(self, vocabulary: Vocabulary):
+        super().__init__()
+        kind, amount = gap_tables(vocabulary)
+        self.register_buffer("kind", kind, persistent=False)
+        self.register_buffer("amount", amount, persistent=False)
+
+    def count(self, batch: PackedBatch) -> Tensor:
+        """Gaps, seen and censored."""
+        return starts_gap(batch, self.kind).sum()

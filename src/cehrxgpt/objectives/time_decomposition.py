@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives.base import Objective, wide
-from cehrxgpt.objectives.gaps import find_gaps, gap_tables, starts_gap
+from cehrxgpt.objectives.base import wide
+from cehrxgpt.objectives.gaps import GapObjective, find_gaps
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS
@@ -44,7 +44,7 @@ def log_at_least(logp_NC: Tensor, least_N: Tensor) -> Tensor:
     return logp_NC.masked_fill(below, NEVER).logsumexp(-1)
 
 
-class TimeDecomposition(Objective):
+class TimeDecomposition(GapObjective):
     """See the module.
 
     Args:
@@ -53,15 +53,10 @@ class TimeDecomposition(Objective):
     """
 
     name: ClassVar[str] = "time_decomposition"
-    kind: Tensor
-    amount: Tensor
 
     def __init__(self, vocabulary: Vocabulary, width: int):
-        super().__init__()
-        kind, amount = gap_tables(vocabulary)
-        self.register_buffer("kind", kind, persistent=False)
-        self.register_buffer("amount", amount, persistent=False)
-        longest = amount[kind == Kind.YEAR_GAP]
+        super().__init__(vocabulary)
+        longest = self.amount[self.kind == Kind.YEAR_GAP]
         # One class more than years that are said: whatever lasts longer. The last years' months and days mean nothing there, and cost little.
         self.sizes = (max(int(longest.max()) if len(longest) else 0, LONG_GAP_DAYS // DAYS_PER_YEAR) + 2, MONTHS, DAYS_PER_MONTH)
         self.heads = nn.Linear(width, sum(self.sizes))
@@ -72,10 +67,6 @@ class TimeDecomposition(Objective):
     def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> TimeDecomposition:
         """See `Objective.build`."""
         return cls(vocabulary, shape.width)
-
-    def count(self, batch: PackedBatch) -> Tensor:
-        """Gaps, seen and censored."""
-        return starts_gap(batch, self.kind).sum()
 
     def log_probabilities(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log P of years, months and days, float32 [N, classes] each."""

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives.base import Objective, wide
+from cehrxgpt.objectives.base import wide
 from cehrxgpt.objectives.gamma import log_interval
-from cehrxgpt.objectives.gaps import find_gaps, gap_tables, starts_gap
+from cehrxgpt.objectives.gaps import GapObjective, find_gaps
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -35,7 +35,7 @@ def _between(x: Tensor, bounds: tuple[float, float]) -> Tensor:
     return low + (high - low) * torch.sigmoid(x)
 
 
-class TimeToVisit(Objective):
+class TimeToVisit(GapObjective):
     """See the module.
 
     Args:
@@ -44,14 +44,9 @@ class TimeToVisit(Objective):
     """
 
     name: ClassVar[str] = "time_to_visit"
-    kind: Tensor
-    amount: Tensor
 
     def __init__(self, vocabulary: Vocabulary, width: int):
-        super().__init__()
-        kind, amount = gap_tables(vocabulary)
-        self.register_buffer("kind", kind, persistent=False)
-        self.register_buffer("amount", amount, persistent=False)
+        super().__init__(vocabulary)
         self.head = nn.Linear(width, 2)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -60,10 +55,6 @@ class TimeToVisit(Objective):
     def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> TimeToVisit:
         """See `Objective.build`."""
         return cls(vocabulary, shape.width)
-
-    def count(self, batch: PackedBatch) -> Tensor:
-        """Gaps, seen and censored."""
-        return starts_gap(batch, self.kind).sum()
 
     def parameters_of(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
         """log k and log rate (per day), float32 [N] each."""
