@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cehrxgpt.errors import InputError
-from cehrxgpt.forecast.estimators import monte_carlo
+from cehrxgpt.forecast import estimators
+from cehrxgpt.forecast.estimators import Evidence, curves, estimate
+
+
+def monte_carlo(outcome, unfinished, end_minutes, *, died=None, close_minutes=None):
+    """The risk by Monte Carlo."""
+    return estimate(estimators.monte_carlo(outcome, unfinished, end_minutes, died=died), close_minutes=close_minutes)
 
 
 def aalen_johansen(outcome: np.ndarray, unfinished: np.ndarray, end: np.ndarray) -> float:
@@ -83,3 +89,57 @@ def test_equals_the_textbook_estimator(data: st.DataObject, samples: int) -> Non
                 assert risk.probability[row] == pytest.approx(expected)
             else:
                 assert risk.probability[row] >= expected - 1e-12
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data(), st.integers(1, 8))
+def test_the_curve_ends_at_the_estimate_and_is_the_aalen_johansen_curve(data: st.DataObject, samples: int) -> None:
+    outcome = data.draw(hnp.arrays(bool, (2, samples)))
+    end = data.draw(hnp.arrays(np.int64, (2, samples), elements=st.integers(1, 5)))
+    died = data.draw(hnp.arrays(bool, (2, samples))) & ~outcome
+    evidence = estimators.monte_carlo(outcome, np.zeros_like(outcome), end, died=died)
+    found = curves(evidence, np.arange(1, 6))
+    assert found.incidence[:, -1] == pytest.approx(estimate(evidence).probability)
+    for row in range(2):
+        for day in range(1, 6):
+            assert found.incidence[row, day - 1] == pytest.approx((outcome[row] & (end[row] <= day)).mean())
+            assert found.death[row, day - 1] == pytest.approx((died[row] & (end[row] <= day)).mean())
+    assert (np.diff(found.incidence, axis=1) >= 0).all()
+    assert (found.incidence + found.death <= 1 + 1e-12).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data(), st.integers(1, 6), st.integers(1, 6))
+def test_more_futures_are_as_if_drawn_at_once(data: st.DataObject, first: int, second: int) -> None:
+    def drawn(samples: int) -> Evidence:
+        outcome = data.draw(hnp.arrays(bool, (3, samples)))
+        unfinished = data.draw(hnp.arrays(bool, (3, samples)))
+        return estimators.monte_carlo(outcome, unfinished, data.draw(hnp.arrays(np.int64, (3, samples), elements=st.integers(0, 5))))
+
+    parts = [drawn(first), drawn(second)]
+    whole = [np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("outcome", "unfinished", "end_minutes")]
+    for rows in (np.arange(3), np.array([2, 0])):
+        grown, once = parts[0].take(rows).beside(parts[1].take(rows)), estimators.monte_carlo(*(values[rows] for values in whole))
+        assert estimate(grown).probability == pytest.approx(estimate(once).probability)
+        assert curves(grown, np.array([2, 5])).incidence == pytest.approx(curves(once, np.array([2, 5])).incidence)
+
+
+def test_sums_of_chances_are_averaged_and_their_spread_is_the_error() -> None:
+    """Two futures of one prediction time, by hand: 0.1 + 0.3 and 0.2; the unfinished one could still have had all of 1."""
+    shape = (1, 2)
+    nothing = np.zeros(shape, bool)
+    evidence = Evidence(
+        future=np.array([0, 0, 1]),
+        minutes=np.array([10, 20, 15]),
+        amount=np.array([0.1, 0.3, 0.2]),
+        outcome=nothing,
+        unfinished=nothing,
+        died=nothing,
+        end_minutes=np.full(shape, 100),
+        conditional=True,
+        most=np.ones(shape),
+    )
+    risk = estimate(evidence)
+    assert (risk.probability[0], risk.std_error[0]) == (pytest.approx(0.3), pytest.approx(0.1))
+    assert risk.lower_bound[0] == risk.upper_bound[0] == pytest.approx(0.3)
+    assert curves(evidence, np.array([12, 18, 100])).incidence[0] == pytest.approx([0.05, 0.15, 0.3])

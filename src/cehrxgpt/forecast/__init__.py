@@ -6,17 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cehrxgpt.forecast.estimators import monte_carlo
-    from cehrxgpt.forecast.risk import Forecast, ForecastConfig, forecast
+    from cehrxgpt.forecast.config import ForecastConfig
+    from cehrxgpt.forecast.journal import Journal
+    from cehrxgpt.forecast.risk import Forecast, forecast
 
 _PUBLIC = {
     "Forecast": "cehrxgpt.forecast.risk",
-    "ForecastConfig": "cehrxgpt.forecast.risk",
+    "ForecastConfig": "cehrxgpt.forecast.config",
+    "Journal": "cehrxgpt.forecast.journal",
     "forecast": "cehrxgpt.forecast.risk",
-    "monte_carlo": "cehrxgpt.forecast.estimators",
 }
 
-__all__ = ["Forecast", "ForecastConfig", "forecast", "monte_carlo"]
+__all__ = ["Forecast", "ForecastConfig", "Journal", "forecast"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,24 @@
-"""From sampled futures to a risk: Monte Carlo with honest denominators. NumPy only.
+"""From sampled futures to risks, three ways, with honest denominators. NumPy only.
 
-Of the `n` futures of one prediction time, some had the outcome, some reached an end without it (the horizon, death), and some ran
-out of tokens before either: *unfinished*. An unfinished future is neither dropped (that divides by too few, and is biased upward) nor
-a negative (biased downward). The point estimate is Aalen-Johansen on simulated time: each future starts with mass 1/n, and the mass of
-an unfinished one goes in equal parts to the futures that were still running when it stopped (redistribution to the right).
-What is left when none was still running goes on at the average rate of all futures of that prediction time: with k outcomes and d
-deaths in T days of simulated window and r days of it to go, at (k + 1/2) / (T + r) and d / (T + r) a day. Where the window has no known
-close (a stay), it takes the Jeffreys mean of the decided futures, (k + 1/2) / (m + 1).
+Each of the `n` futures of one prediction time says something about the risk, bit by bit along its way: *increments*, numbers that it
+adds to the risk at times of its own. The risk is the mean over futures of their sums, and the cumulative incidence at t the mean of the
+sums until t. With p the probability of the outcome just before a token is drawn (arXiv 2602.03730 for the last two):
+
+    Monte Carlo   1 at the first outcome; nothing else.
+    SCOPE         p at every draw until the first outcome: what chance the outcome had, whether or not it was drawn. The mean of
+                  a sum, which in one future, and in the mean of few, can exceed 1.
+    REACH         the outcome is masked, and futures are drawn without it; p times what is left of 1 after the earlier draws. It sums to
+                  1 - prod(1 - p).
+
+All three are unbiased for the model's own risk. `increments.py` reads them off a pool of futures.
+
+**Unfinished futures** ran out of tokens before the window closed, without the outcome. Such a one is neither dropped (that divides by too
+few, and is biased upward) nor a negative (biased downward). The point estimate is Aalen-Johansen on simulated time: each future starts
+with mass 1/n, and the mass of an unfinished one goes in equal parts to the futures that were still running when it stopped
+(redistribution to the right), so that their later increments count for more. What is left when none was still running goes on at the
+average rate of all futures of that prediction time: with k outcomes and d deaths in T days of simulated window and r days of it to
+go, at (k + 1/2) / (T + r) and d / (T + r) a day. Where the window has no known close (a stay), it takes the Jeffreys mean of the decided
+futures, (k + 1/2) / (m + 1).
 
 Running out of tokens is informative (sicker patients use more tokens), so with unfinished futures no unbiasedness is claimed: the
 bounds say what the risk would be if none, or all, of them had the outcome. The estimate always lies between them.
@@ -22,28 +34,110 @@ import numpy.typing as npt
 from cehrxgpt.errors import InputError
 
 Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What P prediction times with n futures each say about one task.
+
+    Attributes:
+        future: int64[I], row of each increment in the flattened futures (prediction time * n + sample).
+        minutes: int64[I], its time from the prediction time.
+        amount: float64[I].
+        outcome: bool[P, n]; the outcome was seen within the window.
+        unfinished: bool[P, n]; the answer is not known: the budget ended before the window did, without the outcome. An entry that has
+            the outcome is not unfinished, whatever is said here.
+        died: bool[P, n]; ended by death, or another competing event, without the outcome.
+        end_minutes: int64[P, n], from the prediction time: the outcome's time, death, the window's close, or where the budget ran out.
+        conditional: increments are probabilities (SCOPE, REACH) and not outcomes (Monte Carlo).
+        most: float64[P, n]; what the increments to come of an unfinished future can add at most, in the mean.
+    """
+
+    future: Int
+    minutes: Int
+    amount: Float
+    outcome: Bool
+    unfinished: Bool
+    died: Bool
+    end_minutes: Int
+    conditional: bool
+    most: Float
+
+    def __post_init__(self) -> None:
+        shapes = {self.outcome.shape, self.unfinished.shape, self.died.shape, self.end_minutes.shape}
+        if len(shapes) > 1 or self.outcome.ndim != 2 or self.outcome.shape[1] == 0:
+            raise InputError(f"futures: expected arrays of one shape [rows, samples >= 1], found {', '.join(map(str, sorted(shapes)))}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, n)."""
+        return self.outcome.shape
+
+    def take(self, rows: Int) -> Evidence:
+        """Of these prediction times."""
+        place = np.full(self.shape[0], -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        at, sample = np.divmod(self.future, self.shape[1])
+        kept = place[at] >= 0
+        wide = {name: getattr(self, name)[rows] for name in ("outcome", "unfinished", "died", "end_minutes", "most")}
+        future = place[at[kept]] * self.shape[1] + sample[kept]
+        return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], conditional=self.conditional, **wide)
+
+    def beside(self, other: Evidence) -> Evidence:
+        """With further futures of the same prediction times."""
+        total = self.shape[1] + other.shape[1]
+        futures = []
+        for part, before in ((self, 0), (other, self.shape[1])):
+            at, sample = np.divmod(part.future, part.shape[1])
+            futures.append(at * total + before + sample)
+        wide = {name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1) for name in ("outcome", "unfinished", "died", "end_minutes", "most")}
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("minutes", "amount")}
+        return Evidence(future=np.concatenate(futures), conditional=self.conditional, **both, **wide)
+
+
+@dataclass(frozen=True)
 class Risk:
-    """One entry per prediction time, float64[R]."""
+    """One entry per prediction time, float64[P].
+
+    Attributes:
+        probability, std_error: NaN error where it cannot be told from one future.
+        completion: share of futures whose answer is known.
+        lower_bound, upper_bound: see the module's docstring.
+    """
 
     probability: Float
     std_error: Float
-    completion: Float  # share of futures whose answer is known
+    completion: Float
     lower_bound: Float
     upper_bound: Float
 
 
+def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: Int, *, died: Bool | None = None) -> Evidence:
+    """The evidence of Monte Carlo; arguments as in `Evidence`, all [P, n]."""
+    found = np.flatnonzero(outcome)
+    return Evidence(
+        future=found,
+        minutes=end_minutes.ravel()[found],
+        amount=np.ones(len(found)),
+        outcome=outcome,
+        unfinished=unfinished & ~outcome if outcome.shape == unfinished.shape else unfinished,
+        died=np.zeros_like(outcome) if died is None else died,
+        end_minutes=end_minutes,
+        conditional=False,
+        most=np.ones(outcome.shape),
+    )
+
+
 def jeffreys_std_error(probability: Float, decided: Float) -> Float:
-    """Standard deviation of Beta(p m + 1/2, (1 - p) m + 1/2), [R]: never 0, also where all futures agree."""
+    """Standard deviation of Beta(p m + 1/2, (1 - p) m + 1/2), [P]: never 0, also where all futures agree."""
     a, b = probability * decided + 0.5, (1 - probability) * decided + 0.5
     return np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
 
 
 def _rest(found: Float, decided: Float, died: Float, exposure: Float, remaining: Float | None) -> Float:
-    """Risk of what is left over, [R]; `exposure` and `remaining` in minutes of the window."""
+    """Risk of what is left over, [P]; `exposure` and `remaining` in minutes of the window."""
     if remaining is None:
         return (found + 0.5) / (decided + 1)
     time = np.maximum(exposure + remaining, 1)
@@ -52,46 +146,92 @@ def _rest(found: Float, decided: Float, died: Float, exposure: Float, remaining:
     return outcome_rate / either * -np.expm1(-either * remaining)
 
 
-def monte_carlo(
-    outcome: Bool,
-    unfinished: Bool,
-    end_minutes: npt.NDArray[np.int64],
-    *,
-    died: Bool | None = None,
-    open_minutes: int = 0,
-    close_minutes: int | None = None,
-) -> Risk:
-    """The risk of R prediction times from n futures each.
+class _Masses:
+    """How much each future counts, times n, as time goes on: more, once others have stopped unfinished while it was still running."""
 
-    Args:
-        outcome: bool[R, n]; the outcome was seen within the window.
-        unfinished: bool[R, n]; the answer is not known: the budget ended before the window did, without the outcome. An entry
-            that has the outcome is not unfinished, whatever is said here.
-        end_minutes: int64[R, n], from the prediction time: the outcome's time, death, the window's close, or where the budget ran out.
-        died: bool[R, n]; ended by death without the outcome. None: nobody.
-        open_minutes, close_minutes: of the window, from the prediction time; None: the close is not known.
+    def __init__(self, evidence: Evidence):
+        rows, samples = evidence.shape
+        # At equal times the decided stand before the unfinished, as deaths do before censorings in Kaplan-Meier.
+        order = np.lexsort((evidence.unfinished, evidence.end_minutes), axis=1)
+        unfinished = np.take_along_axis(evidence.unfinished, order, 1)
+        running = samples - 1 - np.arange(samples)
+        factor = np.where(unfinished & (running > 0), 1 + 1 / np.maximum(running, 1), 1.0)
+        self.mass = np.cumprod(factor, axis=1)
+        self.left_over = np.where(unfinished[:, -1], self.mass[:, -1], 0.0) / samples  # none was running when the last one stopped
+        self.stops = np.flatnonzero(unfinished)
+        ends = np.take_along_axis(evidence.end_minutes, order, 1)
+        self.span = int(ends.max(initial=0)) + 2
+        self.keys = (np.arange(rows)[:, None] * self.span + ends).ravel()[self.stops]
+        self.samples = samples
 
-    Raises:
-        InputError: shapes differ, or there is not one future.
-    """
-    if outcome.ndim != 2 or outcome.shape != unfinished.shape or outcome.shape != end_minutes.shape or outcome.shape[1] == 0:
-        shapes = f"{outcome.shape}, {unfinished.shape}, {end_minutes.shape}"
-        raise InputError(f"futures: expected three arrays of one shape [rows, samples >= 1], found {shapes}")
-    unfinished = unfinished & ~outcome
-    samples = outcome.shape[1]
-    # At equal times the decided stand before the unfinished, as deaths do before censorings in Kaplan-Meier.
-    order = np.lexsort((unfinished, end_minutes), axis=1)
-    outcome_sorted, unfinished_sorted = np.take_along_axis(outcome, order, 1), np.take_along_axis(unfinished, order, 1)
-    still_running = samples - 1 - np.arange(samples)
-    spread = np.where(unfinished_sorted & (still_running > 0), 1 + 1 / np.maximum(still_running, 1), 1.0)
-    mass = np.cumprod(np.concatenate([np.full((len(outcome), 1), 1 / samples), spread[:, :-1]], axis=1), axis=1)
-    found, undecided = outcome.sum(1).astype(np.float64), unfinished.sum(1).astype(np.float64)
+    def at(self, row: Int, minutes: Int) -> Float:
+        """Of a future of these prediction times that is still running then."""
+        if not len(self.stops):
+            return np.ones(len(row))
+        last = np.searchsorted(self.keys, row * self.span + np.minimum(minutes, self.span - 1), side="left") - 1
+        stop = self.stops[np.maximum(last, 0)]
+        mine = (last >= 0) & (stop // self.samples == row)
+        return np.where(mine, self.mass.ravel()[stop], 1.0)
+
+
+def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | None = None) -> Risk:
+    """The risk of every prediction time; the window's open and close in minutes from it (None: the close is not known)."""
+    rows, samples = evidence.shape
+    masses, row = _Masses(evidence), evidence.future // samples
+    weighted = np.bincount(evidence.future, evidence.amount * masses.at(row, evidence.minutes), minlength=rows * samples).reshape(rows, samples)
+    plain = np.bincount(evidence.future, evidence.amount, minlength=rows * samples).reshape(rows, samples)
+    undecided = evidence.unfinished.sum(1).astype(np.float64)
     decided = samples - undecided
-    deaths = np.zeros(len(outcome)) if died is None else (died & ~outcome).sum(1).astype(np.float64)
-    exposure = np.maximum(end_minutes - open_minutes, 0).sum(1).astype(np.float64)
-    remaining = None if close_minutes is None else np.maximum(close_minutes - np.maximum(end_minutes.max(1), open_minutes), 0).astype(np.float64)
-    left_over = np.where(unfinished_sorted[:, -1], mass[:, -1], 0.0)
-    probability = np.where(outcome_sorted, mass, 0.0).sum(1) + left_over * _rest(found, decided, deaths, exposure, remaining)
-    lower, upper = found / samples, (found + undecided) / samples
+    found = plain.sum(1)
+    deaths = (evidence.died & ~evidence.outcome).sum(1).astype(np.float64)
+    exposure = np.maximum(evidence.end_minutes - open_minutes, 0).sum(1).astype(np.float64)
+    last = np.maximum(evidence.end_minutes.max(1), open_minutes)
+    remaining = None if close_minutes is None else np.maximum(close_minutes - last, 0).astype(np.float64)
+    probability = weighted.sum(1) / samples + masses.left_over * _rest(found, decided, deaths, exposure, remaining)
+    lower = np.minimum(found / samples, 1.0)
+    upper = np.minimum((found + (evidence.unfinished * evidence.most).sum(1)) / samples, 1.0)
     probability = np.clip(probability, lower, upper)
-    return Risk(probability, jeffreys_std_error(probability, decided), decided / samples, lower, upper)
+    error = _mean_error(weighted) if evidence.conditional else jeffreys_std_error(probability, decided)
+    return Risk(probability, error, decided / samples, lower, upper)
+
+
+def _mean_error(values: Float) -> Float:
+    """Standard error of the mean along the last axis; NaN where there is one value."""
+    count = values.shape[-1]
+    return values.std(axis=-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(values.shape[:-1], np.nan)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Cumulative incidence on a grid of G times: float64[P, G] each.
+
+    Attributes:
+        incidence, std_error: of the outcome, death competing.
+        death: share that died, or met another competing event, before it.
+    """
+
+    incidence: Float
+    std_error: Float
+    death: Float
+
+
+def curves(evidence: Evidence, grid_minutes: Int) -> Curves:
+    """How the risk builds up; at the window's close it is the estimate but for what unfinished futures leave over."""
+    rows, samples = evidence.shape
+    masses, grid = _Masses(evidence), len(grid_minutes)
+    row = evidence.future // samples
+    place = np.searchsorted(grid_minutes, evidence.minutes, side="left")
+    amount, inside = evidence.amount * masses.at(row, evidence.minutes), place < grid
+    flat = np.bincount(evidence.future[inside] * grid + place[inside], amount[inside], minlength=rows * samples * grid)
+    by_future = flat.reshape(rows, samples, grid).cumsum(axis=2)
+    incidence = np.minimum(by_future.mean(axis=1), 1.0)
+    if evidence.conditional:
+        error = _mean_error(by_future.swapaxes(1, 2))
+    else:
+        error = jeffreys_std_error(incidence, np.broadcast_to((samples - evidence.unfinished.sum(1)).astype(np.float64)[:, None], incidence.shape))
+    dead = np.flatnonzero(evidence.died & ~evidence.outcome)
+    when = evidence.end_minutes.ravel()[dead]
+    place = np.searchsorted(grid_minutes, when, side="left")
+    at, inside = dead // samples, place < grid
+    deaths = np.bincount(at[inside] * grid + place[inside], masses.at(at, when)[inside], minlength=rows * grid).reshape(rows, grid).cumsum(axis=1)
+    return Curves(incidence, error, deaths / samples)

@@ -15,6 +15,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.model.transformer import Decoder
+from cehrxgpt.rollout.dates import Dates
 from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.rollout.windows import rollout_through_windows
@@ -149,11 +150,15 @@ def draw_pool(
     max_new_tokens: int,
     batch_rows: int,
     stop_tokens: npt.NDArray[np.bool_] | None,
+    first_sample: int = 0,
+    masked_tokens: npt.NDArray[np.bool_] | None = None,
+    dates: Dates | None = None,
+    watched: npt.NDArray[np.bool_] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pool:
     """Draw `samples` futures of every case, each to its horizon (minutes from the prediction time), and decode them.
 
-    Numbers are the medians of their bins, so that a future is the same whichever others are in the pool.
+    Further arguments as in `rollout`. Numbers are the medians of their bins, so that a future is the same whichever others are in the pool.
     """
     prompts = [
         Prompt(
@@ -176,6 +181,10 @@ def draw_pool(
         max_new_tokens=max_new_tokens,
         batch_rows=batch_rows,
         stop_tokens=stop_tokens,
+        first_sample=first_sample,
+        masked_tokens=masked_tokens,
+        dates=dates,
+        watched=watched,
         progress=progress,
     )
     of = rollouts.prompt_index

@@ -1,9 +1,9 @@
 """Zero-shot risk: simulate each patient's future many times and look for the outcome with the labeler's own function.
 
-One pool of futures is drawn per prediction time and shared by all tasks that ask about it. Each future starts from the last available
-event, conditioned on nothing having happened since, and runs to the longest horizon asked for, to death, or until its token budget is
-used up; only where a single task asks may it stop at the outcome. `estimators` turns what was found into risks, and keeps futures that ran
-out of budget in the denominator.
+One pool of futures is drawn per prediction time and shared by all tasks that ask about it; with REACH each task has a pool of its own, in
+which its outcome is masked. Each future starts from the last available event, conditioned on nothing having happened since, and runs to
+the longest horizon asked for, to death, or until its token budget is used up; only where a single task asks may it stop at the outcome.
+`increments` and `estimators` turn what was found into risks, and keep futures that ran out of budget in the denominator.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,58 +23,31 @@ import torch
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
-from cehrxgpt.forecast.estimators import monte_carlo
+from cehrxgpt.forecast.config import METHODS, ForecastConfig
+from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
-from cehrxgpt.tasks import Task, attach_stay, load_task, outcome_in_window, outcome_tokens, resolve
-from cehrxgpt.tasks.outcome import concept_events
+from cehrxgpt.forecast.increments import expected, observed, whole_dates
+from cehrxgpt.forecast.journal import Found, Journal
+from cehrxgpt.forecast.rows import KEY, asked_rows, refusals
+from cehrxgpt.forecast.verdict import judge
+from cehrxgpt.tasks import Task, load_task, outcome_tokens, resolve
 from cehrxgpt.tasks.tokens import HasCodes
-from cehrxgpt.timeline.moments import NO_SUBJECT, Moments, check_moments, encode_moments
-from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
+from cehrxgpt.timeline.moments import NO_SUBJECT, Moments, encode_moments
+from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
 
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
 
-METHOD = "monte_carlo"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForecastConfig:
-    """How futures are drawn.
-
-    Attributes:
-        samples: futures per prediction time.
-        seed: futures are a function of it, of subject, prediction time and sample number.
-        max_new_tokens: budget of one future. At least half of the model's context is kept for the history all the same.
-        batch_rows: futures written side by side.
-        moments: prediction times per pool; bounds the memory that decoded futures take.
-        dtype: precision to compute in; None = the model's own.
-        max_unknown_share: a history with a larger share of events outside the vocabulary is refused.
-        stop_at_outcome: where one task alone asks about a prediction time and its outcome is a set of tokens.
-        stay_days: how long futures run for tasks whose window ends with the stay.
-        trajectories: keep the futures as events (memory grows with rows x samples).
-    """
-
-    samples: int = 16
-    seed: int = 0
-    max_new_tokens: int = 256
-    batch_rows: int = 256
-    moments: int = 128
-    dtype: Literal["float32", "float64", "bfloat16"] | None = None
-    max_unknown_share: float = 0.5
-    stop_at_outcome: bool = True
-    stay_days: int = 90
-    trajectories: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "max_new_tokens", "batch_rows", "moments", "stay_days"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.dtype is not None and self.dtype not in _DTYPES:
-            raise ValueError(f"dtype is '{self.dtype}'; valid: {', '.join(_DTYPES)}")
-        if not 0 <= self.max_unknown_share <= 1:
-            raise ValueError(f"max_unknown_share is {self.max_unknown_share}; it must lie between 0 and 1")
+_NUMBERS = {
+    "predicted_boolean_probability": pl.Float64,
+    "std_error": pl.Float64,
+    "num_samples": pl.Int32,
+    "completion": pl.Float64,
+    "lower_bound": pl.Float64,
+    "upper_bound": pl.Float64,
+    "method": pl.String,
+}
 
 
 @dataclass(frozen=True)
@@ -83,45 +56,17 @@ class Forecast:
 
     Attributes:
         predictions: PREDICTION_SCHEMA, one row per (row of `at`, task).
-        samples: SAMPLE_SCHEMA, one row per future.
+        samples: SAMPLE_SCHEMA, one row per future; REACH's, from which the outcome is taken out, are not the model's futures and are left out.
         trajectories: TRAJECTORY_SCHEMA, where it was asked for.
+        curves: CURVE_SCHEMA, where it was asked for: tasks with a window of fixed length.
         summary: counts, plain JSON.
     """
 
     predictions: pl.DataFrame
     samples: pl.DataFrame
     trajectories: pl.DataFrame | None
+    curves: pl.DataFrame | None
     summary: dict[str, Any]
-
-
-@dataclass
-class _State:
-    """What is collected while pools are drawn. `risk[(task, moment)]` = probability, error, completion, lower, upper."""
-
-    risk: dict[tuple[str, int], tuple[float, ...]] = field(default_factory=dict)
-    note: dict[tuple[str, int], str] = field(default_factory=dict)
-    samples: list[pl.DataFrame] = field(default_factory=list)
-    trajectories: list[pl.DataFrame] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    futures: int = 0
-
-
-def _rows(at: pl.DataFrame, tasks: Sequence[Task]) -> pl.DataFrame:
-    """`task`, `subject_id`, `prediction_time`, `boolean_value` of every prediction to make, in order."""
-    keys = check_moments(at, where="rows to forecast")
-    label = pl.Series("boolean_value", at["boolean_value"] if "boolean_value" in at.columns else [None] * at.height, dtype=pl.Boolean)
-    keys = keys.with_columns(label)
-    names = [task.name for task in tasks]
-    if len(set(names)) != len(names):
-        raise InputError(f"forecast: two tasks share a name ({', '.join(names)}); names must differ")
-    if "task" in at.columns:
-        asked = keys.with_columns(at["task"].cast(pl.String))
-        unknown = asked.filter(~pl.col("task").is_in(names))["task"].unique().to_list()
-        if unknown:
-            raise InputError(f"forecast: rows ask for task '{unknown[0]}', which was not given; given: {', '.join(names)}")
-        return asked.select("task", "subject_id", "prediction_time", "boolean_value")
-    frames = [keys.select(pl.lit(name).alias("task"), pl.all()) for name in names]
-    return pl.concat(frames) if frames else keys.select(pl.lit("").alias("task"), pl.all()).clear()
 
 
 def forecast(
@@ -131,6 +76,7 @@ def forecast(
     tasks: Sequence[Task | str | Path],
     config: ForecastConfig | None = None,
     *,
+    journal: Journal | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Forecast:
     """Risk of each task's outcome at each row of `at`.
@@ -142,11 +88,12 @@ def forecast(
             `boolean_value` is carried along if it is there. Labels will do.
         tasks: names, files or Tasks.
         config: see `ForecastConfig`.
+        journal: where to keep what is done, so that an interrupted forecast goes on.
         progress: called with (futures drawn, futures in all, "futures").
 
     Returns:
         Predictions in the order of `at` (task by task without a `task` column); a row that cannot be predicted has a null probability and
-        says why in `note`. Every row is there.
+        says why in `note`. Every row is there. With a journal that has a share, rows of other shares are null and say so.
 
     Raises:
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
@@ -156,21 +103,26 @@ def forecast(
     known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
     if len(known) < len(tasks):
         raise InputError("forecast: two tasks share a name; names must differ")
-    rows = _rows(at, list(known.values()))
-    moments = rows.select("subject_id", "prediction_time").unique(maintain_order=True)
-    numbered = rows.join(moments.with_row_index("_moment"), on=["subject_id", "prediction_time"], how="left", maintain_order="left")
-    asked: dict[int, tuple[str, ...]] = {}
-    for moment, names in numbered.group_by("_moment").agg(pl.col("task").unique().sort()).iter_rows():
-        asked[int(moment)] = tuple(names)
-    worker = _Worker(model, known, asked, config, progress)
+    rows = asked_rows(at, list(known.values()))
+    asked = {int(moment): tuple(names) for moment, names in rows.group_by("_moment").agg(pl.col("task").unique().sort()).iter_rows()}
+    worker = _Worker(model, known, asked, config, journal, progress)
+    moments = rows.select(*KEY, "_moment").unique("_moment", maintain_order=True).sort("_moment").select(KEY)
     for chunk in encode_moments(worker.timeline, events, moments, rows=config.moments):
         worker.take(chunk)
     worker.flush()
-    return _collect(worker, numbered)
+    return _collect(worker, rows)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that share a pool; `masked`: the one task's outcome is not drawn."""
+
+    names: tuple[str, ...]
+    masked: bool
 
 
 class _Worker:
-    """Gathers cases by the set of tasks that ask about them, and draws a pool whenever there are enough."""
+    """Gathers cases by the group of tasks that ask about them, and draws a pool whenever there are enough."""
 
     def __init__(
         self,
@@ -178,75 +130,51 @@ class _Worker:
         tasks: dict[str, Task],
         asked: dict[int, tuple[str, ...]],
         config: ForecastConfig,
+        journal: Journal | None,
         progress: Callable[[int, int, str], None] | None,
     ):
         self.vocabulary, self.config, self.tasks, self.asked, self.progress = model.vocabulary, config, tasks, asked, progress
-        self.timeline = Timeline(model.vocabulary)
+        self.timeline, self.journal = Timeline(model.vocabulary), journal
         self.decoder = model.decoder
-        if config.dtype is not None and _DTYPES[config.dtype] != self.decoder.embedding.weight.dtype:
-            self.decoder = copy.deepcopy(self.decoder).to(_DTYPES[config.dtype])
+        dtype = None if config.dtype is None else cast(torch.dtype, getattr(torch, config.dtype))
+        if dtype is not None and dtype != self.decoder.embedding.weight.dtype:
+            self.decoder = copy.deepcopy(self.decoder).to(dtype)
         context = model.config.context
         self.history_tokens = max(context - config.max_new_tokens, context // 2)
         self.tokens = {name: outcome_tokens(task, cast(HasCodes, model.vocabulary)) for name, task in tasks.items()}
-        self.waiting: dict[tuple[str, ...], list[Case]] = {}
-        self.state = _State()
+        self.waiting: dict[_Group, list[Case]] = {}
+        self.found, self.notes, self.pools = Found(), dict[tuple[str, int], str](), 0
         self.total = len(asked) * config.samples
+
+    # -- gathering ----------------------------------------------------------------------------------------------------------------
 
     def take(self, moments: Moments) -> None:
         """Make cases of a chunk; refuse what cannot be forecast."""
         refused = moments.refusal(self.config.max_unknown_share)
-        usable = [place for place, why in enumerate(refused) if why is None]
         for place, why in enumerate(refused):
             if why is not None:
-                self._refuse(int(moments.index[place]), self.asked[int(moments.index[place])], why)
-        for case in self._with_stays(moments, make_cases(moments, usable, self.vocabulary, self.timeline.grammar, self.history_tokens)):
-            names = tuple(name for name in self.asked[case.moment] if (name, case.moment) not in self.state.note)
-            if names:
-                group = self.waiting.setdefault(names, [])
-                group.append(case)
-                if len(group) >= self.config.moments:
-                    self._draw(names)
+                moment = int(moments.index[place])
+                self.notes |= {(name, moment): why for name in self.asked[moment]}
+        usable = [place for place, why in enumerate(refused) if why is None]
+        cases = make_cases(moments, usable, self.vocabulary, self.timeline.grammar, self.history_tokens)
+        cases, notes = refusals(self.tasks, self.tokens, self.asked, moments, cases)
+        self.notes |= notes
+        for case in cases:
+            for group in self._groups([name for name in self.asked[case.moment] if (name, case.moment) not in self.notes]):
+                waiting = self.waiting.setdefault(group, [])
+                waiting.append(case)
+                if len(waiting) >= self.config.moments:
+                    self._pool(group)
 
     def flush(self) -> None:
         """Draw what is left."""
-        for names in list(self.waiting):
-            self._draw(names)
+        for group in list(self.waiting):
+            self._pool(group)
 
-    def _refuse(self, moment: int, names: Sequence[str], why: str) -> None:
-        for name in names:
-            self.state.note[(name, moment)] = why
-
-    def _with_stays(self, moments: Moments, cases: list[Case]) -> list[Case]:
-        """Refuse, task by task, the cases that a task cannot ask about; add the start of the index stay."""
-        if not cases:
-            return cases
-        keys = pl.DataFrame(
-            {
-                "_moment": [case.moment for case in cases],
-                "subject_id": [case.prompt.subject_id for case in cases],
-                "prediction_time": np.array([case.prompt.prediction_time for case in cases], dtype="datetime64[us]"),
-            }
-        )
-        starts: dict[int, dict[str, np.datetime64]] = {case.moment: {} for case in cases}
-        for name, task in self.tasks.items():
-            mine = keys.filter(pl.col("_moment").is_in([case.moment for case in cases if name in self.asked[case.moment]]))
-            tokens = self.tokens[name]
-            if tokens is not None and not tokens.any():
-                for moment in mine["_moment"].to_list():
-                    self._refuse(moment, [name], "the model's vocabulary has no token of the outcome")
-            elif task.first_onset and task.outcome.concepts is not None:
-                had = concept_events(task, task.outcome.concepts, moments.events).select("subject_id", "prediction_time").unique()
-                for moment in mine.join(had, on=["subject_id", "prediction_time"], how="semi")["_moment"].to_list():
-                    self._refuse(moment, [name], "the outcome is in the history and the task asks for its first onset")
-            elif task.in_stay and mine.height:
-                inside = {case.moment for case in cases if (case.in_icu if task.about_intensive_care else case.in_visit)}
-                stays = attach_stay(task, moments.events, mine, by=("subject_id", "prediction_time"))
-                for moment, start in stays.select("_moment", "stay_start").iter_rows():
-                    if start is None or moment not in inside:
-                        self._refuse(moment, [name], "no stay of the task's kind is going on at the prediction time")
-                    else:
-                        starts[moment][name] = np.datetime64(start, "us")
-        return [replace(case, stay_start=starts[case.moment]) for case in cases]
+    def _groups(self, names: Sequence[str]) -> list[_Group]:
+        masked = [name for name in names if self.config.estimator == "reach" and self.tokens[name] is not None]
+        shared = tuple(name for name in names if name not in masked)
+        return [*(_Group((name,), True) for name in masked), *([_Group(shared, False)] if shared else [])]
 
     def _horizon(self, case: Case, names: Sequence[str]) -> int:
         """Minutes from the prediction time that a future must cover for all these tasks."""
@@ -264,136 +192,165 @@ class _Worker:
                 minutes.append(int(np.ceil(task.follow_days * MINUTES_PER_DAY)))
         return max(minutes)
 
-    def _draw(self, names: tuple[str, ...]) -> None:
-        cases = self.waiting.pop(names, [])
-        if not cases:
-            return
-        stop = None
-        if self.config.stop_at_outcome and len(names) == 1 and self.tasks[names[0]].gap_days == 0:
-            stop = self.tokens[names[0]]
-        base, state = self.state.futures, self.state
+    # -- drawing ------------------------------------------------------------------------------------------------------------------
+
+    def _pool(self, group: _Group) -> None:
+        """The next pool: from the journal, or drawn and kept there."""
+        cases, number = self.waiting.pop(group), self.pools
+        self.pools += 1
+        done = None if self.journal is None else self.journal.read(number)
+        if done is None:
+            if self.journal is not None and not self.journal.mine(number):
+                self.notes |= {(name, case.moment): "left to another share of the work" for name in group.names for case in cases}
+                return
+            done = self._drawn(group, cases)
+            if self.journal is not None:
+                self.journal.write(number, done)
+        self.found.add(done)
+
+    def _drawn(self, group: _Group, cases: list[Case]) -> Found:
+        """Draw futures, all at once or until their error is small enough, and estimate the risks."""
+        found, evidence, drawn = Found(), dict[str, Evidence](), 0
+        while cases:
+            count = self.config.next_samples(drawn)
+            pool = self._futures(group, cases, count, drawn, found)
+            for name in group.names:
+                more = self._evidence(name, group, pool)
+                evidence[name] = evidence[name].beside(more) if drawn else more
+            drawn += count
+            risks = {name: self._risk(name, evidence[name]) for name in group.names}
+            go_on = np.zeros(len(cases), dtype=bool)
+            if self.config.target_std_error is not None and drawn < self.config.samples:
+                errors = np.stack([risk.std_error for risk in risks.values()])
+                go_on = ~(errors <= self.config.target_std_error).all(axis=0)
+            for name in group.names:
+                self._tell(name, cases, np.flatnonzero(~go_on), risks[name], evidence[name], drawn, found)
+            left = np.flatnonzero(go_on)
+            cases, evidence = [cases[place] for place in left], {name: one.take(left) for name, one in evidence.items()}
+        return found
+
+    def _futures(self, group: _Group, cases: list[Case], count: int, first_sample: int, found: Found) -> Pool:
+        """A pool of `count` further futures of each case."""
+        alone = self.tokens[group.names[0]] if len(group.names) == 1 else None
+        stops = alone if self.config.stop_at_outcome else None
+        watched = [tokens for tokens in (self.tokens[name] for name in group.names) if tokens is not None]
+        before = self.found.counts["futures"] + found.counts["futures"]
 
         def report(done: int, _: int) -> None:
             if self.progress is not None:
-                self.progress(base + done, self.total, "futures")
+                self.progress(before + done, max(self.total, before + done), "futures")
 
         pool = draw_pool(
             self.decoder,
             self.vocabulary,
             cases,
-            horizon_minutes=[self._horizon(case, names) for case in cases],
-            samples=self.config.samples,
+            horizon_minutes=[self._horizon(case, group.names) for case in cases],
+            samples=count,
+            first_sample=first_sample,
             seed=self.config.seed,
             max_new_tokens=self.config.max_new_tokens,
             batch_rows=self.config.batch_rows,
-            stop_tokens=stop,
+            stop_tokens=stops,
+            masked_tokens=alone if group.masked else None,
+            dates=None if alone is None else whole_dates(self.tasks[group.names[0]], cases),
+            watched=np.stack(watched) if watched and self.config.estimator != "mc" else None,
             progress=report,
         )
-        for name in names:
-            self._judge(self.tasks[name], pool)
-        state.futures += len(pool.rollouts)
-        state.samples.append(pool.samples)
-        state.counts.update({f"stopped/{reason}": count for reason, count in pool.rollouts.stopped().items()})
-        state.counts["tokens"] += int(pool.rollouts.tokens.sum())
-        state.counts["gap_not_conditioned"] += int((~pool.rollouts.conditioned).sum())
-        if self.config.trajectories:
-            state.trajectories.append(pool.trajectories)
+        found.counts.update({f"stopped/{reason}": stopped for reason, stopped in pool.rollouts.stopped().items()})
+        found.counts["futures"] += len(pool.rollouts)
+        found.counts["tokens"] += int(pool.rollouts.drawn.sum())
+        found.counts["gap_not_conditioned"] += int((~pool.rollouts.conditioned).sum())
+        if not group.masked:
+            found.samples.append(pool.samples)
+            if self.config.trajectories:
+                found.trajectories.append(pool.trajectories)
+        return pool
 
-    def _judge(self, task: Task, pool: Pool) -> None:
-        """Find the outcome in every future of the pool and estimate the risks of its cases."""
+    def _method(self, name: str) -> str:
+        return METHODS[self.config.estimator if self.tokens[name] is not None else "mc"]
+
+    def _evidence(self, name: str, group: _Group, pool: Pool) -> Evidence:
+        """What a pool says about a task."""
+        task, tokens = self.tasks[name], self.tokens[name]
         verdict = judge(task, pool)
-        shape = (len(pool.cases), self.config.samples)
-        risk = monte_carlo(
-            verdict.outcome.reshape(shape),
-            verdict.unfinished.reshape(shape),
-            verdict.end_minutes.reshape(shape),
-            died=verdict.died.reshape(shape),
-            open_minutes=round(task.gap_days * MINUTES_PER_DAY),
-            close_minutes=None if task.follow_days is None else round(task.follow_days * MINUTES_PER_DAY),
-        )
-        columns = (risk.probability, risk.std_error, risk.completion, risk.lower_bound, risk.upper_bound)
-        for row, case in enumerate(pool.cases):
-            self.state.risk[(task.name, case.moment)] = tuple(float(column[row]) for column in columns)
+        if tokens is None or self.config.estimator == "mc":
+            return observed(verdict, pool)
+        place = [one for one in group.names if self.tokens[one] is not None].index(name)
+        return expected(task, verdict, pool, place, tokens, masked=group.masked)
+
+    def _risk(self, name: str, evidence: Evidence) -> Risk:
+        task = self.tasks[name]
+        close = None if task.follow_days is None else round(task.follow_days * MINUTES_PER_DAY)
+        return estimate(evidence, open_minutes=round(task.gap_days * MINUTES_PER_DAY), close_minutes=close)
+
+    def _tell(self, name: str, cases: list[Case], places: npt.NDArray[np.int64], risk: Risk, evidence: Evidence, drawn: int, found: Found) -> None:
+        """Write down the risks of the cases at these places, and their curves."""
+        moments = np.array([cases[place].moment for place in places], dtype=np.int64)
+        columns = (risk.probability, risk.std_error, np.full(len(cases), drawn), risk.completion, risk.lower_bound, risk.upper_bound)
+        numbers = {column: values[places] for column, values in zip(_NUMBERS, columns, strict=False)}
+        frame = pl.DataFrame({"_moment": moments, **numbers}).with_columns(pl.lit(name).alias("task"), pl.lit(self._method(name)).alias("method"))
+        found.risks.append(frame.with_columns(pl.col("std_error").fill_nan(None)).select("task", "_moment", *(pl.col(k).cast(v) for k, v in _NUMBERS.items())))
+        follow = self.tasks[name].follow_days
+        if self.config.curve_points and follow is not None and len(places):
+            days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
+            told = curves(evidence.take(places), np.round(days * MINUTES_PER_DAY).astype(np.int64))
+            found.curves.append(_curve_rows(name, self._method(name), moments, days, told))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What N futures say about a task.
-
-    Attributes:
-        outcome: bool[N]; seen within the window.
-        unfinished: bool[N]; neither seen nor ruled out when the future ended.
-        died: bool[N].
-        end_minutes: int64[N], from the prediction time to the outcome, death, the window's close or the future's end, the first of them.
-    """
-
-    outcome: npt.NDArray[np.bool_]
-    unfinished: npt.NDArray[np.bool_]
-    died: npt.NDArray[np.bool_]
-    end_minutes: npt.NDArray[np.int64]
-
-
-def judge(task: Task, pool: Pool) -> Verdict:
-    """Find a task's outcome in every future of a pool, with the function that labels real records."""
-    at = pool.samples.select("subject_id", "prediction_time", "sample_id")
-    prediction = instant_from_datetime64(at["prediction_time"].to_numpy())
-    if task.in_stay:
-        start = np.array([case.stay_start[task.name] for case in pool.cases], dtype="datetime64[us]")[pool.rollouts.prompt_index]
-        stay_end = (pool.icu_end_minutes if task.about_intensive_care else pool.stay_end_minutes).copy()
-        if task.outcome.stay_over_days is not None:
-            # A stay that is still going on after the limit has lasted longer, whenever it may end.
-            limit = instant_from_datetime64(start) + round(task.outcome.stay_over_days * MINUTES_PER_DAY)
-            stay_end = np.where((stay_end < 0) & (pool.end_minutes > limit), pool.end_minutes, stay_end)
-        ends = np.where(stay_end < 0, np.datetime64("NaT", "us"), datetime64_from_instant(stay_end))
-        at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
-    found = outcome_in_window(task, pool.trajectories, at)
-    minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
-    outcome, died = found["outcome_time"].is_not_null().to_numpy(), found["death_time"].is_not_null().to_numpy()
-    closed = found["window_close"].is_not_null().to_numpy() & (pool.end_minutes >= minutes["window_close"])
-    ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
-    unfinished = ~(outcome | died | closed | ended)
-    end = np.minimum(pool.end_minutes, minutes["window_close"])
-    end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
-    return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0))
-
-
-_NEVER = np.iinfo(np.int64).max
-
-
-def _minutes(times: pl.Series) -> npt.NDArray[np.int64]:
-    """Minutes since 1970-01-01; the largest integer where null."""
-    values = times.to_numpy().astype("datetime64[us]")
-    return np.where(np.isnat(values), _NEVER, instant_from_datetime64(values))
+def _curve_rows(name: str, method: str, moments: npt.NDArray[np.int64], days: npt.NDArray[np.float64], told: Curves) -> pl.DataFrame:
+    columns = {"cumulative_incidence": told.incidence, "std_error": told.std_error, "competing_incidence": told.death}
+    frame = pl.DataFrame(
+        {"_moment": np.repeat(moments, len(days)), "days": np.tile(days, len(moments)), **{column: values.ravel() for column, values in columns.items()}}
+    )
+    return frame.with_columns(
+        pl.lit(name).alias("task"), pl.lit(method).alias("method"), pl.col("days").cast(pl.Float32), pl.col("std_error").fill_nan(None)
+    )
 
 
 def _collect(worker: _Worker, rows: pl.DataFrame) -> Forecast:
     """The results in the order of the rows."""
-    state, samples = worker.state, worker.config.samples
-    asked = list(zip(rows["task"].to_list(), rows["_moment"].to_list(), strict=True))
-    numbers = [state.risk.get(key) for key in asked]
-    notes = [None if key in state.risk else state.note.get(key, NO_SUBJECT) for key in asked]
-    names = ("predicted_boolean_probability", "std_error", "completion", "lower_bound", "upper_bound")
-    columns = [pl.Series(name, [None if one is None else one[place] for one in numbers], dtype=pl.Float64) for place, name in enumerate(names)]
-    predictions = rows.with_columns(
-        *columns,
-        pl.Series("note", notes, dtype=pl.String),
-        pl.lit(METHOD).alias("method"),
-        pl.Series("num_samples", [0 if one is None else samples for one in numbers], dtype=pl.Int32),
-    ).with_columns((pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"))
+    found, key = worker.found, ["task", "_moment"]
+    risks = pl.concat([pl.DataFrame(schema={"task": pl.String, "_moment": pl.Int64, **_NUMBERS}), *found.risks])
+    notes = pl.DataFrame(
+        {"task": [name for name, _ in worker.notes], "_moment": [moment for _, moment in worker.notes], "note": list(worker.notes.values())},
+        schema={"task": pl.String, "_moment": pl.Int64, "note": pl.String},
+    )
+    typed = rows.with_columns(pl.col("_moment").cast(pl.Int64))
+    predictions = typed.join(risks, on=key, how="left", maintain_order="left").join(notes, on=key, how="left", maintain_order="left")
+    made = pl.col("predicted_boolean_probability").is_not_null()
+    predictions = predictions.with_columns(
+        pl.when(made).then(pl.lit(None, dtype=pl.String)).otherwise(pl.col("note").fill_null(NO_SUBJECT)).alias("note"),
+        pl.col("num_samples").fill_null(0),
+        pl.col("method").fill_null(METHODS[worker.config.estimator]),
+        (pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"),
+    )
     empty: dict[str, Any] = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32}
-    trajectories = pl.concat([pl.DataFrame(schema=empty), *state.trajectories]) if worker.config.trajectories else None
+    trajectories = pl.concat([pl.DataFrame(schema=empty), *found.trajectories]) if worker.config.trajectories else None
+    refused = Counter(note.split(" (")[0] for note in predictions["note"].drop_nulls().to_list())
     summary = {
         "rows": rows.height,
-        "predicted": len(asked) - sum(note is not None for note in notes),
-        "refused": dict(Counter(note.split(" (")[0] for note in notes if note is not None)),
+        "predicted": rows.height - sum(refused.values()),
+        "refused": dict(refused),
+        "estimator": worker.config.estimator,
         "prediction_times": len(worker.asked),
-        "futures": state.futures,
-        "tokens": state.counts["tokens"],
-        "stopped": {reason: state.counts[f"stopped/{reason}"] for reason in s.STOP_REASONS},
-        "gap_not_conditioned": state.counts["gap_not_conditioned"],
+        "futures": found.counts["futures"],
+        "tokens": found.counts["tokens"],
+        "stopped": {reason: found.counts[f"stopped/{reason}"] for reason in s.STOP_REASONS},
+        "gap_not_conditioned": found.counts["gap_not_conditioned"],
         "completion": _mean(predictions["completion"]),
+        "std_error": _mean(predictions["std_error"]),
     }
-    return Forecast(predictions.select(s.PREDICTION_SCHEMA.names), _samples(state.samples), trajectories, summary)
+    told = _curves(found, typed) if worker.config.curve_points else None
+    return Forecast(predictions.select(s.PREDICTION_SCHEMA.names), _samples(found.samples), trajectories, told, summary)
+
+
+def _curves(found: Found, rows: pl.DataFrame) -> pl.DataFrame:
+    types = {"subject_id": pl.Int64, "prediction_time": pl.Datetime("us"), "task": pl.String, "method": pl.String}
+    types |= {"days": pl.Float32, "cumulative_incidence": pl.Float64, "std_error": pl.Float64, "competing_incidence": pl.Float64}
+    if not found.curves:
+        return pl.DataFrame(schema=types)
+    keys = rows.select("task", "_moment", *KEY).unique(["task", "_moment"], maintain_order=True)
+    return keys.join(pl.concat(found.curves), on=["task", "_moment"], how="inner", maintain_order="left").select(pl.col(k).cast(v) for k, v in types.items())
 
 
 def _mean(values: pl.Series) -> float | None:

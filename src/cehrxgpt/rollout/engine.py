@@ -29,6 +29,7 @@ from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.transformer import LIKE_LENGTH, Decoder
 from cehrxgpt.rollout import sampler
 from cehrxgpt.rollout.constraints import BOUNDARY, KEPT, GapTable, Goal, allowed_table, take_state, waiting
+from cehrxgpt.rollout.dates import Dates
 from cehrxgpt.rollout.prompt import Prompt, read_prompts
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.rollout.rows import RUNNING, Int, Rows, Writer, assemble
@@ -79,6 +80,9 @@ def rollout(
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
     first_sample: int = 0,
+    watched: npt.NDArray[np.bool_] | None = None,
+    masked_tokens: npt.NDArray[np.bool_] | None = None,
+    dates: Dates | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rollouts:
     """Draw `samples` futures of every prompt.
@@ -95,6 +99,9 @@ def rollout(
         temperature: 1 draws from the model's own distribution.
         dtype: precision to compute in; None: the decoder's.
         first_sample: number of the first sample, to draw more later.
+        watched: bool[K, V]; the probability of each of these sets of tokens is kept at every draw (`Rollouts.chance`).
+        masked_tokens: bool[V]; these are not drawn and the rest is renormalised. What is watched is their probability before that.
+        dates: stop tokens stop, and masked tokens are masked, on these dates alone; None: always.
         progress: called with (futures done, futures asked for).
 
     Returns:
@@ -109,13 +116,16 @@ def rollout(
             raise ConfigError(f"rollout: {name} is {value}; it must be at least 1")
     if not temperature > 0:
         raise ConfigError(f"rollout: temperature is {temperature}; it must be above 0")
-    for name, size in (("the vocabulary", len(vocabulary)), ("stop_tokens", len(vocabulary) if stop_tokens is None else len(stop_tokens))):
+    sets = {"stop_tokens": stop_tokens, "watched": watched, "masked_tokens": masked_tokens}
+    sizes = {"the vocabulary": len(vocabulary)} | {name: tokens.shape[-1] for name, tokens in sets.items() if tokens is not None}
+    for name, size in sizes.items():
         if size != decoder.config.vocabulary_size:
             raise MismatchError(f"rollout: the model knows {decoder.config.vocabulary_size:,} tokens, {name} has {size:,}; they must match")
     if dtype is not None and dtype != decoder.embedding.weight.dtype:
         decoder = copy.deepcopy(decoder).to(dtype)
     with torch.inference_mode():
         engine = _Engine(decoder, vocabulary, prompts, samples, seed, max_new_tokens, batch_rows, stop_tokens, temperature, first_sample)
+        engine.watch(watched, masked_tokens, dates)
         return engine.run(progress)
 
 
@@ -150,6 +160,15 @@ class _Engine:
         times = [prompt.prediction_time for prompt in prompts for _ in range(samples)]
         self.keys = sampler.keys(seed, np.repeat(self.subject_id, samples), times, np.tile(self.sample_id, len(prompts)))
         self.finished: list[Rows] = []
+        self.watched: list[Tensor] = []
+        self.masked: npt.NDArray[np.bool_] | None = None
+        self.dates: Dates | None = None
+
+    def watch(self, watched: npt.NDArray[np.bool_] | None, masked: npt.NDArray[np.bool_] | None, dates: Dates | None) -> None:
+        """Keep the probability of these sets of tokens at every draw; do not draw what is masked."""
+        self.watched = [] if watched is None else [self._tensor(np.flatnonzero(tokens)) for tokens in watched]
+        self.masked, self.dates = masked, dates
+        self.writer.dates = dates
 
     # -- the loop -----------------------------------------------------------------------------------------------------------------
 
@@ -290,8 +309,15 @@ class _Engine:
 
     def _draw(self, rows: Rows, following: Next) -> None:
         """Draw one token for each row and write it."""
+        weights = following.weights
+        if self.watched:
+            rows.chance[np.arange(len(rows)), rows.drawn] = self._chances(weights)
+            rows.drawn_at[np.arange(len(rows)), rows.drawn] = rows.clock
+        if self.masked is not None:
+            where = np.ones(len(rows), dtype=bool) if self.dates is None else self.dates.hold(rows.prompt, rows.clock)
+            weights = self._without(weights, where, self.masked)
         uniform = self._tensor(sampler.uniform(rows.key, rows.drawn))
-        drawn, log_probability = sampler.draw(following.weights, uniform)
+        drawn, log_probability = sampler.draw(weights, uniform)
         token = drawn.cpu().numpy()
         rows.removed_mass += following.removed
         rows.gap_log_mass += np.where(rows.weighted, 0.0, following.gap_log_mass)
@@ -299,6 +325,17 @@ class _Engine:
         rows.waiting &= ~following.released
         rows.weighted = following.boundary == token
         self.writer.add(rows, token, log_probability.cpu().numpy())
+
+    def _chances(self, weights: Tensor) -> npt.NDArray[np.float64]:
+        """Probability of each watched set, float64[R, K]."""
+        total = weights.sum(-1, dtype=torch.float64)
+        return torch.stack([weights[:, tokens].sum(-1, dtype=torch.float64) / total for tokens in self.watched], dim=-1).cpu().numpy()
+
+    def _without(self, weights: Tensor, where: npt.NDArray[np.bool_], tokens: npt.NDArray[np.bool_]) -> Tensor:
+        """The weights without these tokens in the rows `where`; a row that would have nothing left stays as it is."""
+        rest = weights.masked_fill(self._tensor(where)[:, None] & self._tensor(tokens), 0.0)
+        nothing = rest.amax(-1, keepdim=True) <= 0
+        return torch.where(nothing, weights, rest)
 
     # -- rows ---------------------------------------------------------------------------------------------------------------------
 
@@ -333,13 +370,13 @@ class _Engine:
             reason=np.full(count, RUNNING, dtype=np.int8),
             token=np.zeros((count, width), dtype=np.int32),
             when=np.zeros((count, width), dtype=np.int64),
+            chance=np.zeros((count, width if self.watched else 0, len(self.watched))),
+            drawn_at=np.zeros((count, width if self.watched else 0), dtype=np.int64),
         )
 
     def _finish(self, rows: Rows) -> None:
         if len(rows):
-            width = int(rows.count.max())
-            rows.token, rows.when = rows.token[:, :width].copy(), rows.when[:, :width].copy()
-            self.finished.append(rows)
+            self.finished.append(rows.narrowed())
 
     def _result(self) -> Rollouts:
         return assemble(self.finished, self.samples, self.subject_id, self.sample_id)

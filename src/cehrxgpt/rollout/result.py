@@ -31,6 +31,9 @@ class Rollouts:
         gap_log_mass: float64[N], log of the probability that nothing happened until the prediction time, as far as the conditioning
             removed it; 0 where there was nothing to remove.
         conditioned: bool[N]; false where the vocabulary could not say so long a gap and the row was released.
+        chance: float64[D, K], D = all tokens drawn, row by row, `drawn` of each: the probability of each watched set just before the
+            draw, under the distribution drawn from, before any mask. [0, 0] where nothing was watched.
+        drawn_at: int64[D], the clock before each draw, minutes.
         phase: int16[N]; state_clock_minutes, age_minutes: int64[N]: the grammar's state after the last kept token.
     """
 
@@ -50,6 +53,8 @@ class Rollouts:
     phase: npt.NDArray[np.int16]
     state_clock_minutes: npt.NDArray[np.int64]
     age_minutes: npt.NDArray[np.int64]
+    chance: npt.NDArray[np.float64]
+    drawn_at: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.prompt_index)

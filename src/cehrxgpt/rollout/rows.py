@@ -12,13 +12,14 @@ A future ends, in this order of precedence, when
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from cehrxgpt.errors import CehrxgptError
 from cehrxgpt.rollout.constraints import Goal, waiting
+from cehrxgpt.rollout.dates import Dates
 from cehrxgpt.rollout.prompt import NOT_GIVEN
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.schema import STOP_REASONS
@@ -35,7 +36,7 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass
 class Rows:
-    """R futures. `token` and `when` are [R, widest room]; all else is [R]."""
+    """R futures. `token`, `when` and, where something is watched, `drawn_at` are [R, widest room], `chance` [R, widest room, K]; all else is [R]."""
 
     row: Int  # place in the result
     prompt: Int
@@ -58,6 +59,8 @@ class Rows:
     reason: npt.NDArray[np.int8]
     token: npt.NDArray[np.int32]
     when: Int
+    chance: npt.NDArray[np.float64]  # of each watched set, at every draw
+    drawn_at: Int  # clock before every draw
 
     def __len__(self) -> int:
         return len(self.row)
@@ -85,14 +88,20 @@ class Rows:
 
     def append(self, other: Rows) -> Rows:
         """These rows, then the others."""
-        width = max(self.token.shape[1], other.token.shape[1])
         merged = {}
         for field in fields(self):
             pair = [getattr(rows, field.name) for rows in (self, other)]
-            if field.name in ("token", "when"):
-                pair = [np.pad(values, ((0, 0), (0, width - values.shape[1]))) for values in pair]
+            if pair[0].ndim > 1:
+                width = max(values.shape[1] for values in pair)
+                pair = [np.pad(values, ((0, 0), (0, width - values.shape[1]), *[(0, 0)] * (values.ndim - 2))) for values in pair]
             merged[field.name] = np.concatenate(pair)
         return Rows(**merged)
+
+    def narrowed(self) -> Rows:
+        """As wide as is in use."""
+        kept, drawn = int(self.count.max()), int(self.drawn.max())
+        wide = {"token": self.token[:, :kept], "when": self.when[:, :kept], "chance": self.chance[:, :drawn], "drawn_at": self.drawn_at[:, :drawn]}
+        return replace(self, **{name: values.copy() for name, values in wide.items()})
 
 
 class Writer:
@@ -100,6 +109,7 @@ class Writer:
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar, goals: Goal, stop_tokens: Bool | None):
         self.grammar, self.goals = grammar, goals
+        self.dates: Dates | None = None  # where stop tokens stop; None: everywhere
         self.kind = vocabulary.kind
         self.stops = np.zeros(len(vocabulary), dtype=bool) if stop_tokens is None else np.asarray(stop_tokens, dtype=bool)
 
@@ -124,6 +134,8 @@ class Writer:
         rows.when[place, rows.count[place]] = np.maximum(after.clock_minutes, rows.prediction_clock + (rows.prediction_clock != NOT_GIVEN))[place]
         rows.count += kept
         stop = self.stops[token] & kept
+        if self.dates is not None:
+            stop &= self.dates.hold(rows.prompt, rows.clock)
         hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & (kind == Kind.IN_VISIT_HOURS)
         is_type = kind == Kind.VISIT_TYPE
         out_of_room = rows.count >= rows.room
@@ -154,17 +166,23 @@ def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt
         return np.concatenate([getattr(rows, name) for rows in finished])
 
     order = np.argsort(column("row"), kind="stable")
-    count = column("count")
+    count, drawn = column("count"), column("drawn")
     if not np.array_equal(column("row")[order], np.arange(len(subject_id) * samples)):
         raise CehrxgptError(f"rollout: {len(order):,} futures written, {len(subject_id) * samples:,} asked for; this is a fault of the engine")
-    started = np.cumsum(count) - count
     offsets = np.concatenate([[0], np.cumsum(count[order])])
-    place = np.repeat(started[order] - offsets[:-1], count[order]) + np.arange(offsets[-1])
 
-    def ragged(name: str) -> npt.NDArray:
-        parts = [getattr(rows, name)[np.arange(getattr(rows, name).shape[1]) < rows.count[:, None]] for rows in finished]
+    def ragged(name: str, lengths: Int) -> npt.NDArray:
+        """The first `lengths` entries of each row, in the order asked for."""
+        started, ends = np.cumsum(lengths) - lengths, np.cumsum(lengths[order])
+        place = np.repeat(started[order] - (ends - lengths[order]), lengths[order]) + np.arange(int(lengths.sum()))
+        parts, done = [], 0
+        for rows in finished:
+            values, mine = getattr(rows, name), lengths[done : done + len(rows)]
+            parts.append(values[np.arange(values.shape[1]) < mine[:, None]])
+            done += len(rows)
         return np.concatenate(parts)[place]
 
+    watched = drawn if finished[0].chance.shape[2] else np.zeros_like(drawn)
     age_minutes = State(column("phase"), column("clock"), column("age_months")).age_minutes
     reached = column("reason") == HORIZON
     prompt = column("prompt")[order]
@@ -172,17 +190,19 @@ def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt
         prompt_index=prompt,
         subject_id=subject_id[prompt],
         sample_id=np.tile(sample_id, len(subject_id)),
-        token_id=ragged("token"),
-        clock_minutes=ragged("when"),
+        token_id=ragged("token", count),
+        clock_minutes=ragged("when", count),
         offsets=offsets,
         stop_reason=np.array(STOP_REASONS)[column("reason")[order]],
         end_clock_minutes=np.where(reached, column("horizon"), np.maximum(column("clock"), column("prediction_clock")))[order],
         log_probability=column("log_probability")[order],
         removed_mass=column("removed_mass")[order],
-        drawn=column("drawn")[order].astype(np.int32),
+        drawn=drawn[order].astype(np.int32),
         gap_log_mass=column("gap_log_mass")[order],
         conditioned=column("conditioned")[order],
         phase=column("phase")[order],
         state_clock_minutes=column("clock")[order],
         age_minutes=age_minutes[order],
+        chance=ragged("chance", watched),
+        drawn_at=ragged("drawn_at", watched),
     )

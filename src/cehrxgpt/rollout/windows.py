@@ -17,6 +17,7 @@ import torch
 
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import sampler
+from cehrxgpt.rollout.dates import Dates
 from cehrxgpt.rollout.engine import rollout
 from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
@@ -46,6 +47,10 @@ def rollout_through_windows(
     stop_tokens: npt.NDArray[np.bool_] | None = None,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
+    first_sample: int = 0,
+    watched: npt.NDArray[np.bool_] | None = None,
+    masked_tokens: npt.NDArray[np.bool_] | None = None,
+    dates: Dates | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rollouts:
     """`rollout`, with a budget that may exceed what the context leaves.
@@ -70,6 +75,10 @@ def rollout_through_windows(
         stop_tokens=stop_tokens,
         temperature=temperature,
         dtype=dtype,
+        first_sample=first_sample,
+        watched=watched,
+        masked_tokens=masked_tokens,
+        dates=dates,
         progress=progress,
     )
     half = decoder.config.context // 2
@@ -89,6 +98,9 @@ def rollout_through_windows(
             stop_tokens=stop_tokens,
             temperature=temperature,
             dtype=dtype,
+            watched=watched,
+            masked_tokens=masked_tokens,
+            dates=None if dates is None else dates.shifted(drawn.prompt_index[rows], shift),
         )
         drawn = _joined(drawn, rows, more, shift)
     return drawn
@@ -188,17 +200,16 @@ def _as_histories(vocabulary: Vocabulary, written: Sequence[npt.NDArray[np.int32
 
 def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:
     """`drawn` with the continuations of `rows` behind them; `shift` brings the continuations' clocks to the rows' own."""
-    place = np.full(len(drawn), -1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    tokens, clocks = [], []
-    for row in range(len(drawn)):
-        mine = slice(int(drawn.offsets[row]), int(drawn.offsets[row + 1]))
-        tokens.append(drawn.token_id[mine])
-        clocks.append(drawn.clock_minutes[mine])
-        if place[row] >= 0:
-            new = slice(int(more.offsets[place[row]]), int(more.offsets[place[row] + 1]))
-            tokens.append(more.token_id[new])
-            clocks.append(more.clock_minutes[new] + shift[place[row]])
+    own = np.arange(len(drawn))
+
+    def behind(first: npt.NDArray, first_lengths: Int, second: npt.NDArray, second_lengths: Int) -> npt.NDArray:
+        """Each row's entries of the first, then those of its continuation."""
+        row = np.concatenate([np.repeat(own, first_lengths), np.repeat(rows, second_lengths)])
+        return np.concatenate([first, second])[np.argsort(row, kind="stable")]
+
+    watched = int(drawn.chance.shape[1] > 0)
+    draws = (drawn.drawn * watched, more.drawn * watched)
+    by_token, by_draw = np.repeat(shift, more.tokens), np.repeat(shift, draws[1])
     lengths = drawn.tokens.copy()
     lengths[rows] += more.tokens
     columns = {field.name: getattr(drawn, field.name).copy() for field in fields(drawn)}
@@ -209,6 +220,9 @@ def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:
     for name in ("end_clock_minutes", "state_clock_minutes"):
         columns[name][rows] = getattr(more, name) + shift
     columns["stop_reason"][rows] = more.stop_reason
-    columns["token_id"], columns["clock_minutes"] = np.concatenate(tokens), np.concatenate(clocks)
+    columns["token_id"] = behind(drawn.token_id, drawn.tokens, more.token_id, more.tokens)
+    columns["clock_minutes"] = behind(drawn.clock_minutes, drawn.tokens, more.clock_minutes + by_token, more.tokens)
+    columns["chance"] = behind(drawn.chance, draws[0], more.chance, draws[1])
+    columns["drawn_at"] = behind(drawn.drawn_at, draws[0], more.drawn_at + by_draw, draws[1])
     columns["offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return replace(drawn, **columns)

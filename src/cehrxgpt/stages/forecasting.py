@@ -56,7 +56,7 @@ def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
 def _forecast(
     model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], settings: Settings, *, keep: bool, progress: Progress
 ) -> Any:
-    from cehrxgpt.forecast.risk import ForecastConfig
+    from cehrxgpt.forecast.config import ForecastConfig
     from cehrxgpt.forecast.risk import forecast as run
     from cehrxgpt.model.hub import load_model
     from cehrxgpt.tasks import load_task, resolve

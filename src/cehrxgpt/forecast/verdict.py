@@ -1,0 +1,64 @@
+"""What simulated futures say about a task, by the function that labels real records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cehrxgpt.forecast.futures import Pool
+from cehrxgpt.tasks import Task, outcome_in_window
+from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
+
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What N futures say about a task.
+
+    Attributes:
+        outcome: bool[N]; seen within the window.
+        unfinished: bool[N]; neither seen nor ruled out when the future ended.
+        died: bool[N].
+        end_minutes: int64[N], from the prediction time to the outcome, death, the window's close or the future's end, the first of them.
+        outcome_minutes: int64[N], when the first outcome happened, minutes since 1970-01-01; a very large number where there is none.
+    """
+
+    outcome: npt.NDArray[np.bool_]
+    unfinished: npt.NDArray[np.bool_]
+    died: npt.NDArray[np.bool_]
+    end_minutes: npt.NDArray[np.int64]
+    outcome_minutes: npt.NDArray[np.int64]
+
+
+def judge(task: Task, pool: Pool) -> Verdict:
+    """Find a task's outcome in every future of a pool."""
+    at = pool.samples.select("subject_id", "prediction_time", "sample_id")
+    prediction = instant_from_datetime64(at["prediction_time"].to_numpy())
+    if task.in_stay:
+        start = np.array([case.stay_start[task.name] for case in pool.cases], dtype="datetime64[us]")[pool.rollouts.prompt_index]
+        stay_end = (pool.icu_end_minutes if task.about_intensive_care else pool.stay_end_minutes).copy()
+        if task.outcome.stay_over_days is not None:
+            # A stay that is still going on after the limit has lasted longer, whenever it may end.
+            limit = instant_from_datetime64(start) + round(task.outcome.stay_over_days * MINUTES_PER_DAY)
+            stay_end = np.where((stay_end < 0) & (pool.end_minutes > limit), pool.end_minutes, stay_end)
+        ends = np.where(stay_end < 0, np.datetime64("NaT", "us"), datetime64_from_instant(stay_end))
+        at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
+    found = outcome_in_window(task, pool.trajectories, at)
+    minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
+    outcome, died = found["outcome_time"].is_not_null().to_numpy(), found["death_time"].is_not_null().to_numpy()
+    closed = found["window_close"].is_not_null().to_numpy() & (pool.end_minutes >= minutes["window_close"])
+    ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
+    unfinished = ~(outcome | died | closed | ended)
+    end = np.minimum(pool.end_minutes, minutes["window_close"])
+    end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
+    return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
+
+
+def _minutes(times: pl.Series) -> npt.NDArray[np.int64]:
+    """Minutes since 1970-01-01; the largest integer where null."""
+    values = times.to_numpy().astype("datetime64[us]")
+    return np.where(np.isnat(values), _NEVER, instant_from_datetime64(values))
