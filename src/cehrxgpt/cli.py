@@ -412,13 +412,16 @@ def forecast(
     events: Events,
     labels: Labels,
     out: Out,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Simulated futures per row.")] = 50,
-    estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo).")] = "mc",
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Simulated futures per row; at most, with --target-std-error.")] = 50,
+    estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo), scope or reach.")] = "mc",
+    target_std_error: Annotated[Optional[float], typer.Option("--target-std-error", help="Draw until each row's error is no larger.")] = None,  # noqa: UP045
     task: Annotated[Optional[list[str]], typer.Option("--task", help="YAML file of a task of your own that the labels name.")] = None,  # noqa: UP045
     split: Annotated[Optional[str], typer.Option("--split", help="Only rows of this split, e.g. held_out.")] = None,  # noqa: UP045
     max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows of each task, drawn by seed.")] = None,  # noqa: UP045
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Token budget of one future.")] = 256,
     trajectories: Annotated[Optional[Path], typer.Option("--trajectories", help="Keep the futures in this folder.")] = None,  # noqa: UP045
+    curves: Annotated[Optional[Path], typer.Option("--curves", help="Cumulative incidence over the window, as a file.")] = None,  # noqa: UP045
+    share: Annotated[Optional[str], typer.Option("--share", help="2/4: draw the second of four parts; then run without it.")] = None,  # noqa: UP045
     seed: Seed = 0,
     force: Force = False,
     threads: Threads = None,
@@ -432,9 +435,7 @@ def forecast(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    if estimator != "mc":
-        raise InputError(f"--estimator: no '{estimator}' here; valid: mc")
-    settings = {"samples": samples, "seed": seed, "max_new_tokens": max_tokens}
+    settings = {"estimator": estimator, "samples": samples, "target_std_error": target_std_error, "seed": seed, "max_new_tokens": max_tokens}
     with console.progress("forecast") as progress:
         figures = stages.forecast(
             model,
@@ -445,11 +446,21 @@ def forecast(
             split=split,
             max_rows=max_rows,
             trajectories=trajectories,
+            curves=curves,
             tasks=task or (),
+            share=None if share is None else _share(share),
             force=force,
             progress=progress,
         )
     console.result(figures)
+
+
+def _share(text: str) -> tuple[int, int]:
+    """`2/4` as (1, 4)."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"--share: '{text}' is no part of a whole; give for example 2/4, the second of four")
+    return int(part) - 1, int(parts)
 
 
 @app.command()

@@ -34,7 +34,9 @@ class ForecastSettings:
 
     split: str = "held_out"
     max_rows: int = 500  # of each task
+    estimator: str = "mc"  # see `ForecastConfig`
     samples: int = 16
+    target_std_error: float | None = None
     max_new_tokens: int = 256
     seed: int = 0
 

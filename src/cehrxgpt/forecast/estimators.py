@@ -92,7 +92,10 @@ class Evidence:
         for part, before in ((self, 0), (other, self.shape[1])):
             at, sample = np.divmod(part.future, part.shape[1])
             futures.append(at * total + before + sample)
-        wide = {name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1) for name in ("outcome", "unfinished", "died", "end_minutes", "most")}
+        wide = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
+            for name in ("outcome", "unfinished", "died", "end_minutes", "most")
+        }
         both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("minutes", "amount")}
         return Evidence(future=np.concatenate(futures), conditional=self.conditional, **both, **wide)
 
@@ -176,10 +179,10 @@ class _Masses:
 
 def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | None = None) -> Risk:
     """The risk of every prediction time; the window's open and close in minutes from it (None: the close is not known)."""
-    rows, samples = evidence.shape
+    samples = evidence.shape[1]
     masses, row = _Masses(evidence), evidence.future // samples
-    weighted = np.bincount(evidence.future, evidence.amount * masses.at(row, evidence.minutes), minlength=rows * samples).reshape(rows, samples)
-    plain = np.bincount(evidence.future, evidence.amount, minlength=rows * samples).reshape(rows, samples)
+    weighted = _sums(evidence, evidence.amount * masses.at(row, evidence.minutes))
+    plain = _sums(evidence, evidence.amount)
     undecided = evidence.unfinished.sum(1).astype(np.float64)
     decided = samples - undecided
     found = plain.sum(1)
@@ -193,6 +196,12 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     probability = np.clip(probability, lower, upper)
     error = _mean_error(weighted) if evidence.conditional else jeffreys_std_error(probability, decided)
     return Risk(probability, error, decided / samples, lower, upper)
+
+
+def _sums(evidence: Evidence, amount: Float) -> Float:
+    """Of each future, [P, n]."""
+    rows, samples = evidence.shape
+    return np.bincount(evidence.future, amount, minlength=rows * samples).astype(np.float64).reshape(rows, samples)
 
 
 def _mean_error(values: Float) -> Float:

@@ -35,7 +35,8 @@ def whole_dates(task: Task, cases: Sequence[Case]) -> Dates:
 def observed(verdict: Verdict, pool: Pool) -> Evidence:
     """Monte Carlo: 1 at each outcome."""
     shape = (len(pool.cases), len(pool.rollouts) // len(pool.cases))
-    return monte_carlo(*(values.reshape(shape) for values in (verdict.outcome, verdict.unfinished, verdict.end_minutes)), died=verdict.died.reshape(shape))
+    outcome, unfinished, died = (values.reshape(shape) for values in (verdict.outcome, verdict.unfinished, verdict.died))
+    return monte_carlo(outcome, unfinished, verdict.end_minutes.reshape(shape), died=died)
 
 
 def expected(task: Task, verdict: Verdict, pool: Pool, place: int, tokens: npt.NDArray[np.bool_], *, masked: bool) -> Evidence:

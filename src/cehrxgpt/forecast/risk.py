@@ -221,8 +221,8 @@ class _Worker:
             risks = {name: self._risk(name, evidence[name]) for name in group.names}
             go_on = np.zeros(len(cases), dtype=bool)
             if self.config.target_std_error is not None and drawn < self.config.samples:
-                errors = np.stack([risk.std_error for risk in risks.values()])
-                go_on = ~(errors <= self.config.target_std_error).all(axis=0)
+                for risk in risks.values():
+                    go_on |= ~(risk.std_error <= self.config.target_std_error)
             for name in group.names:
                 self._tell(name, cases, np.flatnonzero(~go_on), risks[name], evidence[name], drawn, found)
             left = np.flatnonzero(go_on)
@@ -289,7 +289,9 @@ class _Worker:
         columns = (risk.probability, risk.std_error, np.full(len(cases), drawn), risk.completion, risk.lower_bound, risk.upper_bound)
         numbers = {column: values[places] for column, values in zip(_NUMBERS, columns, strict=False)}
         frame = pl.DataFrame({"_moment": moments, **numbers}).with_columns(pl.lit(name).alias("task"), pl.lit(self._method(name)).alias("method"))
-        found.risks.append(frame.with_columns(pl.col("std_error").fill_nan(None)).select("task", "_moment", *(pl.col(k).cast(v) for k, v in _NUMBERS.items())))
+        found.risks.append(
+            frame.with_columns(pl.col("std_error").fill_nan(None)).select("task", "_moment", *(pl.col(k).cast(v) for k, v in _NUMBERS.items()))
+        )
         follow = self.tasks[name].follow_days
         if self.config.curve_points and follow is not None and len(places):
             days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
@@ -300,7 +302,11 @@ class _Worker:
 def _curve_rows(name: str, method: str, moments: npt.NDArray[np.int64], days: npt.NDArray[np.float64], told: Curves) -> pl.DataFrame:
     columns = {"cumulative_incidence": told.incidence, "std_error": told.std_error, "competing_incidence": told.death}
     frame = pl.DataFrame(
-        {"_moment": np.repeat(moments, len(days)), "days": np.tile(days, len(moments)), **{column: values.ravel() for column, values in columns.items()}}
+        {
+            "_moment": np.repeat(moments, len(days)),
+            "days": np.tile(days, len(moments)),
+            **{column: values.ravel() for column, values in columns.items()},
+        }
     )
     return frame.with_columns(
         pl.lit(name).alias("task"), pl.lit(method).alias("method"), pl.col("days").cast(pl.Float32), pl.col("std_error").fill_nan(None)
@@ -345,12 +351,14 @@ def _collect(worker: _Worker, rows: pl.DataFrame) -> Forecast:
 
 
 def _curves(found: Found, rows: pl.DataFrame) -> pl.DataFrame:
-    types = {"subject_id": pl.Int64, "prediction_time": pl.Datetime("us"), "task": pl.String, "method": pl.String}
+    types: dict[str, Any] = {"subject_id": pl.Int64, "prediction_time": pl.Datetime("us"), "task": pl.String, "method": pl.String}
     types |= {"days": pl.Float32, "cumulative_incidence": pl.Float64, "std_error": pl.Float64, "competing_incidence": pl.Float64}
     if not found.curves:
         return pl.DataFrame(schema=types)
     keys = rows.select("task", "_moment", *KEY).unique(["task", "_moment"], maintain_order=True)
-    return keys.join(pl.concat(found.curves), on=["task", "_moment"], how="inner", maintain_order="left").select(pl.col(k).cast(v) for k, v in types.items())
+    return keys.join(pl.concat(found.curves), on=["task", "_moment"], how="inner", maintain_order="left").select(
+        pl.col(k).cast(v) for k, v in types.items()
+    )
 
 
 def _mean(values: pl.Series) -> float | None:

@@ -43,7 +43,11 @@ def asked_rows(at: pl.DataFrame, tasks: Sequence[Task]) -> pl.DataFrame:
 
 
 def refusals(
-    tasks: Mapping[str, Task], tokens: Mapping[str, npt.NDArray[np.bool_] | None], asked: Mapping[int, Sequence[str]], moments: Moments, cases: list[Case]
+    tasks: Mapping[str, Task],
+    tokens: Mapping[str, npt.NDArray[np.bool_] | None],
+    asked: Mapping[int, Sequence[str]],
+    moments: Moments,
+    cases: list[Case],
 ) -> tuple[list[Case], dict[tuple[str, int], str]]:
     """What each task cannot ask of these cases.
 

@@ -100,8 +100,8 @@ class Rows:
     def narrowed(self) -> Rows:
         """As wide as is in use."""
         kept, drawn = int(self.count.max()), int(self.drawn.max())
-        wide = {"token": self.token[:, :kept], "when": self.when[:, :kept], "chance": self.chance[:, :drawn], "drawn_at": self.drawn_at[:, :drawn]}
-        return replace(self, **{name: values.copy() for name, values in wide.items()})
+        token, when = self.token[:, :kept].copy(), self.when[:, :kept].copy()
+        return replace(self, token=token, when=when, chance=self.chance[:, :drawn].copy(), drawn_at=self.drawn_at[:, :drawn].copy())
 
 
 class Writer:

@@ -208,7 +208,7 @@ def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:
         return np.concatenate([first, second])[np.argsort(row, kind="stable")]
 
     watched = int(drawn.chance.shape[1] > 0)
-    draws = (drawn.drawn * watched, more.drawn * watched)
+    draws = tuple(one.drawn.astype(np.int64) * watched for one in (drawn, more))
     by_token, by_draw = np.repeat(shift, more.tokens), np.repeat(shift, draws[1])
     lengths = drawn.tokens.copy()
     lengths[rows] += more.tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
-from cehrxgpt.config import from_dict
+from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import InputError
+from cehrxgpt.manifest import content_fingerprint, versions
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, silent, write_table
 
 if TYPE_CHECKING:
     import polars as pl
 
     from cehrxgpt.events import EventDataset
+
+CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
 
 def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, split: str | None, max_rows: int | None, seed: int) -> pl.DataFrame:
@@ -54,16 +59,40 @@ def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
 
 
 def _forecast(
-    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], settings: Settings, *, keep: bool, progress: Progress
+    model: Path,
+    dataset: EventDataset,
+    rows: pl.DataFrame,
+    tasks: Sequence[str],
+    settings: Settings,
+    *,
+    keep: bool,
+    pools: Path,
+    share: tuple[int, int] = (0, 1),
+    progress: Progress,
 ) -> Any:
-    from cehrxgpt.forecast.config import ForecastConfig
-    from cehrxgpt.forecast.risk import forecast as run
+    """The forecast, going on from the pools of futures in the folder `pools` where they are of the very same one."""
+    from cehrxgpt.config import to_dict
+    from cehrxgpt.forecast import ForecastConfig, Journal
+    from cehrxgpt.forecast import forecast as run
     from cehrxgpt.model.hub import load_model
     from cehrxgpt.tasks import load_task, resolve
 
     config = replace(from_dict(ForecastConfig, dict(settings), where="forecast"), trajectories=keep)
     loaded = [resolve(load_task(task), dataset.codes) for task in tasks]
-    return run(load_model(model), dataset, rows, loaded, config, progress=progress)
+    inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
+    key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions()])
+    return run(load_model(model), dataset, rows, loaded, config, journal=Journal(pools, key, share), progress=progress)
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a folder's files: whether events have changed since, without reading them all."""
+    files = sorted(path for path in folder.rglob("*.parquet"))
+    return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def pools_folder(out: Path) -> Path:
+    """Where a forecast keeps the pools it has drawn until the forecast is whole: beside it."""
+    return out.parent / f".{out.name}.pools"
 
 
 def forecast(
@@ -76,33 +105,46 @@ def forecast(
     split: str | None = None,
     max_rows: int | None = None,
     trajectories: Path | None = None,
+    curves: Path | None = None,
     tasks: Sequence[str] = (),
+    share: tuple[int, int] | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Risks of the label rows' outcomes.
 
-    The tasks are those that the labels name: of the library, or among `tasks` (names or YAML files).
+    The tasks are those that the labels name: of the library, or among `tasks` (names or YAML files). What is drawn is kept beside `out` until
+    it is whole, so that an interrupted forecast goes on where it was. With a `share` (i, n) only that part of the futures is drawn and kept
+    there, for a call without one to put together.
     """
     from cehrxgpt.events import EventDataset
 
     inputs = [model, events, *labels]
     refuse_existing(out, force=force, inputs=inputs)
-    if trajectories is not None:
-        refuse_existing(trajectories, force=force, inputs=inputs)
+    for other in (trajectories, curves):
+        if other is not None:
+            refuse_existing(other, force=force, inputs=inputs)
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path) for path in labels}
     for name, frame in tables.items():
         check_subjects(frame, dataset, what=name)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
-    found = _forecast(model, dataset, rows, _asked(rows, tasks), settings, keep=trajectories is not None, progress=progress)
+    chosen = dict(settings) | ({"curve_points": settings.get("curve_points", CURVE_POINTS)} if curves is not None else {})
+    pools, asked = pools_folder(out), _asked(rows, tasks)
+    keep = trajectories is not None
+    found = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
+    if share is not None:
+        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary}
     with ExitStack() as outputs:
-        # Both are whole before either appears under its name.
+        # All are whole before any appears under its name.
         if trajectories is not None and found.trajectories is not None:
             partial = outputs.enter_context(atomic_path(trajectories, folder=True, force=force))
             found.trajectories.write_parquet(partial / "trajectories.parquet")
             found.samples.write_parquet(partial / "samples.parquet")
+        if curves is not None:
+            found.curves.write_parquet(outputs.enter_context(atomic_path(curves, force=force)))
         write_table(found.predictions, out, force=force)
+    shutil.rmtree(pools, ignore_errors=True)
     return dict(found.summary)
 
 
@@ -117,14 +159,17 @@ def forecast_all(
     dataset = EventDataset(events)
     tables = {path.stem: read_labels(path) for path in label_files(labels)}
     rows = choose_rows(tables, dataset, split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
-    chosen = {"samples": settings.samples, "seed": settings.seed, "max_new_tokens": settings.max_new_tokens}
-    found = _forecast(model, dataset, rows, _asked(rows, tasks), chosen, keep=True, progress=progress)
+    chosen = {name: getattr(settings, name) for name in ("estimator", "samples", "seed", "max_new_tokens", "target_std_error")}
+    pools = pools_folder(out)
+    found = _forecast(model, dataset, rows, _asked(rows, tasks), chosen, keep=settings.estimator != "reach", pools=pools, progress=progress)
     with atomic_path(out, folder=True, force=True) as partial:
         for task in rows["task"].unique(maintain_order=True).to_list():
             found.predictions.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")
         found.samples.write_parquet(partial / "samples.parquet")
-        (partial / "trajectories").mkdir()
-        shown = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select("subject_id", "prediction_time").head(8)
-        kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
-        kept.write_parquet(partial / "trajectories" / "0.parquet")
+        if found.trajectories is not None:
+            (partial / "trajectories").mkdir()
+            shown = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select("subject_id", "prediction_time").head(8)
+            kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
+            kept.write_parquet(partial / "trajectories" / "0.parquet")
+    shutil.rmtree(pools, ignore_errors=True)
     return dict(found.summary)

@@ -1,0 +1,113 @@
+"""Forecasts that are interrupted, shared out, or that draw until they know enough."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cehrxgpt.config import from_dict
+from cehrxgpt.errors import ConfigError
+from cehrxgpt.forecast import ForecastConfig, Journal, forecast
+from test_forecast_truth import LAST, SHARES, at, task
+from toy_capabilities import bare_chain, exact_risk, history, markov
+
+ROWS = at(11, LAST + timedelta(days=3))
+TASKS = [task("near"), task("far", horizon=60)]
+CONFIG = ForecastConfig(samples=8, moments=3, trajectories=True, curve_points=4)
+
+
+def run(journal: Journal | None = None, config: ForecastConfig = CONFIG, progress=None):
+    return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(11), ROWS, TASKS, config, journal=journal, progress=progress)
+
+
+def same(found, other) -> bool:
+    frames = ("predictions", "samples", "trajectories", "curves")
+    return all(getattr(found, name).equals(getattr(other, name)) for name in frames) and found.summary == other.summary
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("futures", [1, 60, 80])
+def test_an_interrupted_forecast_goes_on_to_the_same_end(tmp_path, futures: int) -> None:
+    drawn = []
+
+    def stop(done: int, total: int, unit: str) -> None:
+        drawn.append(done)
+        if done >= futures:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(Journal(tmp_path / "pools", "key"), progress=stop)
+    kept = len(list((tmp_path / "pools").glob("pool-*.zip"))) if (tmp_path / "pools").exists() else 0
+    drawn.clear()
+    assert same(run(Journal(tmp_path / "pools", "key"), progress=lambda done, *_: drawn.append(done)), run())
+    assert min(drawn) > 3 * 8 * kept  # and it did not begin anew
+
+
+def test_shares_of_the_work_make_the_whole(tmp_path) -> None:
+    for part in (2, 0, 1):
+        notes = run(Journal(tmp_path, "key", share=(part, 3))).predictions["note"].drop_nulls()
+        assert set(notes) == ({"left to another share of the work"} if part != 1 else set())
+    assert same(run(Journal(tmp_path, "key"), progress=lambda *_: pytest.fail("nothing was left to draw")), run())
+
+
+def test_pools_of_another_forecast_or_damaged_ones_are_drawn_again(tmp_path) -> None:
+    run(Journal(tmp_path, "other"), config=ForecastConfig(samples=2, moments=3, trajectories=True, curve_points=4))
+    damaged = sorted(tmp_path.glob("pool-*.zip"))[1]
+    run(Journal(tmp_path, "key"))
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    assert same(run(Journal(tmp_path, "key")), run())
+
+
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+def test_futures_are_drawn_until_the_error_is_small(estimator: str) -> None:
+    config = ForecastConfig(estimator=estimator, samples=640, target_std_error=0.03, moments=4)
+    found = run(config=config).predictions
+    assert (found["std_error"] <= 0.03).all()
+    assert found["num_samples"].min() >= 20
+    assert found["num_samples"].max() < 640
+    for name, horizon in (("near", 30), ("far", 60)):
+        risks = found.filter(pl.col("task") == name)
+        truth = exact_risk(SHARES, 0.1, 0.05, elapsed=3, horizon=horizon)
+        assert abs(risks["predicted_boolean_probability"].mean() - truth) < 3 * 0.03 / np.sqrt(11) + 0.01
+    few = run(config=ForecastConfig(estimator=estimator, samples=25, target_std_error=0.0001)).predictions
+    assert (few["num_samples"] == 25).all()
+
+
+def test_adaptive_futures_are_the_first_of_those_drawn_at_once() -> None:
+    adaptive = run(config=ForecastConfig(samples=80, target_std_error=1e-6, trajectories=True))
+    once = run(config=ForecastConfig(samples=80, trajectories=True))
+    assert adaptive.predictions.equals(once.predictions)
+    assert adaptive.samples.equals(once.samples)
+
+
+def test_estimators_agree_on_shared_pools_and_curves_end_at_the_risk() -> None:
+    found = {one: run(config=ForecastConfig(estimator=one, samples=150, curve_points=5)) for one in ("mc", "scope", "reach")}
+    for one, result in found.items():
+        assert set(result.predictions["method"]) == {{"mc": "monte_carlo"}.get(one, one)}
+        for name, horizon in (("near", 30), ("far", 60)):
+            risks = result.predictions.filter(pl.col("task") == name)["predicted_boolean_probability"]
+            truth = exact_risk(SHARES, 0.1, 0.05, elapsed=3, horizon=horizon)
+            assert abs(risks.mean() - truth) < 3 * np.sqrt(truth * (1 - truth) / (11 * 150)), (one, name)
+        ends = result.curves.filter(pl.col("days") == pl.col("days").max().over("task"))
+        assert ends["cumulative_incidence"].to_list() == pytest.approx(result.predictions["predicted_boolean_probability"].to_list())
+        assert (result.curves["cumulative_incidence"] + result.curves["competing_incidence"] <= 1 + 1e-9).all()
+    assert found["reach"].predictions["std_error"].mean() < 0.8 * found["mc"].predictions["std_error"].mean()
+    assert found["scope"].summary["futures"] == 11 * 150  # one pool for both tasks
+    assert found["reach"].summary["futures"] == 2 * 11 * 150
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    for settings, why in (
+        ({"estimator": "magic"}, "estimator"),
+        ({"least_samples": 3}, "least_samples"),
+        ({"target_std_error": 2.0}, "target_std_error"),
+        ({"estimator": "reach", "trajectories": True}, "reach"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            from_dict(ForecastConfig, settings, where="forecast")
