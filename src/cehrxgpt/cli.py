@@ -58,7 +58,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables; on
 Json = Annotated[bool, typer.Option("--json", help="Only the last line, a JSON object, on standard output.")]
 Events = Annotated[Path, typer.Argument(metavar="EVENTS", help="A folder made by ingest.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder made by pretrain.")]
-Labels = Annotated[list[Path], typer.Option("--labels", help="Labels made by label (repeat it for several tasks).")]
+Labels = Annotated[list[Path], typer.Option("--labels", help="Labels made by label, or a MEDS label file (repeat it for several tasks).")]
 
 
 def _prepare(threads: int | None, *, quiet: bool, json_only: bool) -> ui.Console:
@@ -313,8 +313,19 @@ def tasks(
 @app.command()
 def label(
     events: Events,
-    task: Annotated[str, typer.Option("--task", help="A library task's name or a YAML file.")],
     out: Out,
+    task: Annotated[Optional[str], typer.Option("--task", help="A library task's name or a YAML file, ours or of ACES.")] = None,  # noqa: UP045
+    cohort: Annotated[Optional[Path], typer.Option("--cohort", help="An OMOP cohort table: ask when somebody enters.")] = None,  # noqa: UP045
+    cohort_id: Annotated[Optional[int], typer.Option("--cohort-id", help="Which cohort definition of --cohort.")] = None,  # noqa: UP045
+    labels: Annotated[Optional[Path], typer.Option("--labels", help="A label file: ask at its prediction times.")] = None,  # noqa: UP045
+    outcome: Annotated[Optional[Path], typer.Option("--outcome", help="An OMOP cohort table: entering it is the outcome.")] = None,  # noqa: UP045
+    outcome_id: Annotated[Optional[int], typer.Option("--outcome-id", help="Which cohort definition of --outcome.")] = None,  # noqa: UP045
+    horizon_days: Annotated[Optional[float], typer.Option("--horizon-days", help="Length of the window, without --task.")] = None,  # noqa: UP045
+    gap_days: Annotated[Optional[float], typer.Option("--gap-days", help="The window opens so long after, without --task.")] = None,  # noqa: UP045
+    history_days: Annotated[Optional[int], typer.Option("--history-days", help="Least history, without --task.")] = None,  # noqa: UP045
+    first_onset: Annotated[bool, typer.Option("--first-onset", help="Leave out who had the outcome before, without --task.")] = False,
+    censoring: Annotated[Optional[str], typer.Option("--censoring", help="observation_period, closed_world or grace_days.")] = None,  # noqa: UP045
+    grace_days: Annotated[Optional[int], typer.Option("--grace-days", help="With --censoring grace_days: days that may be missing.")] = None,  # noqa: UP045
     force: Force = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -327,7 +338,20 @@ def label(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
-    figures = stages.label(events, task, out, force=force)
+    settings = {
+        "cohort": cohort,
+        "cohort_id": cohort_id,
+        "labels": labels,
+        "outcome": outcome,
+        "outcome_id": outcome_id,
+        "horizon_days": horizon_days,
+        "gap_days": gap_days,
+        "history_days": history_days,
+        "first_onset": first_onset,
+        "censoring": censoring,
+        "grace_days": grace_days,
+    }
+    figures = stages.label(events, task, out, settings, force=force)
     steps = figures.pop("attrition")
     rows = [[row["step"], f"{row['subjects']:,}", "" if row["rows"] is None else f"{row['rows']:,}", row["note"]] for row in steps]
     console.table(f"Attrition of {figures['task']}", ["step", "subjects", "rows", "note"], rows)
@@ -497,6 +521,7 @@ def evaluate_predictions(
     risk: Annotated[Path, typer.Argument(metavar="RISK.parquet", help="Predictions made by forecast or probe.")],
     labels: Annotated[Path, typer.Option("--labels", help="What came true.")],
     out: Annotated[Optional[Path], typer.Option("--out", help="Keep the metric rows here (Parquet).")] = None,  # noqa: UP045
+    task: Annotated[Optional[str], typer.Option("--task", help="Judge this task's predictions, if the labels name another or none.")] = None,  # noqa: UP045
     seed: Seed = 0,
     force: Force = False,
     quiet: Quiet = False,
@@ -509,7 +534,7 @@ def evaluate_predictions(
     from cehrxgpt import stages
 
     console = _prepare(None, quiet=quiet, json_only=json_only)
-    figures = stages.evaluate_predictions(risk, labels, out, seed=seed, force=force)
+    figures = stages.evaluate_predictions(risk, labels, out, task=task, seed=seed, force=force)
     console.table("Metrics", ["metric", "value", "95% interval"], figures.pop("rows"))
     console.result(figures)
 

@@ -34,6 +34,7 @@ VISIT_PREFIX = "Visit/"  # Visit/<concept_id or class>: time, end_time, visit_id
 ICU_PREFIX = "VisitDetail/"  # VisitDetail/<concept_id or unit>: a stay in intensive care, inside a visit; time, end_time, visit_id
 DETAIL_PREFIX = "visit_detail/"  # visit_detail/<concept_id>: a move to a ward, or intensive care outside every visit: an event like others
 DISCHARGE_PREFIX = "discharge/"  # discharge/<concept_id or place>: at the visit's end
+ENTRY_PREFIX = "cohort/"  # cohort/index, cohort/outcome: entries of cohort tables and label files, while labels are made; no part of a record
 GENDER_PREFIX = "gender/"  # static
 RACE_PREFIX = "race/"  # static
 ETHNICITY_PREFIX = "ethnicity/"  # static, carried but not encoded

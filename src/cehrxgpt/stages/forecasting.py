@@ -50,11 +50,29 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
     return placed.filter(pl.col("_place").rank("ordinal").over("task") <= max_rows).drop("_place")
 
 
-def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
-    """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's."""
+def _only_name(tasks: Sequence[str]) -> str | None:
+    """Name of the task, where there is just one: labels that do not name theirs are of it."""
     from cehrxgpt.tasks import load_task
 
+    return load_task(tasks[0]).name if len(tasks) == 1 else None
+
+
+def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
+    """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's.
+
+    Raises:
+        InputError: the outcome is that of a cohort table, which futures do not have.
+    """
+    from cehrxgpt.tasks import load_task
+    from cehrxgpt.tasks.cohorts import is_cohort_outcome
+
     given = {load_task(task).name: task for task in tasks}
+    hidden = [name for name in rows["task"].unique(maintain_order=True).to_list() if name not in given and is_cohort_outcome(name)]
+    if hidden:
+        raise InputError(
+            f"the outcome of {hidden[0]} is entering a cohort, which no simulated future holds: forecast a task whose outcome is in the events"
+            f" (label EVENTS --cohort TABLE --task NAME) and judge it by these labels (evaluate predictions RISK --labels LABELS --task NAME)"
+        )
     return [given.get(name, name) for name in rows["task"].unique(maintain_order=True).to_list()]
 
 
@@ -113,9 +131,9 @@ def forecast(
 ) -> dict[str, Any]:
     """Risks of the label rows' outcomes.
 
-    The tasks are those that the labels name: of the library, or among `tasks` (names or YAML files). What is drawn is kept beside `out` until
-    it is whole, so that an interrupted forecast goes on where it was. With a `share` (i, n) only that part of the futures is drawn and kept
-    there, for a call without one to put together.
+    The tasks are those that the labels name: of the library, or among `tasks` (names or YAML files). Labels that name none are of the one in
+    `tasks`. What is drawn is kept beside `out` until it is whole, so that an interrupted forecast goes on where it was. With a `share`
+    (i, n) only that part of the futures is drawn and kept there, for a call without one to put together.
     """
     from cehrxgpt.events import EventDataset
 
@@ -125,7 +143,7 @@ def forecast(
         if other is not None:
             refuse_existing(other, force=force, inputs=inputs)
     dataset = EventDataset(events)
-    tables = {str(path): read_labels(path) for path in labels}
+    tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
     for name, frame in tables.items():
         check_subjects(frame, dataset, what=name)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
-from cehrxgpt.errors import ConfigError
+from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.stages.tables import interval, label_files, method_name, number, read_labels, read_table, silent, write_table
 
 if TYPE_CHECKING:
@@ -17,14 +17,33 @@ if TYPE_CHECKING:
     from cehrxgpt.events import EventDataset
 
 
-def evaluate_predictions(risk: Path, labels: Path, out: Path | None, *, seed: int = 0, force: bool = False) -> dict[str, Any]:
-    """Metric rows of predictions against labels."""
+def _named(labels: Path, predictions: pl.DataFrame, task: str | None) -> pl.DataFrame:
+    """The labels, as labels of `task`; of the predictions' one task where neither it nor the file names any.
+
+    Raises:
+        InputError: labels of several tasks are to count as labels of one.
+    """
+    import polars as pl
+
+    predicted = predictions["task"].unique().to_list()
+    found = read_labels(labels, unnamed=task or (predicted[0] if len(predicted) == 1 else None))
+    if task is None:
+        return found
+    if found["task"].n_unique() > 1:
+        raise InputError(f"{labels}: labels of {found['task'].n_unique()} tasks; --task says what those of one are compared with")
+    return found.with_columns(pl.lit(task).alias("task"))
+
+
+def evaluate_predictions(
+    risk: Path, labels: Path, out: Path | None, *, task: str | None = None, seed: int = 0, force: bool = False
+) -> dict[str, Any]:
+    """Metric rows of predictions against labels; `task`: whose predictions the labels judge, if they name another task or none."""
     from cehrxgpt.evaluate.predictions import evaluate_predictions as run
 
     if out is not None:
         refuse_existing(out, force=force)
     predictions = read_table(risk, s.PREDICTION_SCHEMA, what="predictions made by: cehrxgpt forecast or cehrxgpt probe")
-    metrics = run(predictions, read_labels(labels), seed=seed)
+    metrics = run(predictions, _named(labels, predictions, task), seed=seed)
     if out is not None:
         write_table(metrics, out, force=force)
     rows = [

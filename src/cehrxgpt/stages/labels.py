@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cehrxgpt.atomic import atomic_path, refuse_existing
-from cehrxgpt.config import to_dict
+from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.console import Progress
-from cehrxgpt.stages.tables import silent
-
-if TYPE_CHECKING:
-    pass
+from cehrxgpt.stages.tables import Settings, silent
 
 
 def list_tasks() -> list[dict[str, str]]:
@@ -29,16 +26,18 @@ def show_task(name: str) -> str:
     return task_text(name)
 
 
-def label(events: Path, task: str, out: Path, *, force: bool = False) -> dict[str, Any]:
-    """Labels of one task, with `<out>.attrition.json` beside them."""
+def label(events: Path, task: str | None, out: Path, settings: Settings | None = None, *, force: bool = False) -> dict[str, Any]:
+    """Labels of one task, with `<out>.attrition.json` beside them; `settings` say where index and outcome come from, if not from the task."""
     from cehrxgpt.atomic import write_json
     from cehrxgpt.events import EventDataset
-    from cehrxgpt.tasks import label as run
+    from cehrxgpt.tasks.elsewhere import Elsewhere, label_elsewhere
 
+    elsewhere = from_dict(Elsewhere, dict(settings or {}), where="label")
     attrition = out.with_suffix(".attrition.json")
-    refuse_existing(out, force=force, inputs=[events])
+    tables = [path for path in (elsewhere.cohort, elsewhere.outcome, elsewhere.labels) if path is not None]
+    refuse_existing(out, force=force, inputs=[events, *tables])
     refuse_existing(attrition, force=force)
-    labelled = run(EventDataset(events), task)
+    labelled = label_elsewhere(EventDataset(events), task, elsewhere)
     labelled.write(out, force=force)
     write_json(attrition, labelled.attrition)
     return {"task": labelled.task.name, **labelled.counts, "note": labelled.note, "attrition": labelled.attrition}

@@ -48,17 +48,15 @@ def write_table(frame: pl.DataFrame, path: Path, *, force: bool) -> None:
         frame.write_parquet(partial)
 
 
-def read_labels(path: Path) -> pl.DataFrame:
-    """A label table.
+def read_labels(path: Path, *, unnamed: str | None = None) -> pl.DataFrame:
+    """A label table, ours or of MEDS (a file or a folder of shards); `unnamed` names its task where it does not.
 
     Raises:
-        InputError, SchemaError: see `read_table`; a (task, subject, prediction time) stands twice.
+        InputError, SchemaError: it is not there, unreadable or no label table; a (task, subject, prediction time) stands twice.
     """
-    labels = read_table(path, s.LABEL_SCHEMA, what="labels made by: cehrxgpt label EVENTS --task NAME --out LABELS.parquet")
-    doubles = int(labels.select("task", "subject_id", "prediction_time").is_duplicated().sum())
-    if doubles:
-        raise InputError(f"{path}: {doubles} rows share task, subject_id and prediction_time with another; expected one row each")
-    return labels
+    from cehrxgpt.tasks.meds_labels import read_labels as run
+
+    return run(path, unnamed=unnamed)
 
 
 def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str) -> None:

@@ -318,7 +318,7 @@ def task_text(name: str) -> str:
 
 
 def load_task(name_or_path: str | Path | Task) -> Task:
-    """A library task by name, or a task from a YAML file (anything with a slash or a `.yaml`/`.yml` ending is a path).
+    """A library task by name, or a task from a YAML file, ours or of ACES (anything with a slash or a `.yaml`/`.yml` ending is a path).
 
     Raises:
         TaskError: no such task or file, or it is malformed.
@@ -328,9 +328,12 @@ def load_task(name_or_path: str | Path | Task) -> Task:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         try:
-            return parse_task(path.read_text(encoding="utf-8"), where=str(path))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise TaskError(f"{path}: no such file; give a task's YAML file or one of: {', '.join(library_tasks())}") from error
         except (IsADirectoryError, UnicodeDecodeError) as error:
             raise TaskError(f"{path}: not a YAML text file") from error
+        from cehrxgpt.tasks.aces import is_aces, load_aces
+
+        return load_aces(path) if is_aces(text) else parse_task(text, where=str(path))
     return parse_task(task_text(str(name_or_path)), where=f"task {name_or_path}")

@@ -89,9 +89,14 @@ def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort("subject_id", "prediction_time", "stay_start", "stay_end").unique(["subject_id", "prediction_time"], keep="first")
 
 
+def _recorded(events: pl.DataFrame) -> pl.DataFrame:
+    """Timed rows of the record: all but birth and entries from elsewhere."""
+    return events.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH) & ~pl.col("code").str.starts_with(s.ENTRY_PREFIX))
+
+
 def _content(events: pl.DataFrame) -> pl.DataFrame:
-    """Timed rows that say something happened: all but birth and the marks of observation."""
-    return events.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in([s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END]))
+    """Those of them that say something happened: all but the marks of observation."""
+    return _recorded(events).filter(~pl.col("code").is_in([s.OBSERVATION_START, s.OBSERVATION_END]))
 
 
 def index_steps(task: Task, events: pl.DataFrame) -> list[Step]:
@@ -121,7 +126,7 @@ def person_facts(events: pl.DataFrame) -> pl.DataFrame:
     Observation begins at the earlier of OBSERVATION//START and the first event, and ends at the later of OBSERVATION//END, the time
     the last event became known, and the end of the last visit.
     """
-    timed = events.filter(pl.col("time").is_not_null() & (pl.col("code") != s.BIRTH))
+    timed = _recorded(events)
     is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX)
     until = pl.max_horizontal(known_at(), pl.when(is_visit).then(pl.col("end_time")))
     facts = timed.group_by("subject_id").agg(pl.col("time").min().alias("observed_from"), until.max().alias("observed_until"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,19 +165,19 @@ def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
     return labelled.select(pl.col(name).cast(dtype) for name, dtype in LABEL_DTYPES.items())
 
 
-def _frames(events: EventDataset | pl.DataFrame, split: str | None) -> Iterator[pl.DataFrame]:
-    if isinstance(events, pl.DataFrame):
-        yield events.select(_COLUMNS)
-    else:
-        for _, frame in events.iter_shards(split):
-            yield frame.select(_COLUMNS)
+def _frames(events: EventDataset | pl.DataFrame, split: str | None, entries: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+    frames = [events] if isinstance(events, pl.DataFrame) else (frame for _, frame in events.iter_shards(split))
+    for frame in frames:
+        shard = frame.select(_COLUMNS)
+        theirs = [] if entries is None else [entries.select(_COLUMNS).join(shard.select("subject_id").unique(), on="subject_id", how="semi")]
+        yield pl.concat([shard, *theirs])
 
 
-def _facts(events: EventDataset | pl.DataFrame) -> DataFacts:
+def _facts(events: EventDataset | pl.DataFrame, entries: pl.DataFrame | None) -> DataFacts:
     """Of the whole data set, whatever split is labelled: absence is a property of the data."""
-    if isinstance(events, pl.DataFrame):
-        return DataFacts.of([events])
-    return DataFacts.of(pl.scan_parquet(path, glob=False).select("code", "time", "end_time") for path in events.shards())
+    columns = ("code", "time", "end_time")
+    frames = [events] if isinstance(events, pl.DataFrame) else (pl.scan_parquet(path, glob=False).select(columns) for path in events.shards())
+    return DataFacts.of(chain(frames, [] if entries is None else [entries]))
 
 
 def label(
@@ -186,6 +187,7 @@ def label(
     split: str | None = None,
     censoring: Literal["observation_period", "closed_world", "grace_days"] | None = None,
     grace_days: int | None = None,
+    entries: pl.DataFrame | None = None,
 ) -> Labelled:
     """Label every eligible (subject, prediction time).
 
@@ -194,6 +196,7 @@ def label(
         task: a Task, the name of a library task, or a path to a YAML file.
         split: only this split.
         censoring, grace_days: in place of the task's own, where a data set's observation periods ask for it.
+        entries: further events that the task may name and that are no part of the record (see `entries.label_entries`).
 
     Returns:
         labels and attrition. `boolean_value` is True (outcome in the window), False (death before it, or the whole window seen
@@ -208,10 +211,10 @@ def label(
     if censoring is not None:
         task = replace(task, censoring=censoring, grace_days=(grace_days or 0) if censoring == "grace_days" else 0)
     task = resolve(task, events.codes if isinstance(events, EventDataset) else None)
-    facts = _facts(events)
+    facts = _facts(events, entries)
     attrition, labels, subjects = _Attrition(), [pl.DataFrame(schema=LABEL_DTYPES)], 0
     missing = facts.missing(task)
-    for frame in _frames(events, split):
+    for frame in _frames(events, split, entries):
         subjects += frame["subject_id"].n_unique()
         if not missing:
             rows = _eligible(task, frame, attrition)
