@@ -155,7 +155,8 @@ def _table(named: dict[str, str], found: _Found, subjects: int, positives: int) 
     }
     same = {"subgroup": None, "level": None, "subjects": subjects, "positives": positives, **named}
     columns = every | {name: [value] * len(found) for name, value in same.items()}
-    return pl.DataFrame({name: columns[name] for name in METRIC_DTYPES}, schema=METRIC_DTYPES).with_columns(pl.col("value", "lower", "upper").fill_nan(None))
+    table = pl.DataFrame({name: columns[name] for name in METRIC_DTYPES}, schema=METRIC_DTYPES)
+    return table.with_columns(pl.col("value", "lower", "upper").fill_nan(None))
 
 
 Incidence = tuple[Array, Array]
@@ -207,15 +208,16 @@ def calibration_table(
     predictions: pl.DataFrame, labels: pl.DataFrame, *, bins: int = 10, replicates: int = 1000, seed: int = 0, weighted: bool = True
 ) -> pl.DataFrame:
     """`task`, `method`, and what `calibration.calibration_curve` says of each bin of equal mass."""
-    number = {name: pl.Float64() for name in ("predicted", "observed", "lower", "upper")} | {name: pl.Int64() for name in ("rows", "subjects")}
-    parts = []
+    figures = ("predicted", "observed", "lower", "upper", "rows", "subjects")
+    types: dict[str, pl.DataType] = {"task": pl.String(), "method": pl.String(), **dict.fromkeys(figures, pl.Float64())}
+    parts: list[dict[str, str | float]] = []
     for task, method, group in by_method(join_labels(predictions, labels)):
         rows = Judged.of(group, weighted=weighted)
-        settings = {"bins": bins, "subject_id": rows.subject_id, "replicates": replicates, "seed": seed}
-        curve = calibration.calibration_curve(rows.truth, rows.probability, rows.weight, **settings)
+        curve = calibration.calibration_curve(
+            rows.truth, rows.probability, rows.weight, bins=bins, subject_id=rows.subject_id, replicates=replicates, seed=seed
+        )
         parts += [{"task": task, "method": method, **point} for point in curve]
-    columns = {"task": pl.String(), "method": pl.String(), **number}
-    return pl.DataFrame(parts, schema={name: pl.Float64() if name in number else dtype for name, dtype in columns.items()}).cast(columns)
+    return pl.DataFrame(parts, schema=types).with_columns(pl.col("rows", "subjects").cast(pl.Int64))
 
 
 def net_benefit_table(

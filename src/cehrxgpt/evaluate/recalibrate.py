@@ -1,8 +1,8 @@
 """Recalibration: a map from risks to risks, fitted on tuning predictions and judged on held-out ones.
 
 Platt's is a line on the logit (two numbers, smooth, cannot repair what is bent); isotonic regression is the best step-wise map that never
-falls (bends at will, wants hundreds of outcomes, ties what it cannot tell apart). Both are weighted for censoring. Rank is kept by either, but for ties
-(and for a Platt line that falls, which says that the risks rank the wrong way round).
+falls (bends at will, wants hundreds of outcomes, ties what it cannot tell apart). Both are weighted for censoring. Rank is kept by either,
+but for ties (and for a Platt line that falls, which says that the risks rank the wrong way round).
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ GROUP_DTYPES: dict[str, pl.DataType] = {
 }
 
 _NAMES = {"gender/8532": "female", "gender/8507": "male", "race/8515": "Asian", "race/8516": "Black", "race/8527": "White"}
+_NAMES |= {f"{s.GENDER_PREFIX}0": UNKNOWN, f"{s.RACE_PREFIX}0": UNKNOWN}
 _UNCOUNTED = (s.BIRTH, s.OBSERVATION_START, s.OBSERVATION_END)
 
 
@@ -66,7 +67,7 @@ def subgroup_levels(events: pl.DataFrame, rows: pl.DataFrame, *, names: Mapping[
     facts = key.join(births, on="subject_id", how="left", maintain_order="left")
     for name, prefix in ((SEX, s.GENDER_PREFIX), (RACE, s.RACE_PREFIX)):
         static = events.filter(pl.col("code").str.starts_with(prefix)).group_by("subject_id").agg(pl.col("code").min().alias(name))
-        readable = pl.col(name).replace({**_NAMES, **dict(names or {})}).fill_null(UNKNOWN)
+        readable = pl.col(name).replace({**dict(names or {}), **_NAMES}).fill_null(UNKNOWN)
         facts = facts.join(static, on="subject_id", how="left", maintain_order="left").with_columns(readable)
     counted = events.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in(list(_UNCOUNTED)))
     times = key.select("subject_id", "prediction_time").unique()

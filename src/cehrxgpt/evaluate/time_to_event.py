@@ -156,8 +156,8 @@ def concordance(days: npt.ArrayLike, end: npt.ArrayLike, risk: npt.ArrayLike, we
 class IntegratedBrier:
     """Mean over (0, tau] of the Brier score of cumulative incidences.
 
-    BS(t) = sum_i W_i(t) (1[outcome by t] - F_i(t))^2 / sum_i W_i(t), W = 1 / G(T_i-) for who had an outcome or a competing event by t, 1 / G(t-) for who
-    is seen free at t, 0 for who was lost before. The integral is by trapezia, from BS(0) = 0 on.
+    BS(t) = sum_i W_i(t) (1[outcome by t] - F_i(t))^2 / sum_i W_i(t); W is 1 / G(T_i-) for who had an outcome or a competing event by t,
+    1 / G(t-) for who is seen free at t, 0 for who was lost before. The integral is by trapezia, from BS(0) = 0 on.
 
     Args:
         follow: of the rows.
