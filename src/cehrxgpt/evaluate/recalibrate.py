@@ -64,13 +64,14 @@ def _apply(found: Map, predictions: pl.DataFrame, method: str) -> pl.DataFrame:
             mapped = found(given.fill_null(0.5).to_numpy(), bound)
             columns[name] = pl.select(pl.when(given.is_not_null()).then(pl.Series(mapped, dtype=pl.Float64))).to_series()
     fresh = predictions.with_columns(*(column.alias(name) for name, column in columns.items()), pl.lit(method).alias("method"))
-    decided = (pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value")
+    if "predicted_boolean_value" in fresh.columns:
+        fresh = fresh.with_columns((pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"))
     if "std_error" in fresh.columns:
         fresh = fresh.with_columns(pl.lit(None, dtype=pl.Float64).alias("std_error"))
     if {"lower_bound", "upper_bound"} <= set(fresh.columns):
         low, high = pl.min_horizontal("lower_bound", "upper_bound"), pl.max_horizontal("lower_bound", "upper_bound")
         fresh = fresh.with_columns(low.alias("lower_bound"), high.alias("upper_bound"))
-    return fresh.with_columns(decided)
+    return fresh
 
 
 def recalibrate(predictions: pl.DataFrame, tuning: pl.DataFrame, labels: pl.DataFrame, kinds: Sequence[str] = KINDS) -> pl.DataFrame:

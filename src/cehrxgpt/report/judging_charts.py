@@ -27,15 +27,17 @@ def standalone(chart: Chart, description: str) -> str:
 def _named(chart: Chart, entries: Sequence[tuple[str, Method]]) -> None:
     """The methods' lines and names, below one another at the top."""
     for place, (label, style) in enumerate(entries):
-        y = 22 + _LINE * place
+        y = 8 + _LINE * place
         chart.raw(f"M4 {y}h22", f"line {style.colour}{' dash' if style.dashed else ''}")
         chart.label(32, y + 4, label, class_="plain")
 
 
 def _chart(x: Axis, y: Axis, lines: int, x_title: str, y_title: str) -> Chart:
-    """With room for so many names above the plot; the y title stands first."""
-    top = 30 + _LINE * lines
-    return Chart(_SIZE, _SIZE - 60 + top, x, y, margin=(top, 18, 40, 52), x_title=x_title, y_title=y_title)
+    """With room for so many names above the plot."""
+    top = 32 + _LINE * lines
+    chart = Chart(_SIZE, _SIZE - 60 + top, x, y, margin=(top, 18, 40, 52), x_title=x_title)
+    chart.label(2, top - 13, y_title, class_="title")
+    return chart
 
 
 def _share(value: float) -> str:

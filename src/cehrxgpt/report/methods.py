@@ -63,7 +63,12 @@ def method(name: str) -> Method:
     base, _, kind = name.rpartition("+")
     if kind in ("platt", "isotonic") and base:
         raw = method(base)
-        return Method(f"{raw.label}, {kind}", _SPARE[kind == "isotonic"], dashed=True, what=f"{raw.what}; recalibrated on tuning patients")
+        return Method(
+            f"{raw.label}, {kind.replace('platt', 'Platt')}",
+            _SPARE[kind == "isotonic"],
+            dashed=True,
+            what=f"{raw.what}; recalibrated on tuning patients",
+        )
     known = METHODS.get(canonical(name))
     return known or Method(name, _SPARE[sum(name.encode()) % len(_SPARE)])
 
