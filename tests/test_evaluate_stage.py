@@ -13,6 +13,8 @@ import pytest
 from cehrxgpt import cli, stages
 from cehrxgpt import schema as s
 from cehrxgpt.errors import MismatchError, OutputExistsError
+from cehrxgpt.evaluate import evaluate_predictions
+from cehrxgpt.report.run import RunFolder
 from cehrxgpt.stages.judging import curves_beside
 from test_evaluate_predictions import curves_frame, labels_frame
 
@@ -80,6 +82,22 @@ def test_the_verb(files, monkeypatch, capsys):
     assert ended.value.code == 0
     assert "u monte_carlo c_index" in json.loads(capsys.readouterr().out)["metrics"]
     assert (files / "judged" / "metrics.parquet").is_file()
+
+
+def test_a_report_shows_everybody_and_no_curve_is_a_task(files):
+    metrics = evaluate_predictions(
+        pl.read_parquet(files / "risk.parquet").filter(pl.col("task") == "t"), pl.read_parquet(files / "t.parquet"), replicates=0
+    )
+    level = metrics.with_columns(pl.lit("sex").alias("subgroup"), pl.lit("female").alias("level"))
+    for folder in ("evaluation", "forecast"):
+        (files / "run" / folder).mkdir(parents=True)
+    pl.concat([metrics, level]).write_parquet(files / "run" / "evaluation" / "metrics.parquet")
+    for name in ("t.parquet", "t.curves.parquet"):
+        (files / "run" / "forecast" / name).write_bytes((files / "risk.parquet").read_bytes())
+    run = RunFolder(files / "run")
+    assert run.metrics is not None
+    assert run.metrics.height == metrics.height
+    assert run.tasks == ["t"]
 
 
 def test_where_curves_lie(tmp_path):

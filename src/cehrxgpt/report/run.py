@@ -190,7 +190,8 @@ class RunFolder:
     @cached_property
     def tasks(self) -> list[str]:
         """Every task that has labels, predictions or metrics, sorted."""
-        found = set(self.stems("labels")) | set(self.stems("forecast")) - {"samples"}
+        forecast = {name for name in self.stems("forecast") if not name.endswith(".curves")} - {"samples"}
+        found = set(self.stems("labels")) | forecast
         found |= {path.name for path in (self.root / "probe").glob("*") if path.is_dir()}
         if self.metrics is not None:
             found |= set(self.metrics["task"].drop_nulls().to_list())

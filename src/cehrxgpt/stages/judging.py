@@ -50,8 +50,7 @@ def evaluate_predictions(
     truth = pl.concat([read_labels(path).select(list(s.LABEL_SCHEMA.names)) for path in labels])
     mapped = None if recalibrate is None else _recalibrated(predictions, truth, recalibrate)
     every = predictions if mapped is None else pl.concat([predictions, mapped], how="vertical_relaxed")
-    curves = curves_beside(risk)
-    points = read_table(curves, s.CURVE_SCHEMA, what="curves") if curves.exists() else None
+    points = _read_curves(risk)
     groups, notes = (None, []) if events is None else _groups(events, every, tasks)
     metrics = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
     if out is not None:
@@ -72,6 +71,11 @@ def evaluate_predictions(
 def curves_beside(predictions: Path) -> Path:
     """Where the cumulative-incidence curves of a file of predictions lie: `risk.curves.parquet` beside `risk.parquet`."""
     return predictions.with_name(f"{predictions.stem}.curves.parquet")
+
+
+def _read_curves(predictions: Path) -> pl.DataFrame | None:
+    path = curves_beside(predictions)
+    return read_table(path, s.CURVE_SCHEMA, what="curves") if path.exists() else None
 
 
 def _several(metrics: pl.DataFrame) -> bool:
@@ -243,7 +247,8 @@ def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[s
             truth = _truth_predictions(pl.read_parquet(run / "truth" / f"{task}.parquet"))
             predictions.append(truth.join(asked, on=key, how="semi", maintain_order="left"))
         names = list(s.PREDICTION_SCHEMA.names)
-        parts += [judge(frame.select(names), labels) for frame in predictions if frame.height]
+        curves = _read_curves(risk_file)
+        parts += [judge(frame.select(names), labels, curves=curves) for frame in predictions if frame.height]
     metrics = pl.concat(parts)
     progress(len(tasks), len(tasks) + 1, "synthetic patients")
     with atomic_path(out, folder=True, force=True) as partial:
