@@ -22,7 +22,7 @@ from cehrxgpt.evaluate import auroc
 from cehrxgpt.evaluate.bootstrap import bootstrap
 from cehrxgpt.evaluate.calibration import intercept, logit, slope
 from cehrxgpt.evaluate.gaps import coverage
-from cehrxgpt.evaluate.predictions import ipcw, join_labels
+from cehrxgpt.evaluate.rows import ipcw, join_labels
 
 BEGIN, END = "<!-- objectives:begin -->", "<!-- objectives:end -->"
 REPLICATES = 500

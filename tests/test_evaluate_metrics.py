@@ -86,6 +86,19 @@ def test_curve_has_bins_of_equal_mass():
     assert calibration.calibration_curve([], []) == []
 
 
+def test_limits_of_the_curve_go_by_patient():
+    rng = np.random.default_rng(1)
+    p = np.repeat(rng.random(100), 10)
+    truth = np.repeat(rng.random(100) < p[::10], 10)  # ten rows of one patient end alike
+    own = calibration.calibration_curve(truth, p, bins=2, replicates=200)
+    patients = calibration.calibration_curve(truth, p, bins=2, replicates=200, subject_id=np.repeat(np.arange(100), 10))
+    assert all(b["upper"] - b["lower"] > 2 * (a["upper"] - a["lower"]) for a, b in zip(own, patients, strict=True))
+    assert [point["subjects"] for point in patients] == [50, 50]
+    nobody = calibration.calibration_curve([0] * 40, [0.1] * 40, subject_id=[1, 2] * 20)
+    assert (nobody[0]["observed"], nobody[0]["subjects"]) == (0, 2)
+    assert nobody[0]["upper"] > 0.5  # of two patients nothing is known
+
+
 def test_a_replicate_draws_patients_with_all_their_rows():
     subject = np.array([7, 7, 7, 3, 5, 5])
     (chunk,) = replicate_weights(subject, replicates=200, seed=1)

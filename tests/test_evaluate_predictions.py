@@ -24,7 +24,7 @@ def labels_frame(values, *, days=None, subjects=None, task="t"):
             "prediction_time": [T0] * count,
             "boolean_value": values,
             "task": [task] * count,
-            "time_to_event_days": [float(day) for day in (days or [30] * count)],
+            "time_to_event_days": [float(day) for day in ([30] * count if days is None else days)],
             "observed": [value is True for value in values],
             "end_reason": reasons,
         },
@@ -113,6 +113,83 @@ def test_a_label_more_is_no_harm():
     labels = labels_frame([False, True, None])
     metrics = evaluate_predictions(predictions_frame(labels.head(2), [0.1, 0.9]), labels, replicates=0)
     assert value(metrics, "censored") == 0
+
+
+def censored_population(rng, rows):
+    """The whole truth, what is seen of it, and risks; half are lost within a year on average, negatives the likelier to be so."""
+    p = rng.beta(1, 4, rows)
+    event = np.where(rng.random(rows) < p, rng.uniform(0, 365, rows), np.inf)
+    lost = rng.exponential(400, rows)
+    truth, seen = event <= 365, np.minimum(np.minimum(event, 365.0), lost)
+    known = lost >= np.minimum(event, 365.0)
+    values = [bool(one) if there else None for one, there in zip(truth, known, strict=True)]
+    return p, labels_frame(truth.tolist(), days=np.minimum(event, 365.0)), labels_frame(values, days=seen)
+
+
+def test_weights_undo_censoring_in_every_metric():
+    p, whole, seen = censored_population(np.random.default_rng(0), 30_000)
+    predictions = predictions_frame(whole, p)
+    truth, found, naive = (
+        evaluate_predictions(predictions, labels, replicates=0, weighted=weighted)
+        for labels, weighted in ((whole, True), (seen, True), (seen, False))
+    )
+    for name, near in {"auroc": 0.01, "auprc": 0.02, "brier": 0.005, "prevalence": 0.006, "calibration_intercept": 0.06, "ece": 0.01}.items():
+        assert value(found, name) == pytest.approx(value(truth, name), abs=near), name
+    for name in ("auprc", "brier", "prevalence", "calibration_intercept", "ece"):
+        assert abs(value(naive, name) - value(truth, name)) > 3 * abs(value(found, name) - value(truth, name)), name
+
+
+def test_perfect_predictions_and_a_constant():
+    truth = np.random.default_rng(0).random(2000) < 0.2
+    labels = labels_frame(truth.tolist(), days=np.where(truth, 10, 30))
+    perfect = evaluate_predictions(predictions_frame(labels, truth.astype(float)), labels, replicates=0)
+    assert [value(perfect, name) for name in ("auroc", "auprc", "brier", "ece", "c_index")] == [1, 1, 0, 0, 1]
+    constant = evaluate_predictions(predictions_frame(labels, np.full(2000, truth.mean())), labels, replicates=0)
+    assert (value(constant, "auroc"), value(constant, "c_index"), value(constant, "calibration_slope")) == (0.5, 0.5, None)
+    assert value(constant, "brier") == pytest.approx(truth.mean() * (1 - truth.mean()))
+    assert (value(constant, "ece"), value(constant, "calibration_intercept")) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_the_order_of_rows_is_no_matter():
+    rng = np.random.default_rng(1)
+    p, _, labels = censored_population(rng, 500)
+    predictions = predictions_frame(labels, p)
+    mixed = evaluate_predictions(predictions.sample(fraction=1, shuffle=True, seed=1), labels.sample(fraction=1, shuffle=True, seed=2), replicates=0)
+    assert mixed["value"].to_list() == pytest.approx(evaluate_predictions(predictions, labels, replicates=0)["value"].to_list())
+
+
+def curves_frame(predictions, incidence, days):
+    keys = predictions.select("subject_id", "prediction_time", "task", "method")
+    parts = [
+        keys.with_columns(pl.lit(day, dtype=pl.Float32).alias("days"), pl.Series("cumulative_incidence", incidence(day), dtype=pl.Float64))
+        for day in days
+    ]
+    return pl.concat(parts).with_columns(pl.lit(None, dtype=pl.Float64).alias("std_error"))
+
+
+def test_curves_are_judged_over_the_horizon():
+    p, _, labels = censored_population(np.random.default_rng(2), 2000)
+    predictions = predictions_frame(labels, p)
+    days = [0.0, 73.0, 146.0, 219.0, 292.0, 365.0, 730.0]
+    right = curves_frame(predictions, lambda day: p * min(day / 365, 1), days)
+    found = evaluate_predictions(predictions, labels, curves=right, replicates=20)
+    row = found.filter(pl.col("metric") == "integrated_brier").row(0, named=True)
+    assert row["lower"] < row["value"] < row["upper"]
+    late = curves_frame(predictions, lambda day: p * min(day / 365, 1) ** 4, days)
+    assert value(evaluate_predictions(predictions, labels, curves=late, replicates=0), "integrated_brier") > row["value"]
+    # Grids of their own: read by straight lines, which these curves are.
+    odd = pl.concat(
+        [
+            right.filter(pl.col("subject_id") < 1000),
+            curves_frame(predictions, lambda day: p * day / 365, [50.0, 365.0]).filter(pl.col("subject_id") >= 1000),
+        ]
+    )
+    own = evaluate_predictions(predictions, labels, curves=odd, replicates=0)
+    assert value(own, "integrated_brier") == pytest.approx(row["value"], rel=0.03)
+    assert "integrated_brier" not in evaluate_predictions(predictions, labels, replicates=0)["metric"].to_list()
+    assert "integrated_brier" not in evaluate_predictions(predictions, labels, curves=right.clear(), replicates=0)["metric"].to_list()
+    with pytest.raises(MismatchError, match="1 of 2000 predictions of m have none"):
+        evaluate_predictions(predictions, labels, curves=right.filter(pl.col("subject_id") != 5), replicates=0)
 
 
 def test_shares_of_few_samples_have_a_slope():

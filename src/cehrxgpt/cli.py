@@ -519,23 +519,33 @@ app.add_typer(evaluate, name="evaluate")
 @evaluate.command("predictions")
 def evaluate_predictions(
     risk: Annotated[Path, typer.Argument(metavar="RISK.parquet", help="Predictions made by forecast or probe.")],
-    labels: Annotated[Path, typer.Option("--labels", help="What came true.")],
-    out: Annotated[Optional[Path], typer.Option("--out", help="Keep the metric rows here (Parquet).")] = None,  # noqa: UP045
-    task: Annotated[Optional[str], typer.Option("--task", help="Judge this task's predictions, if the labels name another or none.")] = None,  # noqa: UP045
+    labels: Labels,
+    events: Annotated[Optional[Path], typer.Option("--events", help="The event data set: metrics by age, sex, race, history, onset.")] = None,  # noqa: UP045
+    task: Annotated[Optional[list[str]], typer.Option("--task", help="Task (name or file) of predictions whose labels name another, or none; or of your own.")] = None,  # noqa: UP045
+    recalibrate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--recalibrate", metavar="TUNING.parquet[:platt|isotonic]", help="Map the risks by these tuning predictions, and judge both."),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Keep tables and charts in this folder.")] = None,  # noqa: UP045
     seed: Seed = 0,
     force: Force = False,
     quiet: Quiet = False,
     json_only: Json = False,
 ) -> None:
-    """AUROC, AUPRC, Brier score and calibration, with intervals by patient.
+    """Discrimination, calibration, time to event and net benefit, weighted for censoring, with intervals by patient.
 
-    Example: cehrxgpt evaluate predictions risk.parquet --labels t2dm_hf_1y.parquet
+    Example: cehrxgpt evaluate predictions risk.parquet --labels t2dm_hf_1y.parquet --events events --out judged
     """
     from cehrxgpt import stages
 
     console = _prepare(None, quiet=quiet, json_only=json_only)
-    figures = stages.evaluate_predictions(risk, labels, out, task=task, seed=seed, force=force)
+    figures = stages.evaluate_predictions(risk, labels, out, events=events, tasks=task or (), recalibrate=recalibrate, seed=seed, force=force)
     console.table("Metrics", ["metric", "value", "95% interval"], figures.pop("rows"))
+    levels = figures.pop("subgroups")
+    if levels:
+        console.table("By subgroup", ["method", "group", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"], levels)
+    for note in figures["notes"]:
+        console.say(f"note: {note}")
     console.result(figures)
 
 

@@ -146,6 +146,19 @@ PREDICTION_SCHEMA = pa.schema(
 )
 """PredictionTable: the MEDS prediction schema plus how sure we are."""
 
+CURVE_SCHEMA = pa.schema(
+    [
+        _field("subject_id", pa.int64(), nullable=False),
+        _field("prediction_time", _TIME, nullable=False),
+        _field("task", pa.large_string(), nullable=False),
+        _field("method", pa.large_string(), nullable=False),
+        _field("days", pa.float32(), nullable=False),  # after the prediction time
+        _field("cumulative_incidence", pa.float64(), nullable=False),  # chance of the outcome by then, competing events counted
+        _field("std_error", pa.float64()),
+    ]
+)
+"""Cumulative-incidence curves, one row per point of the grid; beside predictions `<name>.parquet` as `<name>.curves.parquet`."""
+
 EMBEDDING_SCHEMA = pa.schema(
     [
         _field("subject_id", pa.int64(), nullable=False),
@@ -166,6 +179,8 @@ METRIC_SCHEMA = pa.schema(
         _field("upper", pa.float64()),
         _field("subjects", pa.int64(), nullable=False),
         _field("positives", pa.int64(), nullable=False),
+        _field("subgroup", pa.large_string()),  # what people are grouped by: "age", "sex", ...; null = everybody
+        _field("level", pa.large_string()),  # which of its groups
     ]
 )
 """Tidy metric rows, as every evaluator returns them."""

@@ -1,4 +1,4 @@
-"""Tables in, tidy metric rows out: discrimination, calibration, intervals by patient, fidelity of synthetic data.
+"""Tables in, tidy metric rows out: discrimination, calibration, time to event, net benefit, intervals by patient, fidelity of synthetic data.
 
 Evaluators see the travelling tables and nothing else of the package.
 """

@@ -20,6 +20,9 @@ Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 """float64[B, n] weightings -> float64[B] values."""
 
+LARGEST_WEIGHT = 20.0
+"""The most that one row may stand for because of censoring."""
+
 CHUNK_VALUES = 100_000  # weights held at once: small enough that a chunk and its temporaries stay in the cache (three times faster)
 
 
@@ -102,6 +105,26 @@ def bootstrap(
     return result
 
 
+def bootstrap_curve(
+    statistic: Statistic, subject_id: npt.ArrayLike, *, weights: Array, replicates: int = 1000, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """Value, lower and upper limit (95%) of a statistic with m values, float64[m] each; NaN limits as in `bootstrap`.
+
+    Args:
+        statistic: float64[B, n] weightings -> float64[B, m].
+        subject_id, weights, replicates, seed: as there.
+    """
+    value = statistic(weights[None, :])[0]
+    drawn = [statistic(chunk * weights) for chunk in replicate_weights(subject_id, replicates=replicates, seed=seed)]
+    if not drawn:
+        return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+    values = np.concatenate(drawn)
+    known = np.isfinite(value) & (2 * np.isfinite(values).sum(axis=0) >= replicates)
+    limits = np.full((2, value.size), np.nan)
+    limits[:, known] = np.nanquantile(values[:, known], [0.025, 0.975], axis=0)
+    return value, limits[0], limits[1]
+
+
 def censoring_survival(days: npt.ArrayLike, censored: npt.ArrayLike) -> Callable[[npt.ArrayLike], Array]:
     """Kaplan-Meier estimate G(t-) of the chance of being still observed just before t.
 
@@ -127,7 +150,7 @@ def censoring_survival(days: npt.ArrayLike, censored: npt.ArrayLike) -> Callable
     return before
 
 
-def censoring_weights(days: npt.ArrayLike, censored: npt.ArrayLike, *, largest: float = 20.0) -> Array:
+def censoring_weights(days: npt.ArrayLike, censored: npt.ArrayLike, *, largest: float = LARGEST_WEIGHT) -> Array:
     """Inverse-probability-of-censoring weights, float64[n]: 0 for censored rows, 1 / G(t-) for the others, at most `largest`.
 
     t is the time at which the label became known: the outcome, the death, or the window's close.

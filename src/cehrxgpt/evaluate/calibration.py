@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cehrxgpt.evaluate.bootstrap import bootstrap_curve
 from cehrxgpt.evaluate.discrimination import Array, as_weights
 
 CLIP = 1e-6
@@ -67,20 +68,26 @@ def intercept(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: 
 
 
 def slope(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:
-    """b in logit(y) = a + b lp, by Newton, float64[B].
+    """b in logit(y) = a + b lp, float64[B]; NaN where it is not defined, see `line`."""
+    return line(outcome, linear_predictor, weights)[1]
 
-    NaN where it is not defined: one class only, one prediction only, or predictions that separate the classes perfectly.
+
+def line(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> tuple[Array, Array]:
+    """a and b in logit(y) = a + b lp, by Newton, float64[B] each.
+
+    NaN where they are not defined: one class only, one prediction only, or predictions that separate the classes perfectly.
     """
     truth, lp = np.asarray(outcome, dtype=np.float64), np.asarray(linear_predictor, dtype=np.float64)
     every = as_weights(weights, truth.size)
     if truth.size == 0 or np.ptp(lp) == 0:
-        return np.full(every.shape[0], np.nan)
+        return np.full(every.shape[0], np.nan), np.full(every.shape[0], np.nan)
     centre, scale = lp.mean(), lp.std()
     x = (lp - centre) / scale
     # Replicates start from the solution of their mean, and are there after a few steps.
     a, b, _ = _newton(truth, x, every.mean(axis=0, keepdims=True), 0.0, 0.0)
-    _, b, settled = _newton(truth, x, every, float(a[0]), float(b[0]))
-    return np.where(_two_classes(truth, every) & settled, b / scale, np.nan)
+    a, b, settled = _newton(truth, x, every, float(a[0]), float(b[0]))
+    there = _two_classes(truth, every) & settled
+    return np.where(there, a - b * centre / scale, np.nan), np.where(there, b / scale, np.nan)
 
 
 def _newton(truth: Array, x: Array, weights: Array, a0: float, b0: float) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
@@ -139,31 +146,60 @@ def ece(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLi
 
 
 def calibration_curve(
-    outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike | None = None, *, bins: int = 10
+    outcome: npt.ArrayLike,
+    probability: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    *,
+    bins: int = 10,
+    subject_id: npt.ArrayLike | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
 ) -> list[dict[str, float]]:
-    """One mapping per bin of equal mass, in order: `predicted`, `observed` (weighted means), `rows`, and Wilson limits `lower`, `upper`.
+    """One mapping per bin of equal mass, in order.
 
-    The limits take rows as independent; the metrics' intervals are the ones that go by patient.
+    Args:
+        outcome, probability, weights: float[n].
+        bins: how many, where no risks tie.
+        subject_id: int[n], the patient of each row; None: each row is another one.
+        replicates, seed: of the bootstrap by patient.
+
+    Returns:
+        `predicted`, `observed` (weighted means), `rows`, `subjects`, and 95% limits of what was observed, `lower`, `upper`: by the bootstrap, or
+        Wilson's on the number of patients where a bin has one class only (no resample of such a bin ever differs).
     """
     truth, p = np.asarray(outcome, dtype=np.float64), np.asarray(probability, dtype=np.float64)
-    every = as_weights(weights, truth.size)
+    once = as_weights(weights, truth.size)[0]
     if truth.size == 0:
         return []
+    patient = np.arange(truth.size) if subject_id is None else np.asarray(subject_id)
     place = bins_of(p, bins=bins)
-    mass = _by_bin(np.ones_like(p), every, place)[0]
-    predicted, observed = _by_bin(p, every, place)[0], _by_bin(truth, every, place)[0]
-    count = np.bincount(place)
-    curve, z = [], 1.959963984540054
+    mass = _by_bin(np.ones_like(p), once[None, :], place)[0]
+
+    def observed(every: Array) -> Array:
+        total = _by_bin(np.ones_like(p), every, place)
+        return np.divide(_by_bin(truth, every, place), total, out=np.full(total.shape, np.nan), where=total > 0)
+
+    share, lower, upper = bootstrap_curve(observed, patient, weights=once, replicates=replicates, seed=seed)
+    curve = []
     for index in np.flatnonzero(mass > 0):
-        share, rows = observed[index] / mass[index], float(count[index])
-        middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-        half = z / (1 + z * z / rows) * np.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+        inside = place == index
+        subjects = np.unique(patient[inside]).size
+        low, high = (lower[index], upper[index]) if 0 < share[index] < 1 and replicates else _wilson(share[index], subjects)
         values = {
-            "predicted": predicted[index] / mass[index],
-            "observed": share,
-            "rows": rows,
-            "lower": min(middle - half, share),
-            "upper": max(middle + half, share),
+            "predicted": np.average(p[inside], weights=once[inside]),
+            "observed": share[index],
+            "rows": inside.sum(),
+            "subjects": subjects,
+            "lower": min(low, share[index]),
+            "upper": max(high, share[index]),
         }
         curve.append({name: float(value) for name, value in values.items()})
     return curve
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """95% limits of a share of so many."""
+    z = 1.959963984540054
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return middle - half, middle + half

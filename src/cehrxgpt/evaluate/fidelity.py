@@ -209,4 +209,5 @@ def fidelity(
         pl.col("value", "lower", "upper").fill_nan(None),
         pl.lit(_subjects(synthetic, "synthetic"), dtype=pl.Int64).alias("subjects"),
         pl.lit(table.height, dtype=pl.Int64).alias("positives"),
+        *(pl.lit(None, dtype=pl.String).alias(name) for name in ("subgroup", "level")),
     )

@@ -7,18 +7,18 @@ included; without that, metrics describe the patients who happen to be followed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.errors import MismatchError
 from cehrxgpt.evaluate import calibration, discrimination
-from cehrxgpt.evaluate.bootstrap import bootstrap, censoring_weights
-
-KEY = ("task", "subject_id", "prediction_time")
+from cehrxgpt.evaluate.bootstrap import bootstrap, bootstrap_curve
+from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, treat_all
+from cehrxgpt.evaluate.rows import KEY, Array, Judged, follow_up, join_labels
+from cehrxgpt.evaluate.time_to_event import Concordance, IntegratedBrier
 
 METRIC_DTYPES: dict[str, pl.DataType] = {
     "task": pl.String(),
@@ -29,49 +29,72 @@ METRIC_DTYPES: dict[str, pl.DataType] = {
     "upper": pl.Float64(),
     "subjects": pl.Int64(),
     "positives": pl.Int64(),
+    "subgroup": pl.String(),
+    "level": pl.String(),
 }
 """Metric rows as Polars types (twin of `schema.METRIC_SCHEMA`)."""
 
-METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "ece", "prevalence", "mean_predicted")
+METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "ece", "prevalence", "mean_predicted", "c_index")
 COUNTS = ("rows", "censored", "refused")
+WITHHELD = "levels_withheld"
+GROUP_REPLICATES = 200
+"""Resamples for the intervals of a subgroup, where there are many of them."""
+
+_GRID = 50  # times at which curves that do not share a grid are compared
+_Found = dict[str, tuple[float, float, float]]
 
 
-def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
-    """The predictions with their labels: columns of `predictions` plus `label`, `time_to_event_days`, `end_reason`.
+def evaluate_predictions(
+    predictions: pl.DataFrame,
+    labels: pl.DataFrame,
+    *,
+    curves: pl.DataFrame | None = None,
+    groups: pl.DataFrame | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    bins: int = 10,
+    weighted: bool = True,
+) -> pl.DataFrame:
+    """Metric rows of every (task, method), of everybody and of each subgroup.
+
+    Args:
+        predictions: PredictionTable; probabilities may be null (refused), which is counted and left out.
+        labels: LabelTable that holds a row for every prediction; it may hold more.
+        curves: CURVE_SCHEMA rows; a method that has them gets `integrated_brier` too.
+        groups: `task`, `subject_id`, `prediction_time`, `subgroup`, `level` (`subgroups.subgroup_levels`); weights for censoring are estimated within
+            each level. A level of fewer than 11 people, or fewer than 11 with the outcome or 11 without it, is not shown: a row
+            `levels_withheld` of its subgroup counts such levels (its `subjects` and `positives` are 0: they are not told).
+        replicates, seed: of the bootstrap by patient (95% percentile intervals; centred for the calibration error, which grows with noise);
+            subgroups have at most GROUP_REPLICATES.
+        bins: of the calibration error, of equal mass.
+        weighted: weight for censoring; False leaves censored rows out and does no more.
+
+    Returns:
+        METRIC_SCHEMA rows: the metrics of `METRICS` (value null where not defined, such as AUROC with one class), then `rows`
+        (compared), `censored` and `refused` (left out). `subjects` and `positives` count the rows that were compared.
 
     Raises:
-        MismatchError: a prediction has no label (another task, other subjects, other times), or a key stands twice.
-        SchemaError: either table is not what it should be.
+        MismatchError: the tables do not belong together; some rows of a method have a curve and others none.
     """
-    needed = ["subject_id", "prediction_time", "predicted_boolean_probability", "task", "method"]
-    s.check_columns(
-        predictions.to_arrow(), s.PREDICTION_SCHEMA, where="predictions", optional=[f.name for f in s.PREDICTION_SCHEMA if f.name not in needed]
-    )
-    s.check_columns(labels.to_arrow(), s.LABEL_SCHEMA, where="labels", optional=("observed",))
-    if labels.select(KEY).is_duplicated().any():
-        raise MismatchError("labels: a (task, subject_id, prediction_time) stands twice; expected one label each")
-    if predictions.select(*KEY, "method").is_duplicated().any():
-        raise MismatchError("predictions: a (task, method, subject_id, prediction_time) stands twice; expected one prediction each")
-    there = labels.select(
-        *(pl.col(name) for name in KEY), pl.col("boolean_value").alias("label"), "time_to_event_days", "end_reason", pl.lit(True).alias("_labelled")
-    )
-    predictions = predictions.select(pl.exclude("label", "time_to_event_days", "end_reason"))
-    typed = predictions.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
-    joined = typed.join(there.with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))), on=list(KEY), how="left", maintain_order="left")
-    lost = joined.filter(pl.col("_labelled").is_null())
-    if lost.height:
-        tasks = set(labels["task"].to_list())
-        wrong = sorted(set(lost["task"].to_list()) - tasks)
-        strangers = lost.join(labels.select("subject_id"), on="subject_id", how="anti")["subject_id"].n_unique()
-        why = f"{strangers} of their subjects are not in the labels at all" if strangers else "the subjects are there, at other prediction times"
-        if wrong:
-            why = f"the labels are of {', '.join(sorted(tasks)) or 'no task'}, the predictions of {', '.join(wrong)}"
-        raise MismatchError(f"{lost.height} of {joined.height} predictions have no label ({why}); give the labels that the predictions were made for")
-    return joined.drop("_labelled")
+    parts = [pl.DataFrame(schema=METRIC_DTYPES)]
+    for task, method, group in by_method(join_labels(predictions, labels)):
+        incidence = None if curves is None else with_curves(group, curves.filter((pl.col("task") == task) & (pl.col("method") == method)))
+        named = {"task": task, "method": method}
+        parts.append(_rows(named, group, incidence, replicates=replicates, seed=seed, bins=bins, weighted=weighted))
+        if groups is not None:
+            few = min(replicates, GROUP_REPLICATES)
+            parts += _subgroup_rows(named, group, incidence, groups, replicates=few, seed=seed, bins=bins, weighted=weighted)
+    return pl.concat(parts)
 
 
-def _statistics(truth: npt.NDArray[np.bool_], p: npt.NDArray[np.float64], clip: npt.NDArray[np.float64], bins: int) -> dict[str, Callable]:
-    lp = calibration.logit(p, clip=clip)
+def by_method(joined: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """task, method and rows, in the order in which they come."""
+    for (task, method), group in joined.group_by("task", "method", maintain_order=True):
+        yield str(task), str(method), group
+
+
+def _statistics(rows: Judged, bins: int) -> dict[str, Callable]:
+    truth, p, lp = rows.truth, rows.probability, rows.logit
     return {
         "auroc": lambda w: discrimination.auroc(truth, p, w),
         "auprc": lambda w: discrimination.auprc(truth, p, w),
@@ -84,70 +107,138 @@ def _statistics(truth: npt.NDArray[np.bool_], p: npt.NDArray[np.float64], clip: 
     }
 
 
-def ipcw(joined: pl.DataFrame) -> npt.NDArray[np.float64]:
-    """Censoring weights of joined rows, float64[n] (0 where the label is null; all 1 where none is)."""
-    lost = joined["label"].is_null().to_numpy()
-    if not lost.any():
-        return np.ones(joined.height)
-    return censoring_weights(joined["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy(), lost)
+def _subgroup_rows(
+    named: dict[str, str], group: pl.DataFrame, incidence: Incidence | None, groups: pl.DataFrame, *, weighted: bool, **settings: int
+) -> Iterator[pl.DataFrame]:
+    """Metric rows of the levels that may be shown, then how many may not, subgroup by subgroup."""
+    placed = group.with_row_index("_place").join(groups, on=list(KEY), how="inner", maintain_order="left")
+    for subgroup in groups["subgroup"].unique(maintain_order=True).to_list():
+        withheld = 0
+        mine = placed.filter(pl.col("subgroup") == subgroup)
+        for level in mine["level"].unique().sort().to_list():
+            rows = mine.filter(pl.col("level") == level)
+            if min(Judged.of(rows, weighted=weighted).subjects) < s.SMALL_CELL:
+                withheld += 1
+                continue
+            part = None if incidence is None else (incidence[0], incidence[1][rows["_place"].to_numpy()])
+            yield _rows(named | {"subgroup": subgroup, "level": level}, rows, part, weighted=weighted, **settings)
+        if withheld:
+            yield _table(named | {"subgroup": subgroup}, {WITHHELD: (float(withheld), np.nan, np.nan)}, 0, 0)
 
 
-def evaluate_predictions(
-    predictions: pl.DataFrame,
-    labels: pl.DataFrame,
-    *,
-    replicates: int = 1000,
-    seed: int = 0,
-    bins: int = 10,
-    weighted: bool = True,
+def _rows(
+    named: dict[str, str], group: pl.DataFrame, incidence: Incidence | None, *, replicates: int, seed: int, bins: int, weighted: bool
 ) -> pl.DataFrame:
-    """Metric rows of every (task, method).
+    rows = Judged.of(group, weighted=weighted)
+    found: _Found = dict.fromkeys(METRICS, (np.nan, np.nan, np.nan))
+    if rows.counts["rows"]:
+        found |= bootstrap(_statistics(rows, bins), rows.subject_id, weights=rows.weight, replicates=replicates, seed=seed, noisy=("ece",))
+        seen, follow = follow_up(group, weighted=weighted)
+        times: dict[str, Callable] = {"c_index": Concordance(follow, seen["predicted_boolean_probability"].to_numpy())}
+        if incidence is not None:
+            times["integrated_brier"] = IntegratedBrier(follow, incidence[0], incidence[1][_predicted(group)])
+        found |= bootstrap(times, seen["subject_id"].to_numpy(), replicates=replicates, seed=seed)
+    found |= {name: (float(count), np.nan, np.nan) for name, count in rows.counts.items()}
+    return _table(named, found, rows.subjects[0], int(rows.truth.sum()))
 
-    Args:
-        predictions: PredictionTable; probabilities may be null (refused), which is counted and left out.
-        labels: LabelTable that holds a row for every prediction; it may hold more.
-        replicates, seed: of the bootstrap by patient (95% percentile intervals; centred for the calibration error, which grows with noise).
-        bins: of the calibration error, of equal mass.
-        weighted: weight for censoring; False leaves censored rows out and does no more.
 
-    Returns:
-        METRIC_SCHEMA rows: the metrics of `METRICS` (value null where not defined, such as AUROC with one class), then `rows`
-        (compared), `censored` and `refused` (left out). `subjects` and `positives` count the rows that were compared.
+def _predicted(group: pl.DataFrame) -> np.ndarray:
+    return group["predicted_boolean_probability"].is_not_null().to_numpy()
+
+
+def _table(named: dict[str, str], found: _Found, subjects: int, positives: int) -> pl.DataFrame:
+    every = {
+        "metric": list(found),
+        "value": [value for value, _, _ in found.values()],
+        "lower": [lower for _, lower, _ in found.values()],
+        "upper": [upper for _, _, upper in found.values()],
+    }
+    same = {"subgroup": None, "level": None, "subjects": subjects, "positives": positives, **named}
+    columns = every | {name: [value] * len(found) for name, value in same.items()}
+    table = pl.DataFrame({name: columns[name] for name in METRIC_DTYPES}, schema=METRIC_DTYPES)
+    return table.with_columns(pl.col("value", "lower", "upper").fill_nan(None))
+
+
+Incidence = tuple[Array, Array]
+"""Days of a grid, float64[m], and the cumulative incidence of each row of a group by then, float64[rows, m] (NaN where it was refused)."""
+
+
+def with_curves(group: pl.DataFrame, curves: pl.DataFrame) -> Incidence | None:
+    """The curves of one task and method in the order of its rows; None where it has none.
+
+    Points after the close of the labels' window are left out. Rows that do not share their days are read at 50 times, by straight lines
+    between their points and from (0, 0), the last value holding on.
 
     Raises:
-        MismatchError: the two tables do not belong together.
+        MismatchError: a predicted row has no curve.
+        SchemaError: `curves` is no table of curves.
     """
-    joined = join_labels(predictions, labels)
-    parts = [pl.DataFrame(schema=METRIC_DTYPES)]
-    for (task, method), group in joined.group_by("task", "method", maintain_order=True):
-        parts.append(_metrics_of(str(task), str(method), group, replicates=replicates, seed=seed, bins=bins, weighted=weighted))
+    s.check_columns(curves.to_arrow(), s.CURVE_SCHEMA, where="curves", optional=("std_error",))
+    if curves.is_empty():
+        return None
+    points = curves.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")), pl.col("days").cast(pl.Float64)).filter(pl.col("days") > 0)
+    lists = points.sort("days").group_by(KEY).agg("days", "cumulative_incidence")
+    placed = group.select(*KEY, "end_reason", "time_to_event_days").join(lists, on=list(KEY), how="left", maintain_order="left")
+    bare = int((placed["days"].is_null() & pl.Series(_predicted(group))).sum())
+    if bare:
+        raise MismatchError(f"curves: {bare} of {group.height} predictions of {group['method'][0]} have none; expected one for each, or for none")
+    there = placed.filter(pl.col("days").is_not_null())
+    if there.is_empty():
+        return None
+    close = _close(placed)
+    grids = there["days"].unique()
+    days = grids[0].to_numpy() if grids.len() == 1 else np.linspace(0, close, _GRID + 1)[1:]
+    days = days[days <= close * (1 + 1e-6)]
+    if not days.size:
+        return None
+    read = [
+        np.full(days.size, np.nan) if x is None else np.interp(days, [0.0, *x], [0.0, *y])
+        for x, y in zip(placed["days"].to_list(), placed["cumulative_incidence"].to_list(), strict=True)
+    ]
+    return days, np.array(read)
+
+
+def _close(rows: pl.DataFrame) -> float:
+    """The longest that labels look ahead, days."""
+    closed = rows.filter(pl.col("end_reason") == "horizon")
+    return float((closed if closed.height else rows)["time_to_event_days"].cast(pl.Float64).max() or 0.0)  # type: ignore[arg-type]
+
+
+def calibration_table(
+    predictions: pl.DataFrame, labels: pl.DataFrame, *, bins: int = 10, replicates: int = 1000, seed: int = 0, weighted: bool = True
+) -> pl.DataFrame:
+    """`task`, `method`, and what `calibration.calibration_curve` says of each bin of equal mass."""
+    figures = ("predicted", "observed", "lower", "upper", "rows", "subjects")
+    types: dict[str, pl.DataType] = {"task": pl.String(), "method": pl.String(), **dict.fromkeys(figures, pl.Float64())}
+    parts: list[dict[str, str | float]] = []
+    for task, method, group in by_method(join_labels(predictions, labels)):
+        rows = Judged.of(group, weighted=weighted)
+        curve = calibration.calibration_curve(
+            rows.truth, rows.probability, rows.weight, bins=bins, subject_id=rows.subject_id, replicates=replicates, seed=seed
+        )
+        parts += [{"task": task, "method": method, **point} for point in curve]
+    return pl.DataFrame(parts, schema=types).with_columns(pl.col("rows", "subjects").cast(pl.Int64))
+
+
+def net_benefit_table(
+    predictions: pl.DataFrame, labels: pl.DataFrame, *, replicates: int = 1000, seed: int = 0, weighted: bool = True
+) -> pl.DataFrame:
+    """`task`, `method`, `threshold`, `net_benefit` with its 95% limits by patient (`lower`, `upper`), and that of treating everybody (`treat_all`).
+
+    That of treating nobody is 0.
+    """
+    types = {"task": pl.String()} | {"method": pl.String()} | dict.fromkeys(("threshold", "net_benefit", "lower", "upper", "treat_all"), pl.Float64())
+    parts = [pl.DataFrame(schema=types)]
+    for task, method, group in by_method(join_labels(predictions, labels)):
+        rows = Judged.of(group, weighted=weighted)
+        if not rows.counts["rows"]:
+            continue
+
+        def worth(every: Array, rows: Judged = rows) -> Array:
+            return net_benefit(rows.truth, rows.probability, THRESHOLDS, every)
+
+        value, lower, upper = bootstrap_curve(worth, rows.subject_id, weights=rows.weight, replicates=replicates, seed=seed)
+        everybody = treat_all(rows.truth, THRESHOLDS, rows.weight)[0]
+        table = pl.DataFrame({"threshold": THRESHOLDS, "net_benefit": value, "lower": lower, "upper": upper, "treat_all": everybody})
+        parts.append(table.select(pl.lit(task).alias("task"), pl.lit(method).alias("method"), pl.all().fill_nan(None)))
     return pl.concat(parts)
-
-
-def _metrics_of(task: str, method: str, group: pl.DataFrame, *, replicates: int, seed: int, bins: int, weighted: bool) -> pl.DataFrame:
-    weights = ipcw(group) if weighted else np.ones(group.height)
-    refused = group["predicted_boolean_probability"].is_null()
-    censored = group["label"].is_null()
-    use = (~refused & ~censored).to_numpy()
-    rows = group.filter(pl.Series(use)).with_row_index("_row")
-    truth = rows["label"].cast(pl.Boolean).to_numpy().astype(bool)
-    p = rows["predicted_boolean_probability"].cast(pl.Float64).to_numpy()
-    samples = rows["num_samples"].cast(pl.Float64).to_numpy() if "num_samples" in rows.columns else None
-    clip = calibration.clip_for_samples(samples, rows.height)
-    found = dict.fromkeys(METRICS, (np.nan, np.nan, np.nan))
-    if rows.height:
-        statistics = _statistics(truth, p, clip, bins)
-        found = bootstrap(statistics, rows["subject_id"].to_numpy(), weights=weights[use], replicates=replicates, seed=seed, noisy=("ece",))
-    counts = {"rows": rows.height, "censored": int(censored.sum()), "refused": int((refused & ~censored).sum())}
-    every = {**found, **{name: (float(count), np.nan, np.nan) for name, count in counts.items()}}
-    columns = {
-        "task": [task] * len(every),
-        "method": [method] * len(every),
-        "metric": list(every),
-        "value": [value for value, _, _ in every.values()],
-        "lower": [lower for _, lower, _ in every.values()],
-        "upper": [upper for _, _, upper in every.values()],
-        "subjects": [rows["subject_id"].n_unique()] * len(every),
-        "positives": [int(truth.sum())] * len(every),
-    }
-    return pl.DataFrame(columns, schema=METRIC_DTYPES).with_columns(pl.col("value", "lower", "upper").fill_nan(None))

@@ -59,7 +59,16 @@ def canonical(name: str) -> str:
 
 
 def method(name: str) -> Method:
-    """How to show a method; an unknown one keeps its name and gets a spare colour."""
+    """How to show a method; an unknown one keeps its name and gets a spare colour, a recalibrated one is told by its map."""
+    base, _, kind = name.rpartition("+")
+    if kind in ("platt", "isotonic") and base:
+        raw = method(base)
+        return Method(
+            f"{raw.label}, {kind.replace('platt', 'Platt')}",
+            _SPARE[kind == "isotonic"],
+            dashed=True,
+            what=f"{raw.what}; recalibrated on tuning patients",
+        )
     known = METHODS.get(canonical(name))
     return known or Method(name, _SPARE[sum(name.encode()) % len(_SPARE)])
 

@@ -190,7 +190,8 @@ class RunFolder:
     @cached_property
     def tasks(self) -> list[str]:
         """Every task that has labels, predictions or metrics, sorted."""
-        found = set(self.stems("labels")) | set(self.stems("forecast")) - {"samples"}
+        forecast = {name for name in self.stems("forecast") if not name.endswith(".curves")} - {"samples"}
+        found = set(self.stems("labels")) | forecast
         found |= {path.name for path in (self.root / "probe").glob("*") if path.is_dir()}
         if self.metrics is not None:
             found |= set(self.metrics["task"].drop_nulls().to_list())
@@ -199,12 +200,20 @@ class RunFolder:
     @cached_property
     def metrics(self) -> pl.DataFrame | None:
         """Metric rows of all methods: `evaluation/metrics.parquet`, else what the probes wrote."""
-        frame = self.parquet("evaluation/metrics.parquet", s.METRIC_SCHEMA.names)
+        frame = self.metric_table("evaluation/metrics.parquet")
         if frame is None:
-            parts = [self.parquet(f"probe/{path.name}/metrics.parquet", s.METRIC_SCHEMA.names) for path in sorted((self.root / "probe").glob("*"))]
-            found = [part.select(s.METRIC_SCHEMA.names) for part in parts if part is not None]
-            frame = pl.concat(found, how="vertical_relaxed") if found else None
+            found = [self.metric_table(f"probe/{path.name}/metrics.parquet") for path in sorted((self.root / "probe").glob("*"))]
+            parts = [part for part in found if part is not None]
+            frame = pl.concat(parts, how="vertical_relaxed") if parts else None
         return frame
+
+    def metric_table(self, relative: str) -> pl.DataFrame | None:
+        """Metric rows of everybody, as `parquet`; those of subgroups, where a table has them, are left out."""
+        names = [name for name in s.METRIC_SCHEMA.names if name not in ("subgroup", "level")]
+        frame = self.parquet(relative, names)
+        if frame is None:
+            return None
+        return (frame.filter(pl.col("subgroup").is_null()) if "subgroup" in frame.columns else frame).select(names)
 
     def labels(self, task: str) -> pl.DataFrame | None:
         return self.parquet(f"labels/{task}.parquet", ("subject_id", "prediction_time", "boolean_value"))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
-from cehrxgpt.errors import ConfigError, InputError
-from cehrxgpt.stages.tables import interval, label_files, method_name, number, read_labels, read_table, silent, write_table
+from cehrxgpt.errors import ConfigError
+from cehrxgpt.stages.tables import check_subjects, interval, label_files, method_name, number, read_labels, read_table, silent, write_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,41 +18,163 @@ if TYPE_CHECKING:
     from cehrxgpt.events import EventDataset
 
 
-def _named(labels: Path, predictions: pl.DataFrame, task: str | None) -> pl.DataFrame:
-    """The labels, as labels of `task`; of the predictions' one task where neither it nor the file names any.
-
-    Raises:
-        InputError: labels of several tasks are to count as labels of one.
-    """
+def _named(path: Path, predictions: pl.DataFrame, tasks: Sequence[str]) -> pl.DataFrame:
+    """The labels of a file. Where it names one task that nothing was predicted of, or none, they are of the one in `tasks`, else of the one that
+    the predictions are of."""
     import polars as pl
 
+    from cehrxgpt.tasks import load_task
+
     predicted = predictions["task"].unique().to_list()
-    found = read_labels(labels, unnamed=task or (predicted[0] if len(predicted) == 1 else None))
-    if task is None:
-        return found
-    if found["task"].n_unique() > 1:
-        raise InputError(f"{labels}: labels of {found['task'].n_unique()} tasks; --task says what those of one are compared with")
-    return found.with_columns(pl.lit(task).alias("task"))
+    only = load_task(tasks[0]).name if len(tasks) == 1 else None
+    found = read_labels(path, unnamed=only or (predicted[0] if len(predicted) == 1 else None)).select(list(s.LABEL_SCHEMA.names))
+    stranger = found["task"].n_unique() == 1 and found["task"][0] not in predicted
+    return found.with_columns(pl.lit(only).alias("task")) if stranger and only is not None else found
 
 
 def evaluate_predictions(
-    risk: Path, labels: Path, out: Path | None, *, task: str | None = None, seed: int = 0, force: bool = False
+    risk: Path,
+    labels: Sequence[Path],
+    out: Path | None,
+    *,
+    events: Path | None = None,
+    tasks: Sequence[str] = (),
+    recalibrate: str | None = None,
+    seed: int = 0,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Metric rows of predictions against labels; `task`: whose predictions the labels judge, if they name another task or none."""
-    from cehrxgpt.evaluate.predictions import evaluate_predictions as run
+    """Predictions against labels: metric rows, and with `out` a folder of tables and charts (docs/evaluation.md).
 
+    Args:
+        risk: PredictionTable; curves that lie beside it (`curves_beside`) are judged too.
+        labels: of all its tasks, and of the tuning predictions.
+        events: the data set that they were made from: metrics by subgroup.
+        tasks: names or files of tasks that are not of the library, for first onset and recurrence.
+        recalibrate: a file of tuning predictions, with `:platt` or `:isotonic` behind it or neither for both.
+        out, seed, force: as everywhere.
+    """
+    import polars as pl
+
+    from cehrxgpt.evaluate import predictions as judge
+
+    inputs = [risk, *labels, *([] if events is None else [events])]
     if out is not None:
-        refuse_existing(out, force=force)
+        refuse_existing(out, force=force, inputs=inputs)
     predictions = read_table(risk, s.PREDICTION_SCHEMA, what="predictions made by: cehrxgpt forecast or cehrxgpt probe")
-    metrics = run(predictions, _named(labels, predictions, task), seed=seed)
+    truth = pl.concat([_named(path, predictions, tasks) for path in labels])
+    mapped = None if recalibrate is None else _recalibrated(predictions, truth, recalibrate)
+    every = predictions if mapped is None else pl.concat([predictions, mapped], how="vertical_relaxed")
+    points = _read_curves(risk)
+    groups, notes = (None, []) if events is None else _groups(events, every, tasks)
+    metrics = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
     if out is not None:
-        write_table(metrics, out, force=force)
-    rows = [
-        [f"{method_name(row['method'])} {row['metric']}", _metric(row["metric"], row["value"]), interval(row["lower"], row["upper"])]
-        for row in metrics.iter_rows(named=True)
-    ]
-    values = {f"{row['method']} {row['metric']}": _finite(row["value"]) for row in metrics.iter_rows(named=True)}
-    return {"metrics": values, "rows": rows}
+        _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
+    everybody = metrics.filter(pl.col("subgroup").is_null())
+    named = _labelled_by_task(everybody)
+    return {
+        "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in named},
+        "notes": notes,
+        "rows": [
+            [f"{_shown(row, everybody)} {row['metric']}", _metric(row["metric"], row["value"]), interval(row["lower"], row["upper"])]
+            for _, row in named
+        ],
+        "subgroups": _subgroup_table(metrics),
+    }
+
+
+def curves_beside(predictions: Path) -> Path:
+    """Where the cumulative-incidence curves of a file of predictions lie: `risk.curves.parquet` beside `risk.parquet`."""
+    return predictions.with_name(f"{predictions.stem}.curves.parquet")
+
+
+def _read_curves(predictions: Path) -> pl.DataFrame | None:
+    path = curves_beside(predictions)
+    return read_table(path, s.CURVE_SCHEMA, what="curves") if path.exists() else None
+
+
+def _several(metrics: pl.DataFrame) -> bool:
+    return metrics["task"].n_unique() > 1
+
+
+def _labelled_by_task(metrics: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """(name, row) of each metric row; the task is named where there are several."""
+    several = _several(metrics)
+    return [(f"{row['task']} {row['method']}" if several else row["method"], row) for row in metrics.iter_rows(named=True)]
+
+
+def _shown(row: dict[str, Any], metrics: pl.DataFrame) -> str:
+    return f"{row['task']}: {method_name(row['method'])}" if _several(metrics) else method_name(row["method"])
+
+
+def _recalibrated(predictions: pl.DataFrame, labels: pl.DataFrame, given: str) -> pl.DataFrame:
+    """The predictions mapped by tuning predictions; `given` is a path, with or without a kind behind a colon."""
+    from cehrxgpt.evaluate.recalibrate import KINDS, recalibrate
+
+    path, colon, kind = given.rpartition(":")
+    if not colon or "/" in kind or kind.endswith(".parquet"):
+        path, kind = given, ""
+    tuning = read_table(Path(path), s.PREDICTION_SCHEMA, what="tuning predictions: cehrxgpt forecast ... --split tuning")
+    return recalibrate(predictions, tuning, labels, (kind,) if kind else KINDS)
+
+
+def _groups(events: Path, predictions: pl.DataFrame, tasks: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+    from cehrxgpt.events import EventDataset
+    from cehrxgpt.stages.subgroups import subgroups
+
+    dataset = EventDataset(events)
+    check_subjects(predictions, dataset, what="predictions")
+    return subgroups(dataset, predictions, tasks)
+
+
+def _write_judgement(
+    out: Path, metrics: pl.DataFrame, predictions: pl.DataFrame, labels: pl.DataFrame, mapped: pl.DataFrame | None, *, seed: int, force: bool
+) -> None:
+    """The folder: tables, a chart of each kind and task, recalibrated predictions, and MEDS predictions by task and method."""
+    import polars as pl
+
+    from cehrxgpt.evaluate.meds import meds_predictions
+    from cehrxgpt.evaluate.predictions import calibration_table, net_benefit_table
+    from cehrxgpt.report.judging_charts import calibration_chart, net_benefit_chart
+
+    tables = {"calibration": calibration_table(predictions, labels, seed=seed), "net_benefit": net_benefit_table(predictions, labels, seed=seed)}
+    charts = {"calibration": calibration_chart, "net_benefit": net_benefit_chart}
+    with atomic_path(out, folder=True, force=force) as partial:
+        metrics.write_parquet(partial / "metrics.parquet")
+        for kind, table in tables.items():
+            table.write_parquet(partial / f"{kind}.parquet")
+            for task in table["task"].unique(maintain_order=True).to_list():
+                drawn = charts[kind](table.filter(pl.col("task") == task), task)
+                if drawn is not None:
+                    (partial / f"{kind}.{task}.svg").write_text(drawn, encoding="utf-8")
+        if mapped is not None:
+            mapped.write_parquet(partial / "recalibrated.parquet")
+        (partial / "meds").mkdir()
+        for (task, method), rows in meds_predictions(predictions, labels).items():
+            rows.write_parquet(partial / "meds" / f"{task}.{method}.parquet")
+
+
+def _subgroup_table(metrics: pl.DataFrame) -> list[list[str]]:
+    """method, group, rows and some metrics, as text; then how many levels are too small to show."""
+    import polars as pl
+
+    from cehrxgpt.evaluate.predictions import WITHHELD
+
+    shown = []
+    parts = metrics.filter(pl.col("subgroup").is_not_null()).group_by("task", "method", "subgroup", "level", maintain_order=True)
+    for _, part in parts:
+        rows = {row["metric"]: row for row in part.iter_rows(named=True)}
+        one = next(iter(rows.values()))
+        subgroup = one["subgroup"].replace("_", " ")
+        if WITHHELD in rows:
+            shown.append([_shown(one, metrics), f"{subgroup}: {one['value']:.0f} too small to show", *[""] * 6])
+            continue
+        auroc = rows["auroc"]
+        rest = [number(rows[name]["value"]) for name in ("calibration_slope", "prevalence", "mean_predicted")]
+        ends = interval(auroc["lower"], auroc["upper"])
+        shown.append(
+            [_shown(one, metrics), f"{subgroup}: {one['level']}", _metric("rows", rows["rows"]["value"]), number(auroc["value"]), ends, *rest]
+        )
+    return shown
 
 
 def _metric(name: str, value: float | None) -> str:
@@ -138,7 +261,8 @@ def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[s
             truth = _truth_predictions(pl.read_parquet(run / "truth" / f"{task}.parquet"))
             predictions.append(truth.join(asked, on=key, how="semi", maintain_order="left"))
         names = list(s.PREDICTION_SCHEMA.names)
-        parts += [judge(frame.select(names), labels) for frame in predictions if frame.height]
+        curves = _read_curves(risk_file)
+        parts += [judge(frame.select(names), labels, curves=curves) for frame in predictions if frame.height]
     metrics = pl.concat(parts)
     progress(len(tasks), len(tasks) + 1, "synthetic patients")
     with atomic_path(out, folder=True, force=True) as partial:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cehrxgpt import schema as s
 from cehrxgpt.report.markup import (
     Markup,
     Section,
@@ -265,7 +264,7 @@ def _metric_table(task: str, rows: list[dict[str, Any]], tell: Teller) -> Markup
 
 def _whole_split(run: RunFolder, task: str) -> Markup | None:
     """The learned methods on all held-out rows, where the table above is of the rows that were forecast."""
-    frame = run.parquet(f"probe/{task}/metrics.parquet", s.METRIC_SCHEMA.names)
+    frame = run.metric_table(f"probe/{task}/metrics.parquet")
     if frame is None or frame.is_empty() or not _told(_spelled(frame)):
         return None
     inner = _metric_table(task, _spelled(frame), run.tell)
@@ -274,7 +273,7 @@ def _whole_split(run: RunFolder, task: str) -> Markup | None:
 
 def _whole_is_telling(run: RunFolder, task: str) -> bool:
     """Whether the whole held-out split has outcomes enough; where nothing says so, it is taken to have."""
-    frame = run.parquet(f"probe/{task}/metrics.parquet", s.METRIC_SCHEMA.names)
+    frame = run.metric_table(f"probe/{task}/metrics.parquet")
     return frame is None or frame.is_empty() or bool(_told(_spelled(frame)))
 
 

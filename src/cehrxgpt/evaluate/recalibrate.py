@@ -1,0 +1,116 @@
+"""Recalibration: a map from risks to risks, fitted on tuning predictions and judged on held-out ones.
+
+Platt's is a line on the logit (two numbers, smooth, cannot repair what is bent); isotonic regression is the best step-wise map that never
+falls (bends at will, wants hundreds of outcomes, ties what it cannot tell apart). Both are weighted for censoring. Rank is kept by either,
+but for ties (and for a Platt line that falls, which says that the risks rank the wrong way round).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.errors import ConfigError, InputError, MismatchError
+from cehrxgpt.evaluate import calibration
+from cehrxgpt.evaluate.predictions import by_method
+from cehrxgpt.evaluate.rows import Array, Judged, clip, join_labels
+
+PLATT, ISOTONIC = "platt", "isotonic"
+KINDS = (PLATT, ISOTONIC)
+
+Map = Callable[[npt.ArrayLike, npt.ArrayLike], Array]
+"""(probabilities, how far from 0 and 1 their logits are kept) -> probabilities."""
+
+
+def fit_platt(outcome: npt.ArrayLike, logit: npt.ArrayLike, weights: npt.ArrayLike) -> Map:
+    """p -> sigmoid(a + b logit(p)). Where all predictions are one, the outcome's share.
+
+    Raises:
+        InputError: the predictions separate the outcomes perfectly; no line fits.
+    """
+    truth, lp = np.asarray(outcome, dtype=np.float64), np.asarray(logit, dtype=np.float64)
+    if np.ptp(lp) == 0:
+        a, b = float(calibration.logit(calibration.prevalence(truth, weights))[0]), 0.0
+    else:
+        a, b = (float(found[0]) for found in calibration.line(truth, lp, weights))
+    if not np.isfinite(a + b):
+        raise InputError("recalibrate: the tuning predictions separate the outcomes perfectly, so that no Platt line fits; use isotonic")
+    return lambda p, bound: 1.0 / (1.0 + np.exp(-(a + b * calibration.logit(p, clip=bound))))
+
+
+def fit_isotonic(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike) -> Map:
+    """The weighted least-squares map that never falls; straight between its steps, flat beyond them."""
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    fitted.fit(np.asarray(probability, dtype=np.float64), np.asarray(outcome, dtype=np.float64), sample_weight=np.asarray(weights, dtype=np.float64))
+    return lambda p, bound: np.asarray(fitted.predict(np.asarray(p, dtype=np.float64).ravel()), dtype=np.float64).reshape(np.shape(p))
+
+
+def _fit(kind: str, rows: Judged) -> Map:
+    return fit_platt(rows.truth, rows.logit, rows.weight) if kind == PLATT else fit_isotonic(rows.truth, rows.probability, rows.weight)
+
+
+def _apply(found: Map, predictions: pl.DataFrame, method: str) -> pl.DataFrame:
+    """The predictions mapped; bounds too, the standard error, which is of the raw risk, is left out."""
+    bound, columns = clip(predictions), {}
+    for name in ("predicted_boolean_probability", "lower_bound", "upper_bound"):
+        if name in predictions.columns:
+            given = predictions[name].cast(pl.Float64)
+            mapped = found(given.fill_null(0.5).to_numpy(), bound)
+            columns[name] = pl.select(pl.when(given.is_not_null()).then(pl.Series(mapped, dtype=pl.Float64))).to_series()
+    fresh = predictions.with_columns(*(column.alias(name) for name, column in columns.items()), pl.lit(method).alias("method"))
+    if "predicted_boolean_value" in fresh.columns:
+        fresh = fresh.with_columns((pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"))
+    if "std_error" in fresh.columns:
+        fresh = fresh.with_columns(pl.lit(None, dtype=pl.Float64).alias("std_error"))
+    if {"lower_bound", "upper_bound"} <= set(fresh.columns):
+        low, high = pl.min_horizontal("lower_bound", "upper_bound"), pl.max_horizontal("lower_bound", "upper_bound")
+        fresh = fresh.with_columns(low.alias("lower_bound"), high.alias("upper_bound"))
+    return fresh
+
+
+def recalibrate(predictions: pl.DataFrame, tuning: pl.DataFrame, labels: pl.DataFrame, kinds: Sequence[str] = KINDS) -> pl.DataFrame:
+    """Predictions mapped by what the tuning predictions of the same task and method say.
+
+    Args:
+        predictions: PredictionTable, to be judged.
+        tuning: PredictionTable of other subjects.
+        labels: LabelTable that holds a row for every tuning prediction.
+        kinds: of `KINDS`.
+
+    Returns:
+        for each kind, the predictions as the method `<method>+<kind>`.
+
+    Raises:
+        ConfigError: there is no such kind.
+        MismatchError: a subject is in both; a task and method has no tuning predictions; these have no label.
+        InputError: too few outcomes to fit on.
+    """
+    wrong = [kind for kind in kinds if kind not in KINDS]
+    if wrong:
+        raise ConfigError(f"recalibrate: no '{wrong[0]}'; valid: {', '.join(KINDS)}")
+    both = predictions.select("subject_id").unique().join(tuning.select("subject_id").unique(), on="subject_id", how="semi")
+    if both.height:
+        first = ", ".join(map(str, both["subject_id"].sort().head(3).to_list()))
+        raise MismatchError(
+            f"recalibrate: {both.height} subjects of the tuning predictions are among those to be judged (first: {first}); "
+            "forecast the tuning split for the one, held_out for the other"
+        )
+    there = {(task, method): Judged.of(group) for task, method, group in by_method(join_labels(tuning, labels))}
+    parts = []
+    for task, method, group in by_method(predictions):
+        rows = there.get((task, method))
+        if rows is None:
+            raise MismatchError(f"recalibrate: no tuning predictions of {task} by {method}; there are: {', '.join(f'{t} by {m}' for t, m in there)}")
+        positives = int(rows.truth.sum())
+        if min(positives, rows.truth.size - positives) < s.SMALL_CELL:
+            raise InputError(
+                f"recalibrate: fewer than {s.SMALL_CELL} tuning rows of {task} by {method} have the outcome, or have not; forecast more of them"
+            )
+        parts += [_apply(_fit(kind, rows), group, f"{method}+{kind}") for kind in kinds]
+    return pl.concat(parts) if parts else predictions.clear()

@@ -1,0 +1,120 @@
+"""Predictions beside their labels: the rows that every metric is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.errors import MismatchError
+from cehrxgpt.evaluate import calibration
+from cehrxgpt.evaluate.bootstrap import censoring_weights
+from cehrxgpt.evaluate.time_to_event import FollowUp, ending
+
+KEY = ("task", "subject_id", "prediction_time")
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """The predictions with their labels: columns of `predictions` plus `label`, `time_to_event_days`, `end_reason`.
+
+    Raises:
+        MismatchError: a prediction has no label (another task, other subjects, other times), or a key stands twice.
+        SchemaError: either table is not what it should be.
+    """
+    needed = ["subject_id", "prediction_time", "predicted_boolean_probability", "task", "method"]
+    s.check_columns(
+        predictions.to_arrow(), s.PREDICTION_SCHEMA, where="predictions", optional=[f.name for f in s.PREDICTION_SCHEMA if f.name not in needed]
+    )
+    s.check_columns(labels.to_arrow(), s.LABEL_SCHEMA, where="labels", optional=("observed",))
+    if labels.select(KEY).is_duplicated().any():
+        raise MismatchError("labels: a (task, subject_id, prediction_time) stands twice; expected one label each")
+    if predictions.select(*KEY, "method").is_duplicated().any():
+        raise MismatchError("predictions: a (task, method, subject_id, prediction_time) stands twice; expected one prediction each")
+    there = labels.select(
+        *(pl.col(name) for name in KEY), pl.col("boolean_value").alias("label"), "time_to_event_days", "end_reason", pl.lit(True).alias("_labelled")
+    )
+    predictions = predictions.select(pl.exclude("label", "time_to_event_days", "end_reason"))
+    typed = predictions.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
+    joined = typed.join(there.with_columns(pl.col("prediction_time").cast(pl.Datetime("us"))), on=list(KEY), how="left", maintain_order="left")
+    lost = joined.filter(pl.col("_labelled").is_null())
+    if lost.height:
+        tasks = set(labels["task"].to_list())
+        wrong = sorted(set(lost["task"].to_list()) - tasks)
+        strangers = lost.join(labels.select("subject_id"), on="subject_id", how="anti")["subject_id"].n_unique()
+        why = f"{strangers} of their subjects are not in the labels at all" if strangers else "the subjects are there, at other prediction times"
+        if wrong:
+            why = f"the labels are of {', '.join(sorted(tasks)) or 'no task'}, the predictions of {', '.join(wrong)}"
+        raise MismatchError(f"{lost.height} of {joined.height} predictions have no label ({why}); give the labels that the predictions were made for")
+    return joined.drop("_labelled")
+
+
+def ipcw(joined: pl.DataFrame) -> npt.NDArray[np.float64]:
+    """Censoring weights of joined rows, float64[n] (0 where the label is null; all 1 where none is)."""
+    lost = joined["label"].is_null().to_numpy()
+    if not lost.any():
+        return np.ones(joined.height)
+    return censoring_weights(joined["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy(), lost)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The n rows of one task and method that have both a prediction and a known label.
+
+    Attributes:
+        table: the rows.
+        truth: bool[n].
+        probability: float64[n].
+        weight: float64[n], of censoring.
+        logit: float64[n], of the probability; shares of few futures are kept half a future from 0 and 1.
+        counts: `rows`, `censored` (the label is not known), `refused` (it is, the prediction is not there).
+    """
+
+    table: pl.DataFrame
+    truth: Mask
+    probability: Array
+    weight: Array
+    logit: Array
+    counts: dict[str, int]
+
+    @classmethod
+    def of(cls, group: pl.DataFrame, *, weighted: bool = True) -> Judged:
+        """From joined rows of one task and method; weights are estimated on them."""
+        weights = ipcw(group) if weighted else np.ones(group.height)
+        refused, censored = group["predicted_boolean_probability"].is_null(), group["label"].is_null()
+        use = (~refused & ~censored).to_numpy()
+        rows = group.filter(pl.Series(use))
+        p = rows["predicted_boolean_probability"].cast(pl.Float64).to_numpy()
+        counts = {"rows": rows.height, "censored": int(censored.sum()), "refused": int((refused & ~censored).sum())}
+        truth = rows["label"].cast(pl.Boolean).to_numpy().astype(bool)
+        return cls(rows, truth, p, weights[use], calibration.logit(p, clip=clip(rows)), counts)
+
+    @property
+    def subject_id(self) -> npt.NDArray[np.int64]:
+        """int64[n]."""
+        return self.table["subject_id"].to_numpy()
+
+    @property
+    def subjects(self) -> tuple[int, int, int]:
+        """How many people there are, with the outcome, and without it (once or more)."""
+        who = self.subject_id
+        return np.unique(who).size, np.unique(who[self.truth]).size, np.unique(who[~self.truth]).size
+
+
+def clip(rows: pl.DataFrame) -> Array:
+    """How far from 0 and 1 the logit keeps each probability, float64[n]."""
+    samples = rows["num_samples"].cast(pl.Float64).to_numpy() if "num_samples" in rows.columns else None
+    return calibration.clip_for_samples(samples, rows.height)
+
+
+def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFrame, FollowUp]:
+    """The joined rows with a prediction, those lost from sight included, and when and how each ended; weights are estimated on all rows."""
+    days = group["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy()
+    every = FollowUp.of(days, ending(group["end_reason"].to_list()), weighted=weighted)
+    predicted = group["predicted_boolean_probability"].is_not_null()
+    return group.filter(predicted), every.take(predicted.to_numpy())

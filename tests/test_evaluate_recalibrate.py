@@ -1,0 +1,86 @@
+"""Recalibration is fitted on some patients and judged on others."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cehrxgpt import schema as s
+from cehrxgpt.errors import ConfigError, InputError, MismatchError
+from cehrxgpt.evaluate import calibration, evaluate_predictions
+from cehrxgpt.evaluate.recalibrate import fit_isotonic, fit_platt, recalibrate
+from test_evaluate_predictions import labels_frame, predictions_frame, value
+
+
+def population(rng, subjects, *, censor=False):
+    """Labels, and predictions that are too extreme and too high."""
+    p = rng.beta(1, 3, len(subjects))
+    truth = (rng.random(p.size) < p).tolist()
+    lost = (rng.random(p.size) < 0.3) if censor else np.zeros(p.size, dtype=bool)
+    labels = labels_frame([None if gone else one for one, gone in zip(truth, lost, strict=True)], subjects=subjects)
+    raw = 1 / (1 + np.exp(-(1.2 + 2 * calibration.logit(p))))
+    return labels, predictions_frame(labels, raw, lower_bound=pl.Series(raw * 0.9), upper_bound=pl.Series(raw), std_error=pl.lit(0.1))
+
+
+@pytest.fixture(scope="module")
+def both():
+    rng = np.random.default_rng(0)
+    tuning = population(rng, list(range(3000)), censor=True)
+    held = population(rng, list(range(5000, 9000)))
+    return pl.concat([tuning[0], held[0]]), tuning[1], held[1]
+
+
+def test_it_repairs_and_ranks_as_before(both):
+    labels, tuning, held = both
+    mapped = recalibrate(held, tuning, labels)
+    assert mapped["method"].unique(maintain_order=True).to_list() == ["m+platt", "m+isotonic"]
+    metrics = evaluate_predictions(pl.concat([held, mapped], how="vertical_relaxed"), labels, replicates=0)
+    assert value(metrics, "calibration_slope") < 0.7
+    for kind in ("platt", "isotonic"):
+        assert value(metrics, "ece", f"m+{kind}") < 0.4 * value(metrics, "ece")
+        assert value(metrics, "brier", f"m+{kind}") < value(metrics, "brier")
+    assert value(metrics, "calibration_slope", "m+platt") == pytest.approx(1, abs=0.12)
+    assert value(metrics, "auroc", "m+platt") == pytest.approx(value(metrics, "auroc"))
+    assert value(metrics, "auroc", "m+isotonic") == pytest.approx(value(metrics, "auroc"), abs=0.01)
+    assert (mapped["lower_bound"] <= mapped["predicted_boolean_probability"] + 1e-12).all()
+    assert (mapped["upper_bound"] >= mapped["predicted_boolean_probability"] - 1e-12).all()
+    assert mapped["std_error"].null_count() == mapped.height
+    s.check_columns(mapped.to_arrow(), s.PREDICTION_SCHEMA, where="mapped", optional=s.PREDICTION_SCHEMA.names[2:4] + s.PREDICTION_SCHEMA.names[8:])
+
+
+def test_held_out_labels_are_not_looked_at(both):
+    labels, tuning, held = both
+    turned = labels.with_columns(
+        pl.when(pl.col("subject_id") >= 5000).then(~pl.col("boolean_value")).otherwise("boolean_value").alias("boolean_value")
+    )
+    assert recalibrate(held, tuning, turned).equals(recalibrate(held, tuning, labels))
+
+
+def test_maps_by_hand():
+    step = fit_isotonic([0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5], np.ones(5))
+    assert step([0.05, 0.2, 0.3, 0.35, 0.4, 0.9], 0) == pytest.approx([0, 0.5, 0.5, 0.75, 1, 1])
+    weighted = fit_isotonic([0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 3, 1, 1, 1])
+    assert weighted([0.25], 0) == pytest.approx([0.75])
+    same = fit_platt([0, 0, 1, 1], np.zeros(4), [1, 1, 1, 5])
+    assert same([0.5, 0.5], 1e-6) == pytest.approx([0.75, 0.75])
+    with pytest.raises(InputError, match="separate"):
+        fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2], np.ones(4))
+
+
+def test_refusals(both):
+    labels, tuning, held = both
+    with pytest.raises(MismatchError, match=r"3 subjects of the tuning predictions .* \(first: 5000, 5001, 5002\)"):
+        recalibrate(held, pl.concat([tuning, held.head(3)]), labels)
+    with pytest.raises(ConfigError, match="platt, isotonic"):
+        recalibrate(held, tuning, labels, ["plat"])
+    with pytest.raises(MismatchError, match="no tuning predictions of t by other"):
+        recalibrate(held.with_columns(pl.lit("other").alias("method")), tuning, labels)
+    with pytest.raises(InputError, match="fewer than 11"):
+        recalibrate(held, tuning.head(12), labels)
+
+
+def test_refused_rows_stay_refused(both):
+    labels, tuning, held = both
+    gaps = held.with_columns(pl.when(pl.int_range(pl.len()) > 4).then("predicted_boolean_probability").alias("predicted_boolean_probability"))
+    assert recalibrate(gaps, tuning, labels, ["platt"])["predicted_boolean_probability"].null_count() == 5

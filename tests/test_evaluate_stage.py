@@ -1,0 +1,104 @@
+"""`evaluate predictions`: from files to a folder of tables and charts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cehrxgpt import cli, stages
+from cehrxgpt import schema as s
+from cehrxgpt.errors import MismatchError, OutputExistsError
+from cehrxgpt.evaluate import evaluate_predictions
+from cehrxgpt.report.run import RunFolder
+from cehrxgpt.stages.judging import curves_beside
+from test_evaluate_predictions import curves_frame, labels_frame
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Labels of two tasks, predictions of held-out and tuning patients, and curves of one task."""
+    rng = np.random.default_rng(0)
+    risks, tables = [], []
+    for task in ("t", "u"):
+        p = rng.beta(1, 3, 400)
+        labels = labels_frame((rng.random(400) < p).tolist(), task=task).with_columns(pl.col("observed").fill_null(False))
+        tables.append(labels)
+        risk = labels.select("subject_id", "prediction_time", "task").with_columns(pl.Series("predicted_boolean_probability", p))
+        risk = risk.with_columns(pl.lit("monte_carlo").alias("method"), (pl.Series(p) >= 0.5).alias("predicted_boolean_value"))
+        empty = {f.name: pl.Float64 for f in s.PREDICTION_SCHEMA} | {"boolean_value": pl.Boolean, "num_samples": pl.Int32, "note": pl.String}
+        risks.append(risk.select(pl.col(n) if n in risk.columns else pl.lit(None, dtype=empty[n]).alias(n) for n in s.PREDICTION_SCHEMA.names))
+        labels.write_parquet(tmp_path / f"{task}.parquet")
+    every = pl.concat(risks)
+    held = every.filter(pl.col("subject_id") < 200)
+    held.write_parquet(tmp_path / "risk.parquet")
+    every.filter(pl.col("subject_id") >= 200).write_parquet(tmp_path / "tuning.parquet")
+    mine = held.filter(pl.col("task") == "t")
+    p = mine["predicted_boolean_probability"].to_numpy()
+    curves_frame(mine, lambda day: p * day / 30, [10.0, 20.0, 30.0]).write_parquet(tmp_path / "risk.curves.parquet")
+    return tmp_path
+
+
+def test_a_folder_of_tables_and_charts(files):
+    labels = [files / "t.parquet", files / "u.parquet"]
+    figures = stages.evaluate_predictions(files / "risk.parquet", labels, files / "out", recalibrate=f"{files / 'tuning.parquet'}:platt")
+    metrics = pl.read_parquet(files / "out" / "metrics.parquet")
+    s.check_columns(metrics.to_arrow(), s.METRIC_SCHEMA, where="metrics")
+    assert metrics["method"].unique(maintain_order=True).to_list() == ["monte_carlo", "monte_carlo+platt"]
+    assert figures["metrics"]["t monte_carlo auroc"] == pytest.approx(metrics["value"][0], abs=1e-4)
+    assert metrics.filter(pl.col("metric") == "integrated_brier").select("task", "method").rows() == [("t", "monte_carlo")]
+    mapped = pl.read_parquet(files / "out" / "recalibrated.parquet")
+    s.check_columns(mapped.to_arrow(), s.PREDICTION_SCHEMA, where="recalibrated")
+    names = sorted(path.relative_to(files / "out").as_posix() for path in (files / "out").rglob("*") if path.is_file())
+    charts = [f"{kind}.{task}.svg" for kind in ("calibration", "net_benefit") for task in ("t", "u")]
+    tables = ["calibration.parquet", "metrics.parquet", "net_benefit.parquet", "recalibrated.parquet"]
+    assert names == sorted(charts + tables + [f"meds/{task}.{method}.parquet" for task in "tu" for method in ("monte_carlo", "monte_carlo+platt")])
+    for chart in charts:
+        root = ElementTree.parse(files / "out" / chart).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        told = "".join(root.itertext())
+        assert "zero-shot, Platt" in told
+    with pytest.raises(OutputExistsError):
+        stages.evaluate_predictions(files / "risk.parquet", labels, files / "out")
+
+
+def test_both_maps_and_other_people(files):
+    labels = [files / "t.parquet", files / "u.parquet"]
+    figures = stages.evaluate_predictions(files / "risk.parquet", labels, None, recalibrate=str(files / "tuning.parquet"))
+    assert {"t monte_carlo+platt ece", "u monte_carlo+isotonic ece"} <= set(figures["metrics"])
+    with pytest.raises(MismatchError, match="200 subjects"):
+        stages.evaluate_predictions(files / "risk.parquet", labels, None, recalibrate=f"{files / 'risk.parquet'}:isotonic")
+
+
+def test_the_verb(files, monkeypatch, capsys):
+    arguments = ["evaluate", "predictions", str(files / "risk.parquet"), "--labels", str(files / "t.parquet"), "--labels", str(files / "u.parquet")]
+    monkeypatch.setattr(sys, "argv", ["cehrxgpt", *arguments, "--out", str(files / "judged"), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "u monte_carlo c_index" in json.loads(capsys.readouterr().out)["metrics"]
+    assert (files / "judged" / "metrics.parquet").is_file()
+
+
+def test_a_report_shows_everybody_and_no_curve_is_a_task(files):
+    metrics = evaluate_predictions(
+        pl.read_parquet(files / "risk.parquet").filter(pl.col("task") == "t"), pl.read_parquet(files / "t.parquet"), replicates=0
+    )
+    level = metrics.with_columns(pl.lit("sex").alias("subgroup"), pl.lit("female").alias("level"))
+    for folder in ("evaluation", "forecast"):
+        (files / "run" / folder).mkdir(parents=True)
+    pl.concat([metrics, level]).write_parquet(files / "run" / "evaluation" / "metrics.parquet")
+    for name in ("t.parquet", "t.curves.parquet"):
+        (files / "run" / "forecast" / name).write_bytes((files / "risk.parquet").read_bytes())
+    run = RunFolder(files / "run")
+    assert run.metrics is not None
+    assert run.metrics.height == metrics.height
+    assert run.tasks == ["t"]
+
+
+def test_where_curves_lie(tmp_path):
+    assert curves_beside(tmp_path / "risk.parquet") == tmp_path / "risk.curves.parquet"

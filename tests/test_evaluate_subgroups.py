@@ -1,0 +1,148 @@
+"""Who is in which subgroup; what of it may be shown; first onset and recurrence apart."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cehrxgpt import schema as s
+from cehrxgpt.evaluate import evaluate_predictions
+from cehrxgpt.evaluate.predictions import GROUP_REPLICATES, WITHHELD
+from cehrxgpt.evaluate.subgroups import GROUP_DTYPES, subgroup_levels
+from cehrxgpt.events import EVENT_DTYPES, conform
+from cehrxgpt.stages.subgroups import subgroups
+from test_evaluate_predictions import T0, labels_frame, predictions_frame
+
+
+def event(subject, code, time=None, *, late=0):
+    return {"subject_id": subject, "time": time, "code": code, "available_time": None if time is None else time + timedelta(days=late)}
+
+
+def events_frame(rows):
+    return conform(pl.DataFrame(rows, schema_overrides={name: EVENT_DTYPES[name] for name in ("subject_id", "time", "code", "available_time")}))
+
+
+PEOPLE = events_frame(
+    [
+        event(0, "gender/8532"), event(0, "race/8527"), event(0, s.BIRTH, datetime(1955, 1, 1)),
+        event(0, "condition/1", T0 - timedelta(days=200)), event(0, "condition/1", T0), event(0, "condition/2", T0 + timedelta(days=1)),
+        event(1, "gender/8507"), event(1, s.BIRTH, datetime(1955, 1, 2)),
+        event(1, "condition/1", T0 - timedelta(days=900), late=1000), event(1, s.OBSERVATION_START, T0 - timedelta(days=2000)),
+        event(2, "race/0"), *(event(2, "condition/3", T0 - timedelta(days=2000 - day)) for day in range(60)),
+    ]
+)  # fmt: skip
+
+
+def test_levels_at_the_prediction_time():
+    rows = labels_frame([True, False, False, True]).select("task", "subject_id", "prediction_time")  # of subject 3 there are no events
+    levels = subgroup_levels(PEOPLE, rows, names={"race/8527": "Caucasian"})
+    assert dict(levels.schema) == GROUP_DTYPES
+    told = {(row["subject_id"], row["subgroup"]): row["level"] for row in levels.to_dicts()}
+    assert (told[0, "age"], told[1, "age"], told[2, "age"]) == ("65 to 79", "40 to 64", "unknown")  # 65 on the day, and a day later
+    assert (told[0, "sex"], told[1, "sex"], told[2, "sex"]) == ("female", "male", "unknown")
+    assert (told[1, "race"], told[2, "race"]) == ("unknown", "unknown")
+    assert told[0, "history_days"] == "2: 180 days to 2 years"
+    assert told[1, "history_days"] == "1: under 180 days"  # the record knew of it later
+    assert told[2, "history_days"] == "4: 5 years and more"
+    assert (told[0, "history_events"], told[2, "history_events"]) == ("1: under 50", "2: 50 to 199")
+    assert (3, "age") not in told
+
+
+def test_later_events_change_nothing():
+    rows = labels_frame([True, False, False]).select("task", "subject_id", "prediction_time")
+    later = events_frame([event(subject, "condition/9", T0 + timedelta(days=day)) for subject in range(3) for day in range(1, 90)])
+    assert subgroup_levels(pl.concat([PEOPLE, later]), rows).equals(subgroup_levels(PEOPLE, rows))
+
+
+def grouped(labels, levels, subgroup="g"):
+    keys = labels.select("task", "subject_id", "prediction_time")
+    return keys.with_columns(pl.lit(subgroup).alias("subgroup"), pl.Series("level", levels)).drop_nulls()
+
+
+def test_metrics_of_a_level_are_those_of_its_rows_alone():
+    rng = np.random.default_rng(0)
+    p = rng.random(300)
+    values = (rng.random(300) < p).tolist()
+    values = [None if rng.random() < 0.2 else one for one in values]
+    labels = labels_frame(values, days=[int(day) for day in rng.integers(1, 30, 300)])
+    predictions = predictions_frame(labels, p)
+    levels = ["a" if row % 3 else "b" for row in range(300)]
+    metrics = evaluate_predictions(predictions, labels, groups=grouped(labels, levels), replicates=50)
+    s.check_columns(metrics.to_arrow(), s.METRIC_SCHEMA, where="metrics")
+    for level in ("a", "b"):
+        keep = pl.Series([one == level for one in levels])
+        alone = evaluate_predictions(predictions.filter(keep), labels, replicates=50).drop("subgroup", "level")
+        assert metrics.filter(pl.col("level") == level).drop("subgroup", "level").equals(alone)
+    everybody = evaluate_predictions(predictions, labels, replicates=50)
+    assert metrics.filter(pl.col("subgroup").is_null()).equals(everybody)
+    assert GROUP_REPLICATES <= 1000
+
+
+@pytest.mark.parametrize(("people", "positives", "shown"), [(40, 11, True), (40, 10, False), (21, 11, False), (22, 11, True), (10, 5, False)])
+def test_small_levels_are_counted_and_not_shown(people, positives, shown):
+    values = [row < positives for row in range(people)] + [row % 2 == 0 for row in range(60)]
+    labels = labels_frame(values)
+    rng = np.random.default_rng(0)
+    groups = grouped(labels, ["small"] * people + ["large"] * 60)
+    metrics = evaluate_predictions(predictions_frame(labels, rng.random(len(values))), labels, groups=groups, replicates=5)
+    assert ("small" in metrics["level"].to_list()) == shown
+    assert "large" in metrics["level"].to_list()
+    withheld = metrics.filter(pl.col("metric") == WITHHELD).to_dicts()
+    assert [(row["value"], row["subgroup"], row["level"], row["subjects"], row["positives"]) for row in withheld] == (
+        [] if shown else [(1, "g", None, 0, 0)]
+    )
+
+
+def test_people_are_counted_and_not_rows():
+    labels = labels_frame([row % 2 == 0 for row in range(100)]).with_columns(
+        (pl.col("subject_id") % 5).alias("subject_id"), (pl.lit(T0) + pl.duration(days=pl.col("subject_id"))).alias("prediction_time")
+    )
+    labels = labels.unique(["subject_id", "prediction_time"], maintain_order=True)
+    metrics = evaluate_predictions(
+        predictions_frame(labels, [0.5] * labels.height), labels, groups=grouped(labels, ["x"] * labels.height), replicates=0
+    )
+    assert "x" not in metrics["level"].to_list()
+
+
+class Events:
+    """As much of an event data set as is asked for."""
+
+    codes = pl.DataFrame(schema={"code": pl.String, "parent_codes": pl.List(pl.String)})
+
+    def __init__(self, events):
+        self._events = events
+
+    def names(self):
+        return {}
+
+    def iter_shards(self):
+        yield "train", self._events
+
+
+TASK = """
+name: t
+description: Condition 1 within 30 days
+concept_sets: {one: {condition: [1]}}
+index: {days_after_first_event: 0}
+outcome: {concepts: one}
+horizon_days: 30
+censoring: closed_world
+"""
+
+
+def test_first_onset_and_recurrence_by_the_task_own_concepts(tmp_path):
+    task = tmp_path / "t.yaml"
+    task.write_text(TASK)
+    rows = labels_frame([True, False, False]).select("task", "subject_id", "prediction_time")
+    groups, notes = subgroups(Events(PEOPLE), rows, [str(task)])
+    onset = dict(groups.filter(pl.col("subgroup") == "onset").select("subject_id", "level").rows())
+    # Subject 1 had it long ago, though the record knew it later: that is neither after the prediction time nor a first onset.
+    assert onset == {0: "recurrence", 1: "recurrence", 2: "first"}
+    assert notes == []
+    groups, notes = subgroups(Events(PEOPLE), rows)
+    assert "onset" not in groups["subgroup"].to_list()
+    assert len(notes) == 1
+    assert "--task" in notes[0]
