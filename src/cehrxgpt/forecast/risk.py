@@ -21,14 +21,13 @@ import polars as pl
 import torch
 
 from cehrxgpt import schema as s
-from cehrxgpt.errors import InputError
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
 from cehrxgpt.forecast.estimators import monte_carlo
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
-from cehrxgpt.tasks import Task, attach_stay, load_task, outcome_in_window, outcome_tokens, resolve
-from cehrxgpt.tasks.outcome import concept_events
+from cehrxgpt.forecast.rows import HAD_IT, NO_TOKEN, answer, ask, had_outcome, refusals
+from cehrxgpt.tasks import Task, attach_stay, outcome_in_window, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes
-from cehrxgpt.timeline.moments import NO_SUBJECT, Moments, check_moments, encode_moments
+from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
 from cehrxgpt.timeline.timeline import Timeline
 
@@ -106,24 +105,6 @@ class _State:
     futures: int = 0
 
 
-def _rows(at: pl.DataFrame, tasks: Sequence[Task]) -> pl.DataFrame:
-    """`task`, `subject_id`, `prediction_time`, `boolean_value` of every prediction to make, in order."""
-    keys = check_moments(at, where="rows to forecast")
-    label = pl.Series("boolean_value", at["boolean_value"] if "boolean_value" in at.columns else [None] * at.height, dtype=pl.Boolean)
-    keys = keys.with_columns(label)
-    names = [task.name for task in tasks]
-    if len(set(names)) != len(names):
-        raise InputError(f"forecast: two tasks share a name ({', '.join(names)}); names must differ")
-    if "task" in at.columns:
-        asked = keys.with_columns(at["task"].cast(pl.String))
-        unknown = asked.filter(~pl.col("task").is_in(names))["task"].unique().to_list()
-        if unknown:
-            raise InputError(f"forecast: rows ask for task '{unknown[0]}', which was not given; given: {', '.join(names)}")
-        return asked.select("task", "subject_id", "prediction_time", "boolean_value")
-    frames = [keys.select(pl.lit(name).alias("task"), pl.all()) for name in names]
-    return pl.concat(frames) if frames else keys.select(pl.lit("").alias("task"), pl.all()).clear()
-
-
 def forecast(
     model: Loaded,
     events: EventDataset | pl.DataFrame,
@@ -152,21 +133,12 @@ def forecast(
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
     config = config or ForecastConfig()
-    codes = events.codes if isinstance(events, EventDataset) else None
-    known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
-    if len(known) < len(tasks):
-        raise InputError("forecast: two tasks share a name; names must differ")
-    rows = _rows(at, list(known.values()))
-    moments = rows.select("subject_id", "prediction_time").unique(maintain_order=True)
-    numbered = rows.join(moments.with_row_index("_moment"), on=["subject_id", "prediction_time"], how="left", maintain_order="left")
-    asked: dict[int, tuple[str, ...]] = {}
-    for moment, names in numbered.group_by("_moment").agg(pl.col("task").unique().sort()).iter_rows():
-        asked[int(moment)] = tuple(names)
-    worker = _Worker(model, known, asked, config, progress)
-    for chunk in encode_moments(worker.timeline, events, moments, rows=config.moments):
+    questions = ask(events, at, tasks)
+    worker = _Worker(model, questions.tasks, questions.asked, config, progress)
+    for chunk in encode_moments(worker.timeline, events, questions.moments, rows=config.moments):
         worker.take(chunk)
     worker.flush()
-    return _collect(worker, numbered)
+    return _collect(worker, questions.rows)
 
 
 class _Worker:
@@ -233,11 +205,10 @@ class _Worker:
             tokens = self.tokens[name]
             if tokens is not None and not tokens.any():
                 for moment in mine["_moment"].to_list():
-                    self._refuse(moment, [name], "the model's vocabulary has no token of the outcome")
-            elif task.first_onset and task.outcome.concepts is not None:
-                had = concept_events(task, task.outcome.concepts, moments.events).select("subject_id", "prediction_time").unique()
-                for moment in mine.join(had, on=["subject_id", "prediction_time"], how="semi")["_moment"].to_list():
-                    self._refuse(moment, [name], "the outcome is in the history and the task asks for its first onset")
+                    self._refuse(moment, [name], NO_TOKEN)
+            elif task.first_onset:
+                for moment in had_outcome(task, moments.events, mine):
+                    self._refuse(moment, [name], HAD_IT)
             elif task.in_stay and mine.height:
                 inside = {case.moment for case in cases if (case.in_icu if task.about_intensive_care else case.in_visit)}
                 stays = attach_stay(task, moments.events, mine, by=("subject_id", "prediction_time"))
@@ -368,24 +339,14 @@ def _minutes(times: pl.Series) -> npt.NDArray[np.int64]:
 
 def _collect(worker: _Worker, rows: pl.DataFrame) -> Forecast:
     """The results in the order of the rows."""
-    state, samples = worker.state, worker.config.samples
-    asked = list(zip(rows["task"].to_list(), rows["_moment"].to_list(), strict=True))
-    numbers = [state.risk.get(key) for key in asked]
-    notes = [None if key in state.risk else state.note.get(key, NO_SUBJECT) for key in asked]
-    names = ("predicted_boolean_probability", "std_error", "completion", "lower_bound", "upper_bound")
-    columns = [pl.Series(name, [None if one is None else one[place] for one in numbers], dtype=pl.Float64) for place, name in enumerate(names)]
-    predictions = rows.with_columns(
-        *columns,
-        pl.Series("note", notes, dtype=pl.String),
-        pl.lit(METHOD).alias("method"),
-        pl.Series("num_samples", [0 if one is None else samples for one in numbers], dtype=pl.Int32),
-    ).with_columns((pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"))
+    state = worker.state
+    predictions = answer(rows, state.risk, state.note, method=METHOD, samples=worker.config.samples)
     empty: dict[str, Any] = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32}
     trajectories = pl.concat([pl.DataFrame(schema=empty), *state.trajectories]) if worker.config.trajectories else None
     summary = {
         "rows": rows.height,
-        "predicted": len(asked) - sum(note is not None for note in notes),
-        "refused": dict(Counter(note.split(" (")[0] for note in notes if note is not None)),
+        "predicted": predictions["note"].null_count(),
+        "refused": refusals(predictions),
         "prediction_times": len(worker.asked),
         "futures": state.futures,
         "tokens": state.counts["tokens"],
@@ -393,7 +354,7 @@ def _collect(worker: _Worker, rows: pl.DataFrame) -> Forecast:
         "gap_not_conditioned": state.counts["gap_not_conditioned"],
         "completion": _mean(predictions["completion"]),
     }
-    return Forecast(predictions.select(s.PREDICTION_SCHEMA.names), _samples(state.samples), trajectories, summary)
+    return Forecast(predictions, _samples(state.samples), trajectories, summary)
 
 
 def _mean(values: pl.Series) -> float | None:

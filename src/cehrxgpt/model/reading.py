@@ -18,9 +18,7 @@ Tokens = npt.NDArray[np.int32]
 Weigh = Callable[[Tokens], npt.NDArray[np.bool_]]
 
 
-def pooled_states(
-    decoder: Decoder, sequences: Sequence[tuple[Tokens, Tokens]], *, batch_tokens: int = 16_384, places: Weigh | None = None
-) -> Tensor:
+def pooled_states(decoder: Decoder, sequences: Sequence[tuple[Tokens, Tokens]], *, batch_tokens: int = 16_384, places: Weigh | None = None) -> Tensor:
     """One state per sequence, [N, D] on the CPU in the decoder's precision.
 
     Args:
