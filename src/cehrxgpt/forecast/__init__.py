@@ -1,4 +1,4 @@
-"""Zero-shot prediction: `forecast(model, events, at, tasks, config)`. Loaded on first use."""
+"""Zero-shot prediction: `forecast(model, events, at, tasks, config)` by simulated futures, `one_pass` by hazards. Loaded on first use."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cehrxgpt.forecast.estimators import monte_carlo
+    from cehrxgpt.forecast.hazards import OnePass, OnePassConfig, one_pass
     from cehrxgpt.forecast.risk import Forecast, ForecastConfig, forecast
 
 _PUBLIC = {
     "Forecast": "cehrxgpt.forecast.risk",
     "ForecastConfig": "cehrxgpt.forecast.risk",
+    "OnePass": "cehrxgpt.forecast.hazards",
+    "OnePassConfig": "cehrxgpt.forecast.hazards",
     "forecast": "cehrxgpt.forecast.risk",
+    "one_pass": "cehrxgpt.forecast.hazards",
     "monte_carlo": "cehrxgpt.forecast.estimators",
 }
 
-__all__ = ["Forecast", "ForecastConfig", "forecast", "monte_carlo"]
+__all__ = ["Forecast", "ForecastConfig", "OnePass", "OnePassConfig", "forecast", "monte_carlo", "one_pass"]
 
 
 def __getattr__(name: str) -> Any:
