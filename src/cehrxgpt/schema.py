@@ -155,6 +155,7 @@ CURVE_SCHEMA = pa.schema(
         _field("days", pa.float32(), nullable=False),  # after the prediction time
         _field("cumulative_incidence", pa.float64(), nullable=False),  # chance of the outcome by then, competing events counted
         _field("std_error", pa.float64()),
+        _field("competing_incidence", pa.float64()),  # chance of death, or of another competing event, before the outcome and by then
     ]
 )
 """Cumulative-incidence curves, one row per point of the grid; beside predictions `<name>.parquet` as `<name>.curves.parquet`."""

@@ -24,6 +24,7 @@ import polars as pl
 import torch
 
 from cehrxgpt.events import EventDataset
+from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import NO_SUBJECT, Moments, check_moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
@@ -148,58 +149,8 @@ def _windows(
 
 
 def _read(decoder: Decoder, visit_end: npt.NDArray[np.bool_], windows: list[_Window], config: EmbedConfig, vectors: npt.NDArray[np.float32]) -> None:
-    """Read the windows in batches of like length and write their vectors."""
-    readings = sorted(_readings(windows), key=lambda reading: len(reading[0].token_id), reverse=True)
-    start = 0
-    while start < len(readings):
-        longest = len(readings[start][0].token_id)
-        stop = start + max(config.batch_tokens // longest, 1)
-        _read_batch(decoder, visit_end, readings[start:stop], config, vectors)
-        start = stop
-
-
-def _readings(windows: list[_Window]) -> list[list[_Window]]:
-    """Windows that begin with each other, longest first: one reading of the longest has the states of all, as attention is causal.
-
-    In the order of their bytes whatever begins with a window follows it directly, so each is compared with its successor alone.
-    """
-    written = [np.stack([window.token_id, window.age_minutes], axis=1, dtype=np.int32).tobytes() for window in windows]
-    order = sorted(range(len(windows)), key=written.__getitem__, reverse=True)
-    readings: list[list[_Window]] = []
-    successor = b""
-    for index in order:
-        if not successor.startswith(written[index]):
-            readings.append([])
-        readings[-1].append(windows[index])
-        successor = written[index]
-    return readings
-
-
-def _read_batch(
-    decoder: Decoder, visit_end: npt.NDArray[np.bool_], readings: list[list[_Window]], config: EmbedConfig, vectors: npt.NDArray[np.float32]
-) -> None:
-    whole = [reading[0] for reading in readings]
-    length = np.array([len(window.token_id) for window in whole])
-    column = np.arange(length.max())
-    real = column < length[:, None]
-    token, age = np.zeros(real.shape, dtype=np.int64), np.zeros(real.shape, dtype=np.int64)
-    token[real] = np.concatenate([window.token_id for window in whole])
-    age[real] = np.concatenate([window.age_minutes for window in whole])
-    device = decoder.embedding.weight.device
-    with torch.inference_mode():
-        hidden_BTD = decoder(
-            torch.from_numpy(token).to(device),
-            position=torch.from_numpy(np.broadcast_to(column, real.shape).copy()).to(device),
-            age_minutes=torch.from_numpy(age).to(device),
-            segment_id=torch.from_numpy(real.astype(np.int64)).to(device),
-        )
-        for row, reading in enumerate(readings):
-            last = np.array([len(window.token_id) - 1 for window in reading])
-            # Weights of each window's mean over places: its last token alone, or the ends of its visits.
-            weight = column == last[:, None]
-            if config.pooling == "visit_ends":
-                ends = visit_end[token[row]] & (column <= last[:, None])
-                weight = np.where(ends.any(1, keepdims=True), ends, weight)
-            share = torch.from_numpy(weight / weight.sum(1, keepdims=True)).to(device, hidden_BTD.dtype)
-            pooled = (share @ hidden_BTD[row]).float().cpu().numpy()
-            vectors[np.array([window.row for window in reading]), : pooled.shape[1]] = pooled
+    """Read the windows and write their vectors."""
+    places = visit_end.__getitem__ if config.pooling == "visit_ends" else None
+    sequences = [(window.token_id, window.age_minutes) for window in windows]
+    pooled = pooled_states(decoder, sequences, batch_tokens=config.batch_tokens, places=places).float().numpy()
+    vectors[np.array([window.row for window in windows], dtype=np.int64), : pooled.shape[1]] = pooled

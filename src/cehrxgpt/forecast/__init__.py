@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cehrxgpt.forecast.config import ForecastConfig
+    from cehrxgpt.forecast.hazards import OnePass, OnePassConfig, one_pass
     from cehrxgpt.forecast.journal import Journal
     from cehrxgpt.forecast.risk import Forecast, forecast
 
@@ -14,10 +15,13 @@ _PUBLIC = {
     "Forecast": "cehrxgpt.forecast.risk",
     "ForecastConfig": "cehrxgpt.forecast.config",
     "Journal": "cehrxgpt.forecast.journal",
+    "OnePass": "cehrxgpt.forecast.hazards",
+    "OnePassConfig": "cehrxgpt.forecast.hazards",
     "forecast": "cehrxgpt.forecast.risk",
+    "one_pass": "cehrxgpt.forecast.hazards",
 }
 
-__all__ = ["Forecast", "ForecastConfig", "Journal", "forecast"]
+__all__ = ["Forecast", "ForecastConfig", "Journal", "OnePass", "OnePassConfig", "forecast", "one_pass"]
 
 
 def __getattr__(name: str) -> Any:

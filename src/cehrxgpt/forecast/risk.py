@@ -9,7 +9,6 @@ the longest horizon asked for, to death, or until its token budget is used up; o
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,34 +20,23 @@ import polars as pl
 import torch
 
 from cehrxgpt import schema as s
-from cehrxgpt.errors import InputError
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
+from cehrxgpt.forecast.admission import admit
 from cehrxgpt.forecast.config import METHODS, ForecastConfig
 from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
 from cehrxgpt.forecast.journal import Found, Journal
-from cehrxgpt.forecast.rows import KEY, asked_rows, refusals
+from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, RISK_TYPES, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
-from cehrxgpt.tasks import Task, load_task, outcome_tokens, resolve
+from cehrxgpt.tasks import Task, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes
-from cehrxgpt.timeline.moments import NO_SUBJECT, Moments, encode_moments
+from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
 
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
-
-_NUMBERS = {
-    "predicted_boolean_probability": pl.Float64,
-    "std_error": pl.Float64,
-    "num_samples": pl.Int32,
-    "completion": pl.Float64,
-    "lower_bound": pl.Float64,
-    "upper_bound": pl.Float64,
-    "method": pl.String,
-}
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -99,18 +87,12 @@ def forecast(
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
     config = config or ForecastConfig()
-    codes = events.codes if isinstance(events, EventDataset) else None
-    known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
-    if len(known) < len(tasks):
-        raise InputError("forecast: two tasks share a name; names must differ")
-    rows = asked_rows(at, list(known.values()))
-    asked = {int(moment): tuple(names) for moment, names in rows.group_by("_moment").agg(pl.col("task").unique().sort()).iter_rows()}
-    worker = _Worker(model, known, asked, config, journal, progress)
-    moments = rows.select(*KEY, "_moment").unique("_moment", maintain_order=True).sort("_moment").select(KEY)
-    for chunk in encode_moments(worker.timeline, events, moments, rows=config.moments):
+    questions = ask(events, at, tasks)
+    worker = _Worker(model, questions, config, journal, progress)
+    for chunk in encode_moments(worker.timeline, events, questions.moments, rows=config.moments):
         worker.take(chunk)
     worker.flush()
-    return _collect(worker, rows)
+    return _collect(worker, questions)
 
 
 @dataclass(frozen=True)
@@ -127,13 +109,13 @@ class _Worker:
     def __init__(
         self,
         model: Loaded,
-        tasks: dict[str, Task],
-        asked: dict[int, tuple[str, ...]],
+        questions: Questions,
         config: ForecastConfig,
         journal: Journal | None,
         progress: Callable[[int, int, str], None] | None,
     ):
-        self.vocabulary, self.config, self.tasks, self.asked, self.progress = model.vocabulary, config, tasks, asked, progress
+        self.vocabulary, self.config, self.progress = model.vocabulary, config, progress
+        self.tasks, self.asked = questions.tasks, questions.asked
         self.timeline, self.journal = Timeline(model.vocabulary), journal
         self.decoder = model.decoder
         dtype = None if config.dtype is None else cast(torch.dtype, getattr(torch, config.dtype))
@@ -141,10 +123,10 @@ class _Worker:
             self.decoder = copy.deepcopy(self.decoder).to(dtype)
         context = model.config.context
         self.history_tokens = max(context - config.max_new_tokens, context // 2)
-        self.tokens = {name: outcome_tokens(task, cast(HasCodes, model.vocabulary)) for name, task in tasks.items()}
+        self.tokens = {name: outcome_tokens(task, cast(HasCodes, model.vocabulary)) for name, task in self.tasks.items()}
         self.waiting: dict[_Group, list[Case]] = {}
         self.found, self.notes, self.pools = Found(), dict[tuple[str, int], str](), 0
-        self.total = len(asked) * config.samples
+        self.total = len(self.asked) * config.samples
 
     # -- gathering ----------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +139,7 @@ class _Worker:
                 self.notes |= {(name, moment): why for name in self.asked[moment]}
         usable = [place for place, why in enumerate(refused) if why is None]
         cases = make_cases(moments, usable, self.vocabulary, self.timeline.grammar, self.history_tokens)
-        cases, notes = refusals(self.tasks, self.tokens, self.asked, moments, cases)
+        cases, notes = admit(self.tasks, self.tokens, self.asked, moments, cases)
         self.notes |= notes
         for case in cases:
             for group in self._groups([name for name in self.asked[case.moment] if (name, case.moment) not in self.notes]):
@@ -287,11 +269,9 @@ class _Worker:
         """Write down the risks of the cases at these places, and their curves."""
         moments = np.array([cases[place].moment for place in places], dtype=np.int64)
         columns = (risk.probability, risk.std_error, np.full(len(cases), drawn), risk.completion, risk.lower_bound, risk.upper_bound)
-        numbers = {column: values[places] for column, values in zip(_NUMBERS, columns, strict=False)}
+        numbers = {column: values[places] for column, values in zip(list(RISK_TYPES)[2:-1], columns, strict=True)}
         frame = pl.DataFrame({"_moment": moments, **numbers}).with_columns(pl.lit(name).alias("task"), pl.lit(self._method(name)).alias("method"))
-        found.risks.append(
-            frame.with_columns(pl.col("std_error").fill_nan(None)).select("task", "_moment", *(pl.col(k).cast(v) for k, v in _NUMBERS.items()))
-        )
+        found.risks.append(frame.with_columns(pl.col("std_error").fill_nan(None)).select(pl.col(k).cast(v) for k, v in RISK_TYPES.items()))
         follow = self.tasks[name].follow_days
         if self.config.curve_points and follow is not None and len(places):
             days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
@@ -313,30 +293,18 @@ def _curve_rows(name: str, method: str, moments: npt.NDArray[np.int64], days: np
     )
 
 
-def _collect(worker: _Worker, rows: pl.DataFrame) -> Forecast:
+def _collect(worker: _Worker, questions: Questions) -> Forecast:
     """The results in the order of the rows."""
-    found, key = worker.found, ["task", "_moment"]
-    risks = pl.concat([pl.DataFrame(schema={"task": pl.String, "_moment": pl.Int64, **_NUMBERS}), *found.risks])
-    notes = pl.DataFrame(
-        {"task": [name for name, _ in worker.notes], "_moment": [moment for _, moment in worker.notes], "note": list(worker.notes.values())},
-        schema={"task": pl.String, "_moment": pl.Int64, "note": pl.String},
-    )
-    typed = rows.with_columns(pl.col("_moment").cast(pl.Int64))
-    predictions = typed.join(risks, on=key, how="left", maintain_order="left").join(notes, on=key, how="left", maintain_order="left")
-    made = pl.col("predicted_boolean_probability").is_not_null()
-    predictions = predictions.with_columns(
-        pl.when(made).then(pl.lit(None, dtype=pl.String)).otherwise(pl.col("note").fill_null(NO_SUBJECT)).alias("note"),
-        pl.col("num_samples").fill_null(0),
-        pl.col("method").fill_null(METHODS[worker.config.estimator]),
-        (pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"),
-    )
+    found, rows = worker.found, questions.rows
+    risks = pl.concat([pl.DataFrame(schema=RISK_TYPES), *found.risks])
+    predictions = answer(rows, risks, worker.notes, method=METHODS[worker.config.estimator])
     empty: dict[str, Any] = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32}
     trajectories = pl.concat([pl.DataFrame(schema=empty), *found.trajectories]) if worker.config.trajectories else None
-    refused = Counter(note.split(" (")[0] for note in predictions["note"].drop_nulls().to_list())
+    refused = refusals(predictions)
     summary = {
         "rows": rows.height,
         "predicted": rows.height - sum(refused.values()),
-        "refused": dict(refused),
+        "refused": refused,
         "estimator": worker.config.estimator,
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],
@@ -346,19 +314,16 @@ def _collect(worker: _Worker, rows: pl.DataFrame) -> Forecast:
         "completion": _mean(predictions["completion"]),
         "std_error": _mean(predictions["std_error"]),
     }
-    told = _curves(found, typed) if worker.config.curve_points else None
-    return Forecast(predictions.select(s.PREDICTION_SCHEMA.names), _samples(found.samples), trajectories, told, summary)
+    told = _curves(found, rows) if worker.config.curve_points else None
+    return Forecast(predictions, _samples(found.samples), trajectories, told, summary)
 
 
 def _curves(found: Found, rows: pl.DataFrame) -> pl.DataFrame:
-    types: dict[str, Any] = {"subject_id": pl.Int64, "prediction_time": pl.Datetime("us"), "task": pl.String, "method": pl.String}
-    types |= {"days": pl.Float32, "cumulative_incidence": pl.Float64, "std_error": pl.Float64, "competing_incidence": pl.Float64}
     if not found.curves:
-        return pl.DataFrame(schema=types)
-    keys = rows.select("task", "_moment", *KEY).unique(["task", "_moment"], maintain_order=True)
-    return keys.join(pl.concat(found.curves), on=["task", "_moment"], how="inner", maintain_order="left").select(
-        pl.col(k).cast(v) for k, v in types.items()
-    )
+        return pl.DataFrame(schema=CURVE_TYPES)
+    keys = rows.select("task", pl.col("_moment").cast(pl.Int64), *KEY).unique(["task", "_moment"], maintain_order=True)
+    joined = keys.join(pl.concat(found.curves), on=["task", "_moment"], how="inner", maintain_order="left")
+    return joined.select(pl.col(name).cast(kind) for name, kind in CURVE_TYPES.items())
 
 
 def _mean(values: pl.Series) -> float | None:

@@ -1,91 +1,142 @@
-"""Which predictions are asked for, and which of them can be made."""
+"""What a forecast is asked and what it answers, whatever the estimator: the rows of (task, prediction time), and the table of predictions.
+
+Every row asked for is answered, in order: by numbers, or by a note that says why there are none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
-from cehrxgpt.forecast.futures import Case
-from cehrxgpt.tasks import Task, attach_stay
-from cehrxgpt.tasks.outcome import concept_events
-from cehrxgpt.timeline.moments import Moments, check_moments
+from cehrxgpt.events import EventDataset
+from cehrxgpt.tasks import Task, had_before, load_task, resolve
+from cehrxgpt.timeline.moments import NO_SUBJECT, check_moments
 
+NO_TOKEN = "the model's vocabulary has no token of the outcome"
+HAD_IT = "the outcome is in the history and the task asks for its first onset"
+NOT_HAD = "the outcome is not in the history and the task asks for its recurrence"
 KEY = ("subject_id", "prediction_time")
+RISK_TYPES: dict[str, Any] = {
+    "task": pl.String,
+    "_moment": pl.Int64,
+    "predicted_boolean_probability": pl.Float64,
+    "std_error": pl.Float64,
+    "num_samples": pl.Int32,
+    "completion": pl.Float64,
+    "lower_bound": pl.Float64,
+    "upper_bound": pl.Float64,
+    "method": pl.String,
+}
+"""Columns of risks, before they are put to the rows that asked for them."""
+
+CURVE_TYPES: dict[str, Any] = {
+    "subject_id": pl.Int64,
+    "prediction_time": pl.Datetime("us"),
+    "task": pl.String,
+    "method": pl.String,
+    "days": pl.Float32,
+    "cumulative_incidence": pl.Float64,
+    "std_error": pl.Float64,
+    "competing_incidence": pl.Float64,
+}
+"""Twin of `schema.CURVE_SCHEMA`."""
+
+Key = tuple[str, int]
+"""(task, moment)."""
 
 
-def asked_rows(at: pl.DataFrame, tasks: Sequence[Task]) -> pl.DataFrame:
-    """`task`, `subject_id`, `prediction_time`, `boolean_value` of every prediction to make, in order, and `_moment`: the number of its
-    distinct prediction time.
+@dataclass(frozen=True)
+class Questions:
+    """What is asked.
+
+    Attributes:
+        tasks: by name, their concept sets widened by the data's own descendants.
+        rows: `task`, `subject_id`, `prediction_time`, `boolean_value`, `_moment` of every prediction to make, in order.
+        moments: `subject_id`, `prediction_time`, distinct; `_moment` numbers its rows.
+        asked: moment -> names of the tasks that ask about it, sorted.
+    """
+
+    tasks: dict[str, Task]
+    rows: pl.DataFrame
+    moments: pl.DataFrame
+    asked: dict[int, tuple[str, ...]]
+
+
+def ask(events: EventDataset | pl.DataFrame, at: pl.DataFrame, tasks: Sequence[str | Path | Task]) -> Questions:
+    """Read the question.
+
+    Args:
+        events: whose codes say what descends from what.
+        at: `subject_id`, `prediction_time`; with a column `task` each row asks for its task alone, else each row for all of them.
+            `boolean_value` is carried along if it is there. Labels will do.
+        tasks: names, files or Tasks.
 
     Raises:
-        InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
+        InputError: two tasks share a name, or a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
+    codes = events.codes if isinstance(events, EventDataset) else None
+    known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
+    if len(known) < len(tasks):
+        raise InputError("forecast: two tasks share a name; names must differ")
+    rows = _rows(at, list(known))
+    moments = rows.select("subject_id", "prediction_time").unique(maintain_order=True)
+    numbered = rows.join(moments.with_row_index("_moment"), on=["subject_id", "prediction_time"], how="left", maintain_order="left")
+    by_moment = numbered.group_by("_moment").agg(pl.col("task").unique().sort())
+    return Questions(known, numbered, moments, {int(moment): tuple(names) for moment, names in by_moment.iter_rows()})
+
+
+def _rows(at: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     keys = check_moments(at, where="rows to forecast")
     label = pl.Series("boolean_value", at["boolean_value"] if "boolean_value" in at.columns else [None] * at.height, dtype=pl.Boolean)
     keys = keys.with_columns(label)
-    names = [task.name for task in tasks]
     if "task" in at.columns:
         asked = keys.with_columns(at["task"].cast(pl.String))
-        unknown = asked.filter(~pl.col("task").is_in(names))["task"].unique().to_list()
+        unknown = asked.filter(~pl.col("task").is_in(list(names)))["task"].unique().to_list()
         if unknown:
             raise InputError(f"forecast: rows ask for task '{unknown[0]}', which was not given; given: {', '.join(names)}")
-    else:
-        frames = [keys.select(pl.lit(name).alias("task"), pl.all()) for name in names]
-        asked = pl.concat(frames) if frames else keys.select(pl.lit("").alias("task"), pl.all()).clear()
-    rows = asked.select("task", *KEY, "boolean_value")
-    moments = rows.select(KEY).unique(maintain_order=True).with_row_index("_moment")
-    return rows.join(moments, on=list(KEY), how="left", maintain_order="left")
+        return asked.select("task", "subject_id", "prediction_time", "boolean_value")
+    frames = [keys.select(pl.lit(name).alias("task"), pl.all()) for name in names]
+    return pl.concat(frames) if frames else keys.select(pl.lit("").alias("task"), pl.all()).clear()
 
 
-def refusals(
-    tasks: Mapping[str, Task],
-    tokens: Mapping[str, npt.NDArray[np.bool_] | None],
-    asked: Mapping[int, Sequence[str]],
-    moments: Moments,
-    cases: list[Case],
-) -> tuple[list[Case], dict[tuple[str, int], str]]:
-    """What each task cannot ask of these cases.
+def wrong_onset(task: Task, events: pl.DataFrame, keys: pl.DataFrame) -> dict[int, str]:
+    """Moments of `keys` (`_moment`, `subject_id`, `prediction_time`) that a task for first onsets, or for recurrences, does not ask about, by
+    their cut histories, and why."""
+    if not (task.first_onset or task.recurrence) or keys.is_empty():
+        return {}
+    before = had_before(task, events, keys, by=KEY)
+    return {int(moment): HAD_IT if task.first_onset else NOT_HAD for moment in keys.filter(before if task.first_onset else ~before)["_moment"]}
+
+
+def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *, method: str) -> pl.DataFrame:
+    """PREDICTION_SCHEMA, one row per row asked.
 
     Args:
-        tasks, tokens: by name; the tokens of each outcome (None: it is no set of tokens).
-        asked: moment -> names of the tasks that ask about it.
-        moments: the chunk that the cases come from.
-        cases: of the chunk.
-
-    Returns:
-        the cases, with the start of the index stay of tasks about one; and (task, moment) -> why there will be no prediction.
+        rows: of `Questions`.
+        risks: RISK_TYPES, of each (task, moment) that could be predicted.
+        notes: why there is none; a moment of which nothing is said has no subject in the events.
+        method: of rows that could not.
     """
-    notes: dict[tuple[str, int], str] = {}
-    if not cases:
-        return cases, notes
-    keys = pl.DataFrame(
-        {
-            "_moment": [case.moment for case in cases],
-            "subject_id": [case.prompt.subject_id for case in cases],
-            "prediction_time": np.array([case.prompt.prediction_time for case in cases], dtype="datetime64[us]"),
-        }
-    )
-    starts: dict[int, dict[str, np.datetime64]] = {case.moment: {} for case in cases}
-    for name, task in tasks.items():
-        mine = keys.filter(pl.col("_moment").is_in([case.moment for case in cases if name in asked[case.moment]]))
-        outcome = tokens[name]
-        if outcome is not None and not outcome.any():
-            notes |= {(name, moment): "the model's vocabulary has no token of the outcome" for moment in mine["_moment"].to_list()}
-        elif task.first_onset and task.outcome.concepts is not None:
-            had = concept_events(task, task.outcome.concepts, moments.events).select(KEY).unique()
-            why = "the outcome is in the history and the task asks for its first onset"
-            notes |= {(name, moment): why for moment in mine.join(had, on=list(KEY), how="semi")["_moment"].to_list()}
-        elif task.in_stay and mine.height:
-            inside = {case.moment for case in cases if (case.in_icu if task.about_intensive_care else case.in_visit)}
-            stays = attach_stay(task, moments.events, mine, by=KEY)
-            for moment, start in stays.select("_moment", "stay_start").iter_rows():
-                if start is None or moment not in inside:
-                    notes[(name, moment)] = "no stay of the task's kind is going on at the prediction time"
-                else:
-                    starts[moment][name] = np.datetime64(start, "us")
-    return [replace(case, stay_start=starts[case.moment]) for case in cases], notes
+    key, typed = ["task", "_moment"], rows.with_columns(pl.col("_moment").cast(pl.Int64))
+    columns = {"task": [task for task, _ in notes], "_moment": [moment for _, moment in notes], "note": list(notes.values())}
+    why = pl.DataFrame(columns, schema={"task": pl.String, "_moment": pl.Int64, "note": pl.String})
+    joined = typed.join(risks, on=key, how="left", maintain_order="left").join(why, on=key, how="left", maintain_order="left")
+    made = pl.col("predicted_boolean_probability").is_not_null()
+    return joined.with_columns(
+        pl.when(made).then(pl.lit(None, dtype=pl.String)).otherwise(pl.col("note").fill_null(NO_SUBJECT)).alias("note"),
+        pl.when(made).then("num_samples").otherwise(pl.lit(0, dtype=pl.Int32)).alias("num_samples"),
+        pl.col("method").fill_null(method),
+        (pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"),
+    ).select(s.PREDICTION_SCHEMA.names)
+
+
+def refusals(predictions: pl.DataFrame) -> dict[str, int]:
+    """How often each reason was given; what stands in brackets at its end differs from row to row and is left out."""
+    notes = predictions["note"].drop_nulls().str.split(" (").list.first()
+    return {str(note): int(count) for note, count in notes.value_counts(sort=True).iter_rows()}

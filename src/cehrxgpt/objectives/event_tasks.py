@@ -92,7 +92,7 @@ def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray
 def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, context: int) -> dict[str, Any]:
     """The facts of `TimeToEvent` as plain JSON: task names, their tokens, inner edges in days, log rates [C][pieces] per day."""
     reader = EventReader(store.vocabulary, list(tasks.values()))
-    sample = [(targets.end_days, targets.event_days) for targets in map(reader, _batches(store, context))]
+    sample = [(targets.end_days, targets.event_days) for targets in map(reader, training_windows(store, context))]
     times = torch.cat([event[torch.isfinite(event)] for _, event in sample])
     inner = np.unique(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1]).round(4)) if len(times) else np.zeros(0)
     inner = inner[inner > 0]
@@ -112,6 +112,7 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
     }
 
 
-def _batches(store: TokenStore, context: int) -> Iterator[PackedBatch]:
+def training_windows(store: TokenStore, context: int) -> Iterator[PackedBatch]:
+    """A sample of the training split as training reads it: one window of each patient."""
     loader = Loader(store, TRAIN, tokens_per_batch=max(_BATCH_TOKENS, context), context=context, seed=0)
     return loader.evaluation(max(SAMPLE_TOKENS // max(_BATCH_TOKENS, context) // 8, 1))

@@ -10,7 +10,8 @@ observation, whichever is first, the term is the negative log-likelihood of a pi
 b starts at the log rate of the training split, in events per day, and u . v near 0. Time counts in days, never seconds, and what was not
 watched adds nothing. Sums run over places and tasks, and so does the count.
 
-`survival` gives S(t) per task from the same hazards. The risk of an event when death competes needs both hazards; 1 - S alone overstates it.
+`survival` gives S(t) per task from the same hazards. The risk of an event when death competes needs both hazards (`incidence`); 1 - S alone
+overstates it.
 """
 
 from __future__ import annotations
@@ -95,9 +96,13 @@ class TimeToEvent(Objective):
         """Places times tasks."""
         return self.reader.is_place(batch).sum() * len(self.tasks)
 
+    def features(self, hidden_PD: Tensor) -> Tensor:
+        """What a state says of each piece, u; [P, K, R]."""
+        return self.state(hidden_PD).view(len(hidden_PD), self.pieces, self.rank)
+
     def log_hazards(self, hidden_PD: Tensor) -> Tensor:
         """log lambda, events per day, float32 [P, K, C]."""
-        state_PKR = self.state(hidden_PD).view(len(hidden_PD), self.pieces, self.rank)
+        state_PKR = self.features(hidden_PD)
         # The bias is added in float32: in bfloat16 a log hazard of -9 would be off by two percent of the hazard.
         return (wide(state_PKR @ self.task.to(state_PKR.dtype)) + self.bias).clamp(*LOG_HAZARD_BOUNDS)
 
