@@ -25,8 +25,7 @@ from cehrxgpt.errors import InputError
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
 from cehrxgpt.forecast.estimators import monte_carlo
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
-from cehrxgpt.tasks import Task, attach_stay, load_task, outcome_in_window, outcome_tokens, resolve
-from cehrxgpt.tasks.outcome import concept_events
+from cehrxgpt.tasks import Task, attach_stay, had_before, load_task, outcome_in_window, outcome_tokens, resolve
 from cehrxgpt.tasks.tokens import HasCodes
 from cehrxgpt.timeline.moments import NO_SUBJECT, Moments, check_moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
@@ -234,11 +233,14 @@ class _Worker:
             if tokens is not None and not tokens.any():
                 for moment in mine["_moment"].to_list():
                     self._refuse(moment, [name], "the model's vocabulary has no token of the outcome")
-            elif task.first_onset and task.outcome.concepts is not None:
-                had = concept_events(task, task.outcome.concepts, moments.events).select("subject_id", "prediction_time").unique()
-                for moment in mine.join(had, on=["subject_id", "prediction_time"], how="semi")["_moment"].to_list():
-                    self._refuse(moment, [name], "the outcome is in the history and the task asks for its first onset")
-            elif task.in_stay and mine.height:
+                continue
+            if task.first_onset or task.recurrence:
+                before = had_before(task, moments.events, mine, by=("subject_id", "prediction_time"))
+                why = f"the outcome is {'in' if task.first_onset else 'not in'} the history and the task asks for its "
+                why += "first onset" if task.first_onset else "recurrence"
+                for moment in mine.filter(before if task.first_onset else ~before)["_moment"].to_list():
+                    self._refuse(moment, [name], why)
+            if task.in_stay and mine.height:
                 inside = {case.moment for case in cases if (case.in_icu if task.about_intensive_care else case.in_visit)}
                 stays = attach_stay(task, moments.events, mine, by=("subject_id", "prediction_time"))
                 for moment, start in stays.select("_moment", "stay_start").iter_rows():
@@ -347,6 +349,7 @@ def judge(task: Task, pool: Pool) -> Verdict:
         ends = np.where(stay_end < 0, np.datetime64("NaT", "us"), datetime64_from_instant(stay_end))
         at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
     found = outcome_in_window(task, pool.trajectories, at)
+    found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome, died = found["outcome_time"].is_not_null().to_numpy(), found["death_time"].is_not_null().to_numpy()
     closed = found["window_close"].is_not_null().to_numpy() & (pool.end_minutes >= minutes["window_close"])
