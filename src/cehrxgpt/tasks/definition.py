@@ -12,7 +12,8 @@
 
 A task says who is asked about and when (`index`, `history_days`, `inclusion`, `exclusion`), what is looked for (`outcome`,
 `competing`, `first_onset`, `recurrence`) and where (the window: it opens `gap_days` after the prediction time and lasts
-`horizon_days`, or until the stay's end), and what silence means (`censoring`). Everything that reads a task reads these classes; nothing else knows the YAML.
+`horizon_days`, or until the stay's end), and what silence means (`censoring`). Everything that reads a task reads these classes;
+nothing else knows the YAML.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | None
         schema={"unit": pl.String, "operator": pl.String},
     )
     # Whether the range holds changes at its bounds alone: beside them and at the bin's ends, every answer is there that the bin has.
-    points: list[npt.NDArray[np.float32]] = [low, top, *(np.clip(point, low, top) for bound in asked.bounds for point in _around(bound))]
+    points = [low, top, *(np.asarray(np.clip(point, low, top)) for bound in asked.bounds for point in _around(bound))]
     answers = np.stack([signs.select(value_holds(asked, pl.lit(pl.Series(point, dtype=pl.Float32))))[:, 0].to_numpy() for point in points])
     if (answers.any(axis=0) != answers.all(axis=0)).any():
         return None
