@@ -122,25 +122,49 @@ def discharge_codes(task: Task) -> tuple[str, ...]:
     return tuple(f"{s.DISCHARGE_PREFIX}{place}" for place in task.index.discharge)
 
 
-def value_edges(tasks: Iterable[Task], codes: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """code -> bounds that the tasks name for its values, as edges between value bins (float32, ascending).
+SIGNS = ("<", "<=", ">=", ">")
 
-    A bin holds its lower edge and not its upper one. So `at_least` and `below` ask for an edge at the bound, `above` and `at_most` for one at
-    the next number: with them no bin lies on both sides.
+
+def value_edges(tasks: Iterable[Task], codes: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Bounds that the tasks name for values, as edges between bins (float32, ascending), so that no bin lies across one.
+
+    A bin holds its lower edge and not its upper one. So a bound that belongs to what lies above it (`at_least`, `below`) is an edge itself, and
+    one that belongs to what lies below (`above`, `at_most`) has its edge at the next number. Of results with a sign it is the sign that
+    says to which side a number at the bound belongs ("> 9" is above 9), and only those on the range's side are asked about.
 
     Args:
         tasks: widened by `resolve` as for the labels.
         codes: those that the data has.
+
+    Returns:
+        `code` -> edges for its plain numbers, and `code sign` -> edges for those with this sign, as `TimelineConfig.fixed_edges` takes them.
     """
     codes = tuple(codes)
     edges: dict[str, set[float]] = {}
     for task in tasks:
         for asked in task.valued():
-            bounds = {float(np.float32(bound)) for bound in (asked.at_least, asked.below) if bound is not None}
-            bounds |= {float(np.nextafter(np.float32(bound), np.float32(np.inf))) for bound in (asked.above, asked.at_most) if bound is not None}
+            named = {sign: _edges(asked, sign) for sign in (None, *SIGNS)}
             for code in matching_codes(task.concept_sets[asked.concepts or ""], codes):
-                edges.setdefault(code, set()).update(bounds)
+                for sign, values in named.items():
+                    edges.setdefault(f"{code} {sign}" if sign else code, set()).update(values)
     return {code: tuple(sorted(values)) for code, values in sorted(edges.items())}
+
+
+def _edges(asked: Valued, sign: str | None) -> set[float]:
+    """Edges for the numbers with one sign."""
+    here = {float(np.float32(bound)) for bound in (asked.at_least, asked.below) if bound is not None}
+    lower = {float(np.float32(bound)) for bound in (asked.above, asked.at_least) if bound is not None}
+    upper = {_next(bound) for bound in (asked.below, asked.at_most) if bound is not None}
+    if sign in (">", ">="):
+        return lower if sign == ">" else {_next(asked.above)} if asked.above is not None else lower
+    if sign in ("<", "<="):
+        return upper if sign == "<" else {float(np.float32(asked.below))} if asked.below is not None else upper
+    return here | {_next(bound) for bound in (asked.above, asked.at_most) if bound is not None}
+
+
+def _next(bound: float) -> float:
+    """The next float32."""
+    return float(np.nextafter(np.float32(bound), np.float32(np.inf)))
 
 
 def visit_class(until: pl.Expr | None = None) -> pl.Expr:
