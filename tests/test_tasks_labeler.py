@@ -591,3 +591,92 @@ def test_a_diagnosis_known_only_after_discharge_does_not_make_an_index_stay():
         inside = row(1, "condition/1", START, visit=1, known=known)
         found = label(table([stay, inside, *BYSTANDER]), task).labels
         assert found.filter(pl.col("subject_id") == 1).height == expected
+
+
+END = row(1, s.OBSERVATION_END, START + timedelta(days=90))
+ABC = SETS
+
+
+def counted(code, day, value, **more):
+    return row(1, code, START + timedelta(days=day), value=value, **more)
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "unit", "expected"),
+    [
+        (9.1, None, "u", True), (9.0, None, "u", False), (9.0, ">", "u", True), (9.0, ">=", "u", False), (8.0, ">", "u", False),
+        (9.5, "<", "u", False), (12.0, "<=", "u", False), (None, None, "u", False), (float("nan"), None, "u", False),
+        (9.1, None, "v", False), (9.1, None, None, False), (9.1, "~", "u", False),
+    ],
+)  # fmt: skip
+def test_a_value_counts_where_it_proves_enough(value, sign, unit, expected):
+    rows = [row(1, "condition/1", START), counted("condition/2", 3, value, sign=sign, unit=unit), END, *BYSTANDER]
+    found = label(table(rows), simple(outcome=Outcome(concepts="b", above=9, unit="u"))).labels.filter(pl.col("subject_id") == 1)
+    assert found["boolean_value"].to_list() == [expected]
+
+
+def test_bounds_are_compared_as_numbers_are_kept():
+    """9.1 as a float32 is more than 9.1."""
+    rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.1), END]
+    assert one(rows, simple(outcome=Outcome(concepts="b", above=9.1)))["boolean_value"] is False
+    assert one(rows, simple(outcome=Outcome(concepts="b", at_least=9.1)))["boolean_value"] is True
+
+
+def test_numbers_or_units_that_the_data_lack_are_a_reason():
+    rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.5, unit="u"), counted("condition/3", 3, None), END]
+    assert label(table(rows), simple(outcome=Outcome(concepts="b", above=9, unit="v"))).note == "no number of 'b' in unit v is in the data"
+    without = simple(outcome=Outcome(concepts="c", above=9), concept_sets={"a": SETS["a"], "c": SETS["c"]})
+    assert label(table(rows), without).note == "no number of 'c' is in the data"
+    either = simple(outcome=Outcome(any=(Outcome(concepts="b", above=9, unit="u"), without.outcome)), concept_sets=ABC)
+    assert label(table(rows), either).labels["boolean_value"].to_list() == [True]
+    both = simple(outcome=Outcome(all=either.outcome.any), concept_sets=ABC)
+    assert label(table(rows), both).note == "no number of 'c' is in the data"
+    none = simple(outcome=Outcome(any=(replace(without.outcome, above=1), Outcome(visit=("inpatient",)))), concept_sets=without.concept_sets)
+    assert label(table(rows), none).note == "no number of 'c' is in the data; no visit of class inpatient is in the data"
+
+
+def test_all_is_there_when_the_last_of_the_parts_is():
+    rows = [row(1, "condition/1", START), *(row(1, f"condition/{code}", START + timedelta(days=day)) for code, day in ((3, 2), (2, 4), (3, 6))), END]
+    both = simple(outcome=Outcome(all=(Outcome(concepts="b"), Outcome(concepts="c"))), concept_sets=ABC)
+    assert one(rows, both)["time_to_event_days"] == pytest.approx(4)
+    assert one(rows, replace(both, outcome=Outcome(any=both.outcome.all)))["time_to_event_days"] == pytest.approx(2)
+    assert one(rows, replace(both, horizon_days=3))["boolean_value"] is False
+
+
+@pytest.mark.parametrize(("other", "value", "reason", "days"), [(2, False, "competing", 2), (4, True, "outcome", 4), (5, True, "outcome", 4)])
+def test_what_competes_ends_follow_up(other, value, reason, days):
+    rows = [row(1, "condition/1", START), row(1, "condition/2", START + timedelta(days=4)), row(1, "condition/3", START + timedelta(days=other)), END]
+    found = one(rows, simple(competing=(Outcome(concepts="c"),), concept_sets=ABC))
+    assert (found["boolean_value"], found["end_reason"], found["time_to_event_days"]) == (value, reason, pytest.approx(days))
+
+
+def test_what_competes_before_observation_ends_is_known():
+    """A competing event leaves nothing open: whoever is lost after it is a negative. It may be absent from the data."""
+    rows = [row(1, "condition/1", START), row(1, "condition/3", START + timedelta(days=2)), *BYSTANDER]
+    asked = simple(competing=(Outcome(concepts="c"),), concept_sets=ABC)
+    found = label(table(rows), asked).labels.filter(pl.col("subject_id") == 1)
+    assert found.select("boolean_value", "end_reason").rows() == [(False, "competing")]
+    absent = [row(1, "condition/1", START), row(1, "condition/2", START + timedelta(days=2)), END]
+    assert one(absent, asked)["boolean_value"] is True
+    died = [*rows, row(1, s.DEATH, START + timedelta(days=1))]
+    assert label(table(died), asked).labels.filter(pl.col("subject_id") == 1)["end_reason"].to_list() == ["death"]
+
+
+def test_first_onset_and_recurrence_share_the_people_among_them():
+    rows = [row(1, "condition/2", START), row(1, "condition/1", START + timedelta(days=1)), END]
+    rows += [row(2, "condition/1", START + timedelta(days=1)), row(2, s.OBSERVATION_END, START + timedelta(days=90))]
+    first, again = label(table(rows), simple(first_onset=True)), label(table(rows), simple(recurrence=True))
+    assert (first.labels["subject_id"].to_list(), again.labels["subject_id"].to_list()) == ([2], [1])
+    assert again.attrition[-1]["step"] == "recurrence: b before"
+    assert again.attrition[-1]["dropped_rows"] == 1
+
+
+def test_an_index_by_value_says_how_many_were_measured():
+    rows = [row(1, "condition/1", START + timedelta(days=day), value=value) for day, value in ((0, 4.0), (1, 6.0), (2, 7.0))]
+    rows += [row(2, "condition/1", START, value=4.0), row(2, "condition/2", START), END]
+    asked = simple(index=Index(concepts="a", above=5, occurrence="first"), inclusion=(Criterion(concepts="a", below=5),))
+    found = label(table(rows), asked)
+    steps = [(step["step"], step["subjects"], step["rows"]) for step in found.attrition[1:4]]
+    assert steps == [("index: a", 2, 4), ("value: a above 5", 1, 2), ("the first of each subject", 1, 1)]
+    assert found.attrition[-1]["step"] == "included: a below 5 before"
+    assert found.labels["prediction_time"].to_list() == [START + timedelta(days=1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt.events import conform, sort_events
+from cehrxgpt.stages.data import _with_library_edges
 from cehrxgpt.tasks import Index, Outcome, Task, outcome_in_window, outcome_tokens, value_edges
 from cehrxgpt.tasks.definition import ConceptSet
 from cehrxgpt.timeline.decode import decode_futures
@@ -218,3 +220,14 @@ def test_edges_of_tasks() -> None:
         "measurement/4 >": (5,),
         "measurement/4 >=": (5, more[5]),
     }
+
+
+def test_tokenize_takes_the_edges_of_the_library() -> None:
+    codes = pl.DataFrame(
+        {"code": ["measurement/3004410", "measurement/1"], "parent_codes": [[], []]}, schema_overrides={"parent_codes": pl.List(pl.String)}
+    )
+    config = _with_library_edges(SimpleNamespace(codes=codes), TimelineConfig(fixed_edges={"measurement/1": (3.0,), "measurement/3004410": (6.0,)}))
+    edges = config.fixed_edges
+    assert edges["measurement/1"] == (3.0,)
+    assert {6.0, float(np.nextafter(np.float32(9), np.float32(10)))} <= set(edges["measurement/3004410"])
+    assert 9.0 in edges["measurement/3004410 >"]
