@@ -55,23 +55,124 @@ def test_the_library_keeps_the_published_windows():
         ("concepts: b}", "concepts: c}", 7, "'c' is used but not defined"),
         ("outcome: {concepts: b}", "outcome: {concepts: b, death: true}", 7, "exactly one"),
         ("horizon_days: 30", "horizon_days: -1", 8, "positive"),
+        ("horizon_days: 30", "horizon_days: .inf", 8, "lifetime"),
         ("horizon_days: 30", "horizon_days: soon", 8, "horizon_days"),
         ("drug: [7]", "drugs: [7]", 5, "did you mean 'drug'"),
         ("horizon_days: 30", "horizon_days: 30\nhorizon_days: 31", 9, "stands twice"),
         ("name: mine", "name: [mine", 2, "not valid YAML"),
         ("concepts: a, occ", "visit: [hotel], occ", 6, "valid classes"),
         ("horizon_days: 30", "horizon_days: 30\ncensoring: grace_days", 9, "belong together"),
+        ("horizon_days: 30", "horizon_days: 30\ngrace_days: 3", 9, "belong together"),
+        ("horizon_days: 30", "horizon_days: 30\nfirst_onset: yes\ngap_days: 2", 9, "gap_days: 0"),
+        ("horizon_days: 30", "horizon_days: 30\nfirst_onset: yes\nrecurrence: yes", 10, "exclude each other"),
+        ("horizon_days: 30", "horizon_days: stay", 6, "needs an index visit"),
+        ("  a: {condition: [1]}", "  a: {condition: [1]}\n  d: {drug: [1]}", 5, "'d' is defined but not used"),
+        ("name: mine", "name: my task", 1, "may hold only letters"),
     ],
 )
 def test_mistakes_are_told_with_their_line(tmp_path, old, new, line, says):
+    refused(tmp_path, GOOD.replace(old, new, 1), line, says)
+
+
+NESTED = """\
+name: mine
+description: the word concepts stands in every line, and so does index
+concept_sets:
+  a:
+    condition: [1]
+    codes:
+      - X//1
+      - "X//2*"
+  b: {drug: [7]}
+index:
+  concepts: a
+  occurrence: first
+inclusion:
+  - {concepts: a, at_least: 5}
+  - concepts: b
+    within_days: 30
+    count: 2
+exclusion:
+  - {age_at_most: 17}
+outcome:
+  any:
+    - concepts: a
+      above: 9
+      unit: [8554, "%"]
+    - all:
+        - {concepts: b}
+        - visit: [inpatient]
+competing:
+  - {concepts: b}
+  - any: [{concepts: a, below: 3}, {concepts: b}]
+horizon_days: 30
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ('- "X//2*"', '- "X//*2"', 8, "only at the end"),
+        ('- "X//2*"', "- 2", 8, "codes[1]: expected str"),
+        ("condition: [1]", "condition: [one]", 5, "condition[0]: expected int"),
+        ("  concepts: a\n  occurrence", "  concept: a\n  occurrence", 11, "did you mean 'concepts'"),
+        ("occurrence: first", "occurrence: first\n  also: [b, c]", 13, "'c' is used but not defined"),
+        ("occurrence: first", "occurrence: first\n  hours_after: 3", 13, "hours_after belongs to an index visit"),
+        ("within_days: 30", "within_days: 0", 16, "within_days must be at least 1"),
+        ("count: 2", "count: two", 17, "count: expected int"),
+        ("age_at_most: 17", "age_at_most: 17, count: 0", 19, "count must be at least 1"),
+        ("- concepts: b", "- concepts: c", 15, "'c' is used but not defined"),
+        ("      above: 9", "      above: nine", 23, "above: expected float"),
+        ("      above: 9", "      above: 9\n      at_least: 9", 24, "bound the same side"),
+        ("      above: 9", "      above: 9\n      at_most: 9", 24, "no number lies"),
+        ("      above: 9\n", "", 23, "unit belongs to a bound"),
+        ("        - {concepts: b}\n", "        - {concepts: d}\n", 26, "'d' is used but not defined"),
+        ("        - {concepts: b}\n", "", 25, "at least two parts"),
+        ("visit: [inpatient]", "stay_over_days: 3", 27, "no part of another outcome"),
+        ("visit: [inpatient]", "visit: [inpatient, hotel]", 27, "unknown class of visit 'hotel'"),
+        ("visit: [inpatient]", "visit: [inpatient]\n          at_most: 3", 28, "bounds the values of concepts"),
+        ("any: [{concepts: a, below: 3}", "any: [{concepts: a, beneath: 3}", 30, "unknown key 'beneath'"),
+        ("  - {concepts: b}\n  - any", "  - {death: true}\n  - any", 29, "death competes always"),
+        ("horizon_days: 30", "horizon_days: 30\ncompetes: []", 32, "did you mean 'competing'"),
+        ("outcome:\n", "outcome: nothing\noutcomes:\n", 21, "unknown key 'outcomes'"),
+        ("  any:\n", "  some:\n", 21, "unknown key 'some'"),
+    ],
+)
+def test_nested_mistakes_are_told_with_their_line(tmp_path, old, new, line, says):
+    assert parse_task(NESTED, where="x").outcome.any[0].units == ("8554", "%")
+    assert old in NESTED
+    refused(tmp_path, NESTED.replace(old, new, 1), line, says)
+
+
+def refused(tmp_path, text, line, says):
     path = tmp_path / "task.yaml"
-    path.write_text(GOOD.replace(old, new, 1))
+    path.write_text(text)
     with pytest.raises(TaskError) as error:
         load_task(path)
     assert str(error.value).startswith(f"{path}: line {line}:"), error.value
     assert says in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.exit_status == 2
+
+
+def test_what_is_wrong_with_the_whole_is_told_at_its_top():
+    for text, says in [("index: {concepts: a}\n", "'name' is required"), ("- a list\n", "a mapping of keys"), ("", "'name' is required")]:
+        with pytest.raises(TaskError, match=says):
+            parse_task(text, where="x")
+
+
+def test_the_library_asks_for_more_than_the_method_s_tasks():
+    tasks = [load_task(name) for name in library_tasks()]
+    assert len(tasks) >= len(METHOD_TASKS) + 10
+    assert any(task.competing for task in tasks)
+    assert any(task.recurrence for task in tasks)
+    assert any(task.outcome.any and any(part.by_value for part in task.outcome.any) for task in tasks)
+    assert len({task.description for task in tasks}) == len(tasks)
+
+
+def test_outcomes_in_words():
+    outcome = parse_task(NESTED, where="x").outcome
+    assert outcome.describe() == "a above 9 (unit 8554 or %) or (b and a visit (inpatient))"
 
 
 def test_unknown_names_and_files(tmp_path):

@@ -25,7 +25,7 @@ def day_end(moment: datetime) -> datetime:
     return moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
 
 
-def row(subject, code, time, *, end=None, visit=None, day=False, known=None):
+def row(subject, code, time, *, end=None, visit=None, day=False, known=None, value=None, unit=None, sign=None):
     available = known or (day_end(time) if day else time)
     return {
         "subject_id": subject,
@@ -35,12 +35,16 @@ def row(subject, code, time, *, end=None, visit=None, day=False, known=None):
         "visit_id": visit,
         "available_time": available,
         "time_precision": "day" if day else "minute",
+        "numeric_value": value,
+        "unit": unit,
+        "operator": sign,
     }
 
 
 def table(rows) -> pl.DataFrame:
     schema = {"subject_id": pl.Int64, "code": pl.String, "time": pl.Datetime("us"), "end_time": pl.Datetime("us"), "visit_id": pl.Int64}
     schema |= {"available_time": pl.Datetime("us"), "time_precision": pl.String}
+    schema |= {"numeric_value": pl.Float32, "unit": pl.String, "operator": pl.String}
     return sort_events(conform(pl.DataFrame(rows, schema=schema)))
 
 
@@ -53,6 +57,64 @@ def after(event, moment):
 
 def in_set(task, name, event):
     return event["code"] in task.concept_sets[name].patterns
+
+
+def allowed_by(event):
+    """Some of the numbers that a result may stand for, all decisive ones among them; values and bounds are halves."""
+    value = event["numeric_value"]
+    if value is None or value != value:
+        return []
+    more, less = [value + step for step in (0.25, 0.5, 1, 100)], [value - step for step in (0.25, 0.5, 1, 100)]
+    return {None: [value], ">": more, ">=": [value, *more], "<": less, "<=": [value, *less]}[event["operator"]]
+
+
+def is_meant(task, asked, event):
+    """Is the event of the concepts, and do all numbers that it may stand for lie in the range?"""
+    if not in_set(task, asked.concepts, event):
+        return False
+    if (asked.above, asked.at_least, asked.below, asked.at_most) == (None, None, None, None):
+        return True
+    if asked.unit is not None and event["unit"] != asked.unit:
+        return False
+    numbers = allowed_by(event)
+    return bool(numbers) and all(
+        (asked.above is None or number > asked.above)
+        and (asked.at_least is None or number >= asked.at_least)
+        and (asked.below is None or number < asked.below)
+        and (asked.at_most is None or number <= asked.at_most)
+        for number in numbers
+    )
+
+
+def had(task, asked, events, moment):
+    """Has the outcome been there at the moment?"""
+    if asked.any or asked.all:
+        return (any if asked.any else all)(had(task, part, events, moment) for part in asked.any or asked.all)
+    before = [e for e in events if not after(e, moment)]
+    if asked.concepts:
+        return any(is_meant(task, asked, e) for e in before)
+    return any(is_visit(e, asked.visit, moment) for e in before)
+
+
+def first_time(task, asked, events, opens, closes):
+    """When the outcome is first there in the window, or None."""
+    if asked.any or asked.all:
+        times = [first_time(task, part, events, opens, closes) for part in asked.any or asked.all]
+        if asked.any:
+            return min((time for time in times if time is not None), default=None)
+        return None if None in times else max(times)
+    hits = []
+    for e in events:
+        same_day = task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date()
+        if not after(e, opens) or not (e["time"] <= closes or same_day):
+            continue
+        if asked.death and e["code"] == s.DEATH:
+            hits.append(e["time"])
+        if asked.concepts and is_meant(task, asked, e):
+            hits.append(e["time"])
+        if asked.visit and is_visit(e, asked.visit):
+            hits.append(e["time"])
+    return min(hits, default=None)
 
 
 def visit_minutes(event, until=None):
@@ -87,11 +149,12 @@ def slow_index(task, events):
                 continue
             found.append((moment, event["time"], event["end_time"]))
     elif index.concepts and index.also:
-        firsts = [[e["available_time"] for e in events if in_set(task, name, e)] for name in (index.concepts, *index.also)]
+        firsts = [[e["available_time"] for e in events if in_set(task, name, e)] for name in index.also]
+        firsts.append([e["available_time"] for e in events if is_meant(task, index, e)])
         if all(firsts):
             found.append((max(min(times) for times in firsts), None, None))
     elif index.concepts:
-        found = [(e["available_time"], None, None) for e in events if in_set(task, index.concepts, e)]
+        found = [(e["available_time"], None, None) for e in events if is_meant(task, index, e)]
     else:
         marks = (s.OBSERVATION_START, s.OBSERVATION_END, s.BIRTH)
         times = [e["time"] for e in events if e["code"] not in marks]
@@ -123,14 +186,15 @@ def slow_label(task, events, moment, stay_start, stay_end):
     if task.history_days and since > moment - timedelta(days=task.history_days):
         return "drop"
     for one in task.inclusion:
-        known = [e for e in events if in_set(task, one.concepts, e) and e["available_time"] <= moment]
+        known = [e for e in events if is_meant(task, one, e) and e["available_time"] <= moment]
         if one.within_days:
             known = [e for e in known if e["time"] > moment - timedelta(days=one.within_days)]
         if len(known) < one.count:
             return "drop"
-    for name in [one.concepts for one in task.exclusion] + ([task.outcome.concepts] if task.first_onset else []):
-        if any(in_set(task, name, e) and not after(e, moment) for e in events):
-            return "drop"
+    if any(is_meant(task, one, e) and not after(e, moment) for one in task.exclusion for e in events):
+        return "drop"
+    if (task.first_onset or task.recurrence) and had(task, task.outcome, events, moment) != task.recurrence:
+        return "drop"
     death = min([e["time"] for e in events if e["code"] == s.DEATH and after(e, moment)], default=None)
     opens = moment + timedelta(days=task.gap_days)
     outcome = None
@@ -144,18 +208,11 @@ def slow_label(task, events, moment, stay_start, stay_end):
         closes = stay_end if task.horizon_days == "stay" else opens + timedelta(days=task.horizon_days)
         if closes is None:
             return None
-        hits = []
-        for e in events:
-            same_day = task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date()
-            if not after(e, opens) or not (e["time"] <= closes or same_day):
-                continue
-            if task.outcome.death and e["code"] == s.DEATH:
-                hits.append(e["time"])
-            if task.outcome.concepts and in_set(task, task.outcome.concepts, e):
-                hits.append(e["time"])
-            if task.outcome.visit and is_visit(e, task.outcome.visit):
-                hits.append(e["time"])
-        outcome = min(hits, default=None)
+        outcome = first_time(task, task.outcome, events, opens, closes)
+    others = [first_time(task, one, events, moment, closes) for one in task.competing]
+    competing = min((time for time in others if time is not None), default=None)
+    if competing is not None and (outcome is None or competing < outcome):
+        return False
     if outcome is not None:
         return True
     if death is not None and death <= closes:
@@ -190,7 +247,12 @@ def random_people(rng: Random, count: int):
         mine = []
         for _ in range(rng.randint(1, 6)):
             day = rng.random() < 0.4
-            mine.append(row(subject, f"condition/{rng.randint(1, 3)}", moment(day), day=day))
+            result = {
+                "value": rng.choice([None, 4.5, 5.0, 5.5, 6.0]),
+                "unit": rng.choice([None, "u"]),
+                "sign": rng.choice([None, None, "<", ">", "<=", ">="]),
+            }
+            mine.append(row(subject, f"condition/{rng.randint(1, 3)}", moment(day), day=day, **result))
         for _ in range(rng.randint(0, 3)):
             visit_id += 1
             day = rng.random() < 0.4
@@ -218,7 +280,22 @@ def random_people(rng: Random, count: int):
     return rows
 
 
-people = st.builds(lambda seed: random_people(Random(seed), 25), st.integers(0, 2**32 - 1))
+people = st.builds(lambda seed: random_people(Random(seed), 15), st.integers(0, 2**32 - 1))
+
+
+_BOUNDS = [{}, {"above": 5}, {"at_least": 5}, {"below": 5}, {"at_most": 5.5}, {"at_least": 5, "below": 5.5}, {"above": 4.5, "at_most": 5.5}]
+
+
+@st.composite
+def outcomes(draw, depth=2):
+    """Plain outcomes, with and without values, and `any` and `all` of them."""
+    kind = draw(st.sampled_from(["concepts", "concepts", "visit", "visit", "death", "any", "all"] if depth else ["concepts", "visit", "death"]))
+    if kind in ("any", "all"):
+        return Outcome(**{kind: tuple(draw(st.lists(outcomes(depth - 1), min_size=2, max_size=3)))})
+    if kind == "concepts":
+        bounds = draw(st.sampled_from(_BOUNDS))
+        return Outcome(concepts=draw(st.sampled_from("bbc")), unit=draw(st.sampled_from([None, "u"])) if bounds else None, **bounds)
+    return Outcome(death=True) if kind == "death" else Outcome(visit=draw(st.sampled_from([("inpatient",), ("emergency", "outpatient")])))
 
 
 @st.composite
@@ -231,35 +308,44 @@ def tasks(draw):
         Index(visit=("inpatient",), at="start", hours_after=draw(st.sampled_from([0, 24, 48]))),
         Index(concepts="a", occurrence=draw(st.sampled_from(["each", "first", "last"]))),
         Index(concepts="a", also=("c",), occurrence="first"),
+        Index(concepts="a", above=5, occurrence=draw(st.sampled_from(["each", "first"]))),
+        Index(concepts="a", at_most=5.5, unit="u", also=("c",), occurrence="first"),
         Index(days_after_first_event=draw(st.integers(0, 10))),
     ]
     index = draw(st.sampled_from(indices))
-    outcomes = [Outcome(concepts="b"), Outcome(visit=("inpatient",)), Outcome(visit=("emergency", "outpatient")), Outcome(death=True)]
+    outcome = draw(outcomes())
     stay = bool(index.visit) and index.at == "start" and draw(st.booleans())
-    outcome = draw(st.sampled_from(outcomes))
     horizon: float | str | None = draw(st.sampled_from([1, 2, 5]))
     gap = draw(st.sampled_from([0, 0, 2]))
     if stay:
         gap, horizon = 0, "stay"
         if draw(st.booleans()):
             outcome, horizon = Outcome(stay_over_days=2), None
-    first = outcome.concepts is not None and gap == 0 and draw(st.booleans())
-    inclusion = draw(st.sampled_from([(), (Criterion(concepts="c"),), (Criterion(concepts="a", within_days=5, count=2),)]))
-    exclusion = draw(st.sampled_from([(), (Criterion(concepts="c"),)]))
+    of_onset = not outcome.death and outcome.stay_over_days is None and not any(leaf.death for _, leaf in outcome.leaves())
+    first = of_onset and gap == 0 and draw(st.booleans())
+    again = of_onset and not first and draw(st.booleans())
+    inclusion = draw(
+        st.sampled_from([(), (Criterion(concepts="c"),), (Criterion(concepts="a", within_days=5, count=2),), (Criterion(concepts="a", at_least=5),)])
+    )
+    exclusion = draw(st.sampled_from([(), (Criterion(concepts="c"),), (Criterion(concepts="b", below=5.5, unit="u"),)]))
+    competing = draw(st.sampled_from([(), (), (Outcome(concepts="c"),), (Outcome(visit=("outpatient",)), Outcome(concepts="a", above=5))]))
     censoring = draw(st.sampled_from(["observation_period", "closed_world", "grace_days"]))
-    names = {index.concepts, *index.also, index.contains, outcome.concepts, *(c.concepts for c in (*inclusion, *exclusion))} - {None}
+    names = {index.concepts, *index.also, index.contains, *(c.concepts for c in (*inclusion, *exclusion))}
+    names |= {leaf.concepts for one in (outcome, *competing) for _, leaf in one.leaves()}
     return Task(
         name="t",
         description="",
         index=index,
         outcome=outcome,
         horizon_days=horizon,
-        concept_sets={name: SETS[name] for name in names},
+        concept_sets={name: SETS[name] for name in sorted(names - {None})},
         inclusion=inclusion,
         exclusion=exclusion,
         history_days=draw(st.sampled_from([0, 0, 5])),
         gap_days=gap,
         first_onset=first,
+        recurrence=again,
+        competing=competing,
         censoring=censoring,
         grace_days=5 if censoring == "grace_days" else 0,
     )
@@ -270,7 +356,7 @@ def as_dict(labels: pl.DataFrame):
 
 
 BYSTANDER = [  # somebody who has everything, long ago, so that no task is refused for want of its concepts
-    *(row(99, f"condition/{number}", datetime(2001, 1, 1)) for number in (1, 2, 3)),
+    *(row(99, f"condition/{number}", datetime(2001, 1, 1), value=5.0, unit="u") for number in (1, 2, 3)),
     row(99, "Visit/9201", datetime(2001, 1, 1), end=datetime(2001, 1, 1, 5), visit=900),
     row(99, "Visit/9202", datetime(2001, 1, 1), end=datetime(2001, 1, 1), visit=901),
     row(99, "Visit/8870", datetime(2001, 1, 1), end=datetime(2001, 1, 1, 1), visit=902),
@@ -505,3 +591,92 @@ def test_a_diagnosis_known_only_after_discharge_does_not_make_an_index_stay():
         inside = row(1, "condition/1", START, visit=1, known=known)
         found = label(table([stay, inside, *BYSTANDER]), task).labels
         assert found.filter(pl.col("subject_id") == 1).height == expected
+
+
+END = row(1, s.OBSERVATION_END, START + timedelta(days=90))
+ABC = SETS
+
+
+def counted(code, day, value, **more):
+    return row(1, code, START + timedelta(days=day), value=value, **more)
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "unit", "expected"),
+    [
+        (9.1, None, "u", True), (9.0, None, "u", False), (9.0, ">", "u", True), (9.0, ">=", "u", False), (8.0, ">", "u", False),
+        (9.5, "<", "u", False), (12.0, "<=", "u", False), (None, None, "u", False), (float("nan"), None, "u", False),
+        (9.1, None, "v", False), (9.1, None, None, False), (9.1, "~", "u", False),
+    ],
+)  # fmt: skip
+def test_a_value_counts_where_it_proves_enough(value, sign, unit, expected):
+    rows = [row(1, "condition/1", START), counted("condition/2", 3, value, sign=sign, unit=unit), END, *BYSTANDER]
+    found = label(table(rows), simple(outcome=Outcome(concepts="b", above=9, unit="u"))).labels.filter(pl.col("subject_id") == 1)
+    assert found["boolean_value"].to_list() == [expected]
+
+
+def test_bounds_are_compared_as_numbers_are_kept():
+    """9.1 as a float32 is more than 9.1."""
+    rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.1), END]
+    assert one(rows, simple(outcome=Outcome(concepts="b", above=9.1)))["boolean_value"] is False
+    assert one(rows, simple(outcome=Outcome(concepts="b", at_least=9.1)))["boolean_value"] is True
+
+
+def test_numbers_or_units_that_the_data_lack_are_a_reason():
+    rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.5, unit="u"), counted("condition/3", 3, None), END]
+    assert label(table(rows), simple(outcome=Outcome(concepts="b", above=9, unit="v"))).note == "no number of 'b' in unit v is in the data"
+    without = simple(outcome=Outcome(concepts="c", above=9), concept_sets={"a": SETS["a"], "c": SETS["c"]})
+    assert label(table(rows), without).note == "no number of 'c' is in the data"
+    either = simple(outcome=Outcome(any=(Outcome(concepts="b", above=9, unit="u"), without.outcome)), concept_sets=ABC)
+    assert label(table(rows), either).labels["boolean_value"].to_list() == [True]
+    both = simple(outcome=Outcome(all=either.outcome.any), concept_sets=ABC)
+    assert label(table(rows), both).note == "no number of 'c' is in the data"
+    none = simple(outcome=Outcome(any=(replace(without.outcome, above=1), Outcome(visit=("inpatient",)))), concept_sets=without.concept_sets)
+    assert label(table(rows), none).note == "no number of 'c' is in the data; no visit of class inpatient is in the data"
+
+
+def test_all_is_there_when_the_last_of_the_parts_is():
+    rows = [row(1, "condition/1", START), *(row(1, f"condition/{code}", START + timedelta(days=day)) for code, day in ((3, 2), (2, 4), (3, 6))), END]
+    both = simple(outcome=Outcome(all=(Outcome(concepts="b"), Outcome(concepts="c"))), concept_sets=ABC)
+    assert one(rows, both)["time_to_event_days"] == pytest.approx(4)
+    assert one(rows, replace(both, outcome=Outcome(any=both.outcome.all)))["time_to_event_days"] == pytest.approx(2)
+    assert one(rows, replace(both, horizon_days=3))["boolean_value"] is False
+
+
+@pytest.mark.parametrize(("other", "value", "reason", "days"), [(2, False, "competing", 2), (4, True, "outcome", 4), (5, True, "outcome", 4)])
+def test_what_competes_ends_follow_up(other, value, reason, days):
+    rows = [row(1, "condition/1", START), row(1, "condition/2", START + timedelta(days=4)), row(1, "condition/3", START + timedelta(days=other)), END]
+    found = one(rows, simple(competing=(Outcome(concepts="c"),), concept_sets=ABC))
+    assert (found["boolean_value"], found["end_reason"], found["time_to_event_days"]) == (value, reason, pytest.approx(days))
+
+
+def test_what_competes_before_observation_ends_is_known():
+    """A competing event leaves nothing open: whoever is lost after it is a negative. It may be absent from the data."""
+    rows = [row(1, "condition/1", START), row(1, "condition/3", START + timedelta(days=2)), *BYSTANDER]
+    asked = simple(competing=(Outcome(concepts="c"),), concept_sets=ABC)
+    found = label(table(rows), asked).labels.filter(pl.col("subject_id") == 1)
+    assert found.select("boolean_value", "end_reason").rows() == [(False, "competing")]
+    absent = [row(1, "condition/1", START), row(1, "condition/2", START + timedelta(days=2)), END]
+    assert one(absent, asked)["boolean_value"] is True
+    died = [*rows, row(1, s.DEATH, START + timedelta(days=1))]
+    assert label(table(died), asked).labels.filter(pl.col("subject_id") == 1)["end_reason"].to_list() == ["death"]
+
+
+def test_first_onset_and_recurrence_share_the_people_among_them():
+    rows = [row(1, "condition/2", START), row(1, "condition/1", START + timedelta(days=1)), END]
+    rows += [row(2, "condition/1", START + timedelta(days=1)), row(2, s.OBSERVATION_END, START + timedelta(days=90))]
+    first, again = label(table(rows), simple(first_onset=True)), label(table(rows), simple(recurrence=True))
+    assert (first.labels["subject_id"].to_list(), again.labels["subject_id"].to_list()) == ([2], [1])
+    assert again.attrition[-1]["step"] == "recurrence: b before"
+    assert again.attrition[-1]["dropped_rows"] == 1
+
+
+def test_an_index_by_value_says_how_many_were_measured():
+    rows = [row(1, "condition/1", START + timedelta(days=day), value=value) for day, value in ((0, 4.0), (1, 6.0), (2, 7.0))]
+    rows += [row(2, "condition/1", START, value=4.0), row(2, "condition/2", START), END]
+    asked = simple(index=Index(concepts="a", above=5, occurrence="first"), inclusion=(Criterion(concepts="a", below=5),))
+    found = label(table(rows), asked)
+    steps = [(step["step"], step["subjects"], step["rows"]) for step in found.attrition[1:4]]
+    assert steps == [("index: a", 2, 4), ("value: a above 5", 1, 2), ("the first of each subject", 1, 1)]
+    assert found.attrition[-1]["step"] == "included: a below 5 before"
+    assert found.labels["prediction_time"].to_list() == [START + timedelta(days=1)]

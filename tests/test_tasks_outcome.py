@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
@@ -12,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt.errors import SchemaError
+from cehrxgpt.events import sort_events
+from cehrxgpt.forecast import ForecastConfig, forecast
 from cehrxgpt.tasks import Index, Outcome, Task, label, load_task, outcome_in_window, outcome_tokens
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
+from test_forecast_truth import LAST, at
 from test_tasks_labeler import AB, START, random_people, row, simple, table, tasks
+from toy_capabilities import OUTCOME, bare_chain, history, markov
 
-FOUND = ("window_open", "window_close", "outcome_time", "death_time")
+FOUND = ("window_open", "window_close", "outcome_time", "death_time", "competing_time")
 
 
 @settings(deadline=None, max_examples=15)
@@ -153,3 +158,28 @@ def test_a_stay_that_began_in_the_emergency_room_happens_at_the_admission():
     assert found["outcome_time"].to_list() == [admitted, None]
     by_day = row(1, "Visit/9201", START, end=START + timedelta(days=3), visit=1, day=True)
     assert outcome_in_window(task, table([by_day]), at[:1])["outcome_time"].to_list() == [None]  # it may have begun before
+
+
+def test_a_forecast_counts_what_competes_as_an_end():
+    """Every benign event competes: the outcome must be the next event of all. The exact risk, and nothing is left unfinished."""
+    shares = {1: 0.3, 4: 0.3, 10: 0.4}
+    toy = Task(
+        name="toy",
+        description="",
+        index=Index(concepts="a"),
+        outcome=Outcome(concepts="b"),
+        competing=(Outcome(concepts="a"),),
+        concept_sets=AB,
+        horizon_days=5,
+    )
+    model, rows = markov(bare_chain(shares, 0.4, 0.1)), at(10, LAST + timedelta(days=1, hours=12))
+    found = forecast(model, history(10), rows, [toy], ForecastConfig(samples=100, max_new_tokens=4))
+    truth = 0.6 * 0.4  # a gap of 10 days is longer than the window
+    assert abs(found.predictions["predicted_boolean_probability"].mean() - truth) < 3 * np.sqrt(truth * (1 - truth) / 1000)
+    assert found.predictions["completion"].to_list() == [1.0] * 10
+    again = replace(toy, recurrence=True)
+    assert forecast(model, history(10), rows, [again], ForecastConfig(samples=2)).predictions["note"].null_count() == 0
+    had = sort_events(pl.concat([history(10), history(1, code=OUTCOME, last=LAST - timedelta(days=30))]))
+    notes = forecast(model, had, rows, [again], ForecastConfig(samples=2)).predictions["note"]
+    assert notes.is_null().to_list() == [True] + [False] * 9
+    assert "not in the history" in notes[1]

@@ -13,6 +13,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -73,6 +74,31 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     return value
 
 
+class Refused(ValueError):
+    """What a `__post_init__` raises where it can say which of its keys is at fault (`at`: the way to it)."""
+
+    def __init__(self, message: str, *at: str | int):
+        super().__init__(message)
+        self.at = at
+
+
+def line_of(text: str, at: Sequence[str | int]) -> int:
+    """Number of the line of valid YAML `text` on which the key or the list's item at the end of the way `at` stands; as far as it is there."""
+    node, line = yaml.compose(text, Loader=_StrictLoader), 1
+    for step in at:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(step)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = [(item, item) for item in node.value[step : step + 1]]
+        else:
+            found = []
+        if not found:
+            break
+        key, node = found[0]
+        line = key.start_mark.line + 1
+    return line
+
+
 def _describe(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
@@ -82,6 +108,15 @@ def _describe(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     return str(annotation) if origin is not None else getattr(annotation, "__name__", str(annotation))
+
+
+def _convert_at(step: Any, value: Any, annotation: Any, where: str) -> Any:
+    """`_convert` of what lies under this key, or at this place of a list: its errors say so."""
+    try:
+        return _convert(value, annotation, where)
+    except ConfigError as error:
+        error.at = (step, *error.at)
+        raise
 
 
 def _convert(value: Any, annotation: Any, where: str) -> Any:
@@ -116,13 +151,15 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
             if len(value) != len(arguments):
                 raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")
-            return tuple(_convert(item, kind, f"{where}[{index}]") for index, (item, kind) in enumerate(zip(value, arguments, strict=True)))
+            pairs = enumerate(zip(value, arguments, strict=True))
+            return tuple(_convert_at(index, item, kind, f"{where}[{index}]") for index, (item, kind) in pairs)
         kind = arguments[0] if arguments else Any
-        return origin(_convert(item, kind, f"{where}[{index}]") for index, item in enumerate(value))
+        return origin(_convert_at(index, item, kind, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a mapping, found {type(value).__name__}")
-        return {_convert(key, arguments[0], f"{where} key"): _convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+        keys = {key: _convert_at(key, key, arguments[0], f"{where} key") for key in value}
+        return {keys[key]: _convert_at(key, item, arguments[1], f"{where}.{key}") for key, item in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if annotation is float and isinstance(value, str):
@@ -151,16 +188,16 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str) -> T:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"valid keys: {', '.join(sorted(fields))}"
-            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+            raise ConfigError(f"{where}: unknown key '{key}'; {hint}", (key,))
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise ConfigError(f"{where}: key '{name}' is required ({_describe(hints[name])})")
-    converted = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    converted = {key: _convert_at(key, value, hints[key], f"{where}: {key}") for key, value in values.items()}
     try:
         return cls(**converted)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {error}", getattr(error, "at", ())) from error
 
 
 def read_config(cls: type[T], path: str | Path) -> T:

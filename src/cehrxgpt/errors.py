@@ -21,7 +21,15 @@ class InputError(CehrxgptError):
 
 
 class ConfigError(InputError):
-    """A recipe, task or option has an unknown key, a wrong type or a value out of range."""
+    """A recipe, task or option has an unknown key, a wrong type or a value out of range.
+
+    Attributes:
+        at: keys and places in lists that lead from the top of the settings to what is wrong; empty where that is the whole.
+    """
+
+    def __init__(self, message: str, at: tuple[str | int, ...] = ()):
+        super().__init__(message)
+        self.at = at
 
 
 class SchemaError(InputError):

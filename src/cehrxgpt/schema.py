@@ -106,7 +106,7 @@ LABEL_SCHEMA = pa.schema(
 )
 """LabelTable; key (task, subject_id, prediction_time)."""
 
-END_REASONS = ("outcome", "death", "horizon", "censored")
+END_REASONS = ("outcome", "death", "competing", "horizon", "censored")
 
 TRAJECTORY_SCHEMA = pa.schema([*EVENT_SCHEMA, _field("prediction_time", _TIME, nullable=False), _field("sample_id", pa.int32(), nullable=False)])
 """Simulated futures as events; key (subject_id, prediction_time, sample_id)."""

@@ -48,6 +48,7 @@ def judge(task: Task, pool: Pool) -> Verdict:
         ends = np.where(stay_end < 0, np.datetime64("NaT", "us"), datetime64_from_instant(stay_end))
         at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
     found = outcome_in_window(task, pool.trajectories, at)
+    found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome, died = found["outcome_time"].is_not_null().to_numpy(), found["death_time"].is_not_null().to_numpy()
     closed = found["window_close"].is_not_null().to_numpy() & (pool.end_minutes >= minutes["window_close"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +77,21 @@ def tokenize(
     if vocabulary is not None:
         timeline, notes = Timeline.load(vocabulary).on(dataset), []
     else:
-        config = from_dict(TimelineConfig, dict(settings), where="tokenize")
+        config = _with_library_edges(dataset, from_dict(TimelineConfig, dict(settings), where="tokenize"))
         notes = _ontology_notes(dataset, config)
         timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
     facts = write_store(dataset, timeline, out, force=force, progress=progress)
     return {name: value for name, value in facts.items() if name != "splits"} | ({"notes": notes} if notes else {})
+
+
+def _with_library_edges(dataset: EventDataset, config: TimelineConfig) -> TimelineConfig:
+    """The settings with the bounds that library tasks name among the edges of value bins: no bin lies across one."""
+    from cehrxgpt.tasks import library_tasks, load_task, resolve, value_edges
+
+    asking = [task for task in map(load_task, library_tasks()) if any(task.valued())]
+    edges = value_edges([resolve(task, dataset.codes) for task in asking], dataset.codes["code"].to_list())
+    merged = {code: tuple(sorted({*edges.get(code, ()), *config.fixed_edges.get(code, ())})) for code in sorted({*edges, *config.fixed_edges})}
+    return replace(config, fixed_edges=merged)
 
 
 def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:

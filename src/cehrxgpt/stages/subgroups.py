@@ -65,7 +65,7 @@ def subgroups(dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str] = 
 
 def _recurs(task: Task) -> bool:
     """Can the outcome have happened before: concepts and visits can, death and the length of a stay cannot."""
-    return task.outcome.concepts is not None or bool(task.outcome.visit)
+    return not task.outcome.death and task.outcome.stay_over_days is None
 
 
 def _onset(task: Task, events: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -73,12 +73,9 @@ def _onset(task: Task, events: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame
     import polars as pl
 
     from cehrxgpt.evaluate.subgroups import GROUP_DTYPES
-    from cehrxgpt.tasks.definition import Criterion
-    from cehrxgpt.tasks.index import history_holds, person_facts
+    from cehrxgpt.tasks import had_before
 
-    seen = Criterion(concepts=task.outcome.concepts, visit=task.outcome.visit)
-    people = rows.join(person_facts(events), on="subject_id", how="left", maintain_order="left")
-    before = history_holds(task, seen, events, people, known=False)
-    levels = rows.with_columns(pl.lit(ONSET).alias("subgroup"), before.alias("_before"))
+    before = had_before(task, events, rows).alias("_before")
+    levels = rows.with_columns(pl.lit(ONSET).alias("subgroup"), before)
     level = pl.when("_before").then(pl.lit(RECURRENCE)).otherwise(pl.lit(FIRST)).alias("level")
     return levels.with_columns(level).select(pl.col(name).cast(dtype) for name, dtype in GROUP_DTYPES.items())

@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cehrxgpt.tasks.codes import DataFacts, resolve
+    from cehrxgpt.tasks.codes import DataFacts, resolve, value_edges
     from cehrxgpt.tasks.definition import Criterion, Index, Outcome, Task, library_tasks, load_task, parse_task, task_text
     from cehrxgpt.tasks.labeler import Labelled, label
-    from cehrxgpt.tasks.outcome import attach_stay, outcome_in_window
+    from cehrxgpt.tasks.outcome import attach_stay, had_before, outcome_in_window
     from cehrxgpt.tasks.tokens import outcome_tokens
 
 _PUBLIC = {
@@ -25,6 +25,7 @@ _PUBLIC = {
     "Outcome": "definition",
     "Task": "definition",
     "attach_stay": "outcome",
+    "had_before": "outcome",
     "label": "labeler",
     "library_tasks": "definition",
     "load_task": "definition",
@@ -33,6 +34,7 @@ _PUBLIC = {
     "parse_task": "definition",
     "resolve": "codes",
     "task_text": "definition",
+    "value_edges": "codes",
 }
 
 __all__ = [  # loaded on first use: the definitions alone need no data stack
@@ -43,6 +45,7 @@ __all__ = [  # loaded on first use: the definitions alone need no data stack
     "Outcome",
     "Task",
     "attach_stay",
+    "had_before",
     "label",
     "library_tasks",
     "load_task",
@@ -51,6 +54,7 @@ __all__ = [  # loaded on first use: the definitions alone need no data stack
     "parse_task",
     "resolve",
     "task_text",
+    "value_edges",
 ]
 
 

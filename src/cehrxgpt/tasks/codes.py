@@ -1,15 +1,17 @@
-"""From concept sets to the codes of a data set: descendants by the data's own vocabulary, patterns by the codes that occur."""
+"""From concept sets to the codes of a data set: descendants by the data's own vocabulary, patterns by the codes that occur; and what a data
+set lacks of what a task asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
-from cehrxgpt.tasks.definition import INTENSIVE_CARE, ConceptSet, Task
+from cehrxgpt.tasks.definition import INTENSIVE_CARE, ConceptSet, Outcome, Task, Valued
 
 
 def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:
@@ -54,49 +56,115 @@ def _widen(concepts: ConceptSet, pairs: pl.DataFrame) -> ConceptSet:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a data set holds, as far as tasks ask: all distinct codes, and the classes of its visits."""
+    """What a data set holds, as far as tasks ask: all distinct codes, the classes of its visits, and the units of its numbers by code."""
 
     codes: frozenset[str]
     visit_classes: frozenset[str]
+    numbers: frozenset[tuple[str, str | None]] = frozenset()
 
     @classmethod
     def of(cls, frames: Iterable[pl.DataFrame | pl.LazyFrame]) -> DataFacts:
-        """Collect over frames with columns `code`, `time`, `end_time` (one pass, one frame at a time)."""
+        """Collect over frames with columns `code`, `time`, `end_time`, `numeric_value`, `unit` (one pass, one frame at a time)."""
         codes: set[str] = set()
         classes: set[str] = set()
+        numbers: set[tuple[str, str | None]] = set()
         for frame in frames:
             lazy = frame.lazy()
             found = lazy.select(pl.col("code").unique()).collect()["code"].to_list()
             codes.update(found)
+            numbers.update(lazy.filter(pl.col("numeric_value").is_finite()).select("code", "unit").unique().collect().iter_rows())
             if any(code.startswith((s.VISIT_PREFIX, s.ICU_PREFIX)) for code in found):
                 visits_or_icu = pl.col("code").str.starts_with(s.VISIT_PREFIX) | pl.col("code").str.starts_with(s.ICU_PREFIX)
                 stays = lazy.filter(visits_or_icu).select(visit_class().unique().alias("class")).collect()
                 classes.update(stays["class"].to_list())
-        return cls(frozenset(codes), frozenset(classes))
+        return cls(frozenset(codes), frozenset(classes), frozenset(numbers))
 
     def missing(self, task: Task) -> list[str]:
-        """What the task needs and the data lacks, in words; empty if it can be asked."""
-        lacking = []
-        for name in task.required_sets:
-            concepts = task.concept_sets[name]
-            if not matching_codes(concepts, self.codes):
-                many = len(concepts.patterns) > 1
-                which = f"none of the {len(concepts.patterns)} codes of '{name}' ({concepts.patterns[0]}, ...)"
-                lacking.append(f"{which} is in the data" if many else f"the one code of '{name}' ({concepts.patterns[0]}) is not in the data")
-        if task.outcome.death and s.DEATH not in self.codes:
-            lacking.append(f"no {s.DEATH} is in the data")
-        needed = [task.index.visit, task.outcome.visit, *(one.visit for one in task.inclusion)]
-        absent = [classes for classes in dict.fromkeys(needed) if classes and not self.visit_classes & set(classes)]
-        lacking.extend(f"no visit of class {' or '.join(classes)} is in the data" for classes in absent)
+        """What the task needs and the data lacks, in words; empty if it can be asked. What is excluded, or competes, may be absent."""
+        index, included = task.index, task.inclusion
+        asked: list[Outcome | Valued] = [index, *(Valued(concepts=name) for name in (*index.also, index.contains) if name is not None), *included]
+        lacking = [text for one in (*asked, task.outcome) for text in self._lacking(task, one)]
+        for classes in (index.visit, *(one.visit for one in included)):
+            lacking.extend(self._lacking_visit(classes))
         places = discharge_codes(task)
         if places and not self.codes & set(places):
             lacking.append(f"no discharge of {', '.join(places)} is in the data")
-        return lacking
+        return list(dict.fromkeys(lacking))
+
+    def _lacking(self, task: Task, asked: Outcome | Valued) -> Iterator[str]:
+        """What is missing for one thing asked: of `any` nothing while one part can be had, of `all` whatever one of them lacks."""
+        if isinstance(asked, Outcome):
+            parts = [list(self._lacking(task, part)) for part in asked.parts]
+            if parts and (asked.all or all(parts)):
+                yield from (text for part in parts for text in part)
+            if asked.death and s.DEATH not in self.codes:
+                yield f"no {s.DEATH} is in the data"
+            yield from self._lacking_visit(asked.visit)
+        if asked.concepts is not None:
+            yield from self._lacking_concepts(task.concept_sets[asked.concepts], asked)
+
+    def _lacking_visit(self, classes: tuple[str, ...]) -> Iterator[str]:
+        if classes and not self.visit_classes & set(classes):
+            yield f"no visit of class {' or '.join(classes)} is in the data"
+
+    def _lacking_concepts(self, concepts: ConceptSet, asked: Valued) -> Iterator[str]:
+        here = matching_codes(concepts, self.codes)
+        if not here and len(concepts.patterns) > 1:
+            yield f"none of the {len(concepts.patterns)} codes of '{asked.concepts}' ({concepts.patterns[0]}, ...) is in the data"
+        elif not here:
+            yield f"the one code of '{asked.concepts}' ({concepts.patterns[0]}) is not in the data"
+        elif asked.by_value and not any(code in here and (not asked.units or unit in asked.units) for code, unit in self.numbers):
+            yield f"no number of '{asked.concepts}'{' in unit ' + ' or '.join(asked.units) if asked.units else ''} is in the data"
 
 
 def discharge_codes(task: Task) -> tuple[str, ...]:
     """The index's places of discharge, as codes."""
     return tuple(f"{s.DISCHARGE_PREFIX}{place}" for place in task.index.discharge)
+
+
+SIGNS = ("<", "<=", ">=", ">")
+
+
+def value_edges(tasks: Iterable[Task], codes: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Bounds that the tasks name for values, as edges between bins (float32, ascending), so that no bin lies across one.
+
+    A bin holds its lower edge and not its upper one. So a bound that belongs to what lies above it (`at_least`, `below`) is an edge itself, and
+    one that belongs to what lies below (`above`, `at_most`) has its edge at the next number. Of results with a sign it is the sign that
+    says to which side a number at the bound belongs ("> 9" is above 9), and only those on the range's side are asked about.
+
+    Args:
+        tasks: widened by `resolve` as for the labels.
+        codes: those that the data has.
+
+    Returns:
+        `code` -> edges for its plain numbers, and `code sign` -> edges for those with this sign, as `TimelineConfig.fixed_edges` takes them.
+    """
+    codes = tuple(codes)
+    edges: dict[str, set[float]] = {}
+    for task in tasks:
+        for asked in task.valued():
+            named = {sign: _edges(asked, sign) for sign in (None, *SIGNS)}
+            for code in matching_codes(task.concept_sets[asked.concepts or ""], codes):
+                for sign, values in named.items():
+                    edges.setdefault(f"{code} {sign}" if sign else code, set()).update(values)
+    return {code: tuple(sorted(values)) for code, values in sorted(edges.items())}
+
+
+def _edges(asked: Valued, sign: str | None) -> set[float]:
+    """Edges for the numbers with one sign."""
+    here = {float(np.float32(bound)) for bound in (asked.at_least, asked.below) if bound is not None}
+    lower = {float(np.float32(bound)) for bound in (asked.above, asked.at_least) if bound is not None}
+    upper = {_next(bound) for bound in (asked.below, asked.at_most) if bound is not None}
+    if sign in (">", ">="):
+        return lower if sign == ">" else {_next(asked.above)} if asked.above is not None else lower
+    if sign in ("<", "<="):
+        return upper if sign == "<" else {float(np.float32(asked.below))} if asked.below is not None else upper
+    return here | {_next(bound) for bound in (asked.above, asked.at_most) if bound is not None}
+
+
+def _next(bound: float) -> float:
+    """The next float32."""
+    return float(np.nextafter(np.float32(bound), np.float32(np.inf)))
 
 
 def visit_class(until: pl.Expr | None = None) -> pl.Expr:

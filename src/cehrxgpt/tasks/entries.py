@@ -80,8 +80,8 @@ def asked_of(task: Task, *, index: Entries | None = None, outcome: Entries | Non
 
 def _sets_of(index: Index, outcome: Outcome, task: Task) -> set[str | None]:
     """Names of the concept sets that a task with this index and outcome would use: a task refuses those it does not use."""
-    criteria = (*task.inclusion, *task.exclusion)
-    return {index.concepts, *index.also, index.contains, outcome.concepts, *(one.concepts for one in criteria)}
+    leaves = (leaf.concepts for one in (outcome, *task.competing) for _, leaf in one.leaves())
+    return {index.concepts, *index.also, index.contains, *leaves, *(one.concepts for one in (*task.inclusion, *task.exclusion))}
 
 
 def _frames(events: EventDataset | pl.DataFrame, split: str | None) -> Iterator[pl.DataFrame]:

@@ -6,7 +6,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.tasks.codes import discharge_codes, visit_class
-from cehrxgpt.tasks.definition import Criterion, Task
+from cehrxgpt.tasks.definition import Criterion, Task, Valued
 from cehrxgpt.tasks.outcome import concept_events, days, is_after, known_at, visit_rows, with_codes
 
 _INSTANT = pl.Datetime("us")
@@ -62,7 +62,7 @@ def _visit_index(task: Task, events: pl.DataFrame) -> list[Step]:
     steps = _visits_at_end(task, events) if task.index.at == "end" else _visits_at_start(task, events)
     if task.index.contains is not None:
         stays = steps[-1][1]
-        inside = concept_events(task, task.index.contains, events).select("subject_id", "visit_id", known_at().alias("_known"))
+        inside = concept_events(task, Valued(concepts=task.index.contains), events).select("subject_id", "visit_id", known_at().alias("_known"))
         inside = stays.select("subject_id", "visit_id", "prediction_time").join(inside, on=["subject_id", "visit_id"], how="inner")
         inside = inside.filter(pl.col("_known") <= pl.col("prediction_time"))
         steps.append((f"contains: {task.index.contains}", stays.join(inside, on=["subject_id", "visit_id", "prediction_time"], how="semi")))
@@ -70,14 +70,23 @@ def _visit_index(task: Task, events: pl.DataFrame) -> list[Step]:
 
 
 def _concept_index(task: Task, events: pl.DataFrame) -> list[Step]:
-    name = task.index.concepts or ""
-    found = concept_events(task, name, events).select("subject_id", known_at().alias("prediction_time"), *_NO_STAY)
+    found = concept_events(task, task.index, events).select("subject_id", known_at().alias("prediction_time"), *_NO_STAY)
+    index = f"index: {task.index.concepts}"
+    steps: list[Step] = []
+    if task.index.by_value:  # how often it is measured, and how often so
+        every = concept_events(task, Valued(concepts=task.index.concepts), events).select(
+            "subject_id", known_at().alias("prediction_time"), *_NO_STAY
+        )
+        steps = [(index, _distinct(every))]
+        index = f"value: {task.index.describe_concepts()}"
     if not task.index.also:
-        return [(f"index: {name}", _distinct(found))]
+        return [*steps, (index, _distinct(found))]
     rows = found.group_by("subject_id").agg(pl.col("prediction_time").min())
-    steps = [(f"index: {name}", rows)]
+    if steps:  # one row per subject from here on
+        steps = [(steps[0][0], steps[0][1].unique("subject_id", keep="first"))]
+    steps.append((index, rows))
     for other in task.index.also:
-        first = concept_events(task, other, events).group_by("subject_id").agg(known_at().min().alias("_also"))
+        first = concept_events(task, Valued(concepts=other), events).group_by("subject_id").agg(known_at().min().alias("_also"))
         rows = rows.join(first, on="subject_id").with_columns(pl.max_horizontal("prediction_time", "_also").alias("prediction_time")).drop("_also")
         steps.append((f"also: {other}", rows))
     return [*steps[:-1], (steps[-1][0], rows.select("subject_id", "prediction_time", *_NO_STAY))]
@@ -153,7 +162,7 @@ def history_holds(task: Task, criterion: Criterion, events: pl.DataFrame, rows: 
         low, high = criterion.age_at_least, criterion.age_at_most
         met = (age >= low if low is not None else pl.lit(True)) & (age <= high if high is not None else pl.lit(True))
         return rows.select(met.fill_null(False).alias("met"))["met"]
-    found = concept_events(task, criterion.concepts, events) if criterion.concepts is not None else visit_rows(events)
+    found = concept_events(task, criterion, events) if criterion.concepts is not None else visit_rows(events)
     keyed = rows.select("subject_id", "prediction_time").with_row_index("_row")
     found = found.select("subject_id", "time", "code", "end_time", "available_time").join(keyed, on="subject_id", how="inner")
     before = known_at() <= pl.col("prediction_time") if known else ~is_after("prediction_time")

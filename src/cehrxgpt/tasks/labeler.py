@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,9 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
-from cehrxgpt.tasks.definition import Criterion, Task, load_task
+from cehrxgpt.tasks.definition import Task, load_task
 from cehrxgpt.tasks.index import history_holds, index_steps, person_facts
-from cehrxgpt.tasks.outcome import days, is_after, outcome_in_window, with_codes
+from cehrxgpt.tasks.outcome import days, had_before, is_after, outcome_in_window, with_codes
 
 LABEL_DTYPES: dict[str, pl.DataType] = {
     "subject_id": pl.Int64(),
@@ -33,7 +34,7 @@ LABEL_DTYPES: dict[str, pl.DataType] = {
 }
 """The LabelTable's columns as Polars types (twin of `schema.LABEL_SCHEMA`)."""
 
-_COLUMNS = ("subject_id", "time", "code", "end_time", "available_time", "time_precision", "visit_id")
+_COLUMNS = ("subject_id", "time", "code", "end_time", "available_time", "time_precision", "visit_id", "numeric_value", "unit", "operator")
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,11 @@ def _eligible(task: Task, events: pl.DataFrame, attrition: _Attrition) -> pl.Dat
         rows = rows.filter(~history_holds(task, criterion, events, rows, known=False))
         attrition.add(f"excluded: {criterion.describe()}", rows)
     if task.first_onset:
-        rows = rows.filter(~history_holds(task, Criterion(concepts=task.outcome.concepts), events, rows, known=False))
-        attrition.add(f"first onset: no {task.outcome.concepts} before", rows)
+        rows = rows.filter(~had_before(task, events, rows))
+        attrition.add(f"first onset: no {task.outcome.describe()} before", rows)
+    if task.recurrence:
+        rows = rows.filter(had_before(task, events, rows))
+        attrition.add(f"recurrence: {task.outcome.describe()} before", rows)
     return rows
 
 
@@ -139,18 +143,20 @@ def _dead(task: Task, events: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
 
 
 def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
-    """LabelTable columns from outcomes, deaths and the end of observation."""
+    """LabelTable columns from outcomes, what competes with them, deaths and the end of observation."""
     close, until = pl.col("window_close"), pl.col("observed_until")
     complete = pl.lit(True) if task.censoring == "closed_world" else until + days(task.grace_days) >= close
     reason = (
         pl.when(close.is_null()).then(pl.lit("censored"))
         .when(pl.col("outcome_time").is_not_null()).then(pl.lit("outcome"))
+        .when(pl.col("competing_time") < pl.coalesce("death_time", pl.lit(datetime.max))).then(pl.lit("competing"))
         .when(pl.col("death_time") <= close).then(pl.lit("death"))
         .when(complete).then(pl.lit("horizon"))
         .otherwise(pl.lit("censored"))
     )  # fmt: skip
     end = (
         pl.when(pl.col("end_reason") == "outcome").then(pl.col("outcome_time"))
+        .when(pl.col("end_reason") == "competing").then(pl.col("competing_time"))
         .when(pl.col("end_reason") == "death").then(pl.col("death_time"))
         .when(pl.col("end_reason") == "horizon").then(close)
         .otherwise(pl.max_horizontal(until, "prediction_time"))
@@ -175,7 +181,7 @@ def _frames(events: EventDataset | pl.DataFrame, split: str | None, entries: pl.
 
 def _facts(events: EventDataset | pl.DataFrame, entries: pl.DataFrame | None) -> DataFacts:
     """Of the whole data set, whatever split is labelled: absence is a property of the data."""
-    columns = ("code", "time", "end_time")
+    columns = ("code", "time", "end_time", "numeric_value", "unit")
     frames = [events] if isinstance(events, pl.DataFrame) else (pl.scan_parquet(path, glob=False).select(columns) for path in events.shards())
     return DataFacts.of(chain(frames, [] if entries is None else [entries]))
 
@@ -200,7 +206,7 @@ def label(
 
     Returns:
         labels and attrition. `boolean_value` is True (outcome in the window), False (death before it, or the whole window seen
-        without it), or null (censored). `time_to_event_days` runs from the prediction time to the outcome, the death, the window's
+        without it), or null (censored). `time_to_event_days` runs from the prediction time to the outcome, the death, the competing event, the
         close, or the end of observation.
 
     Raises:

@@ -16,7 +16,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.errors import SchemaError
 from cehrxgpt.tasks.codes import matching_codes, visit_class
-from cehrxgpt.tasks.definition import Task
+from cehrxgpt.tasks.definition import Outcome, Task, Valued
 
 SUBJECT_KEY = ("subject_id",)
 SAMPLE_KEY = ("subject_id", "prediction_time", "sample_id")
@@ -46,9 +46,40 @@ def with_codes(events: pl.DataFrame, codes: frozenset[str] | Sequence[str]) -> p
     return events.filter(pl.col("code").is_in(sorted(codes)) & pl.col("time").is_not_null())
 
 
-def concept_events(task: Task, name: str, events: pl.DataFrame) -> pl.DataFrame:
-    """Timed events of one of the task's concept sets."""
-    return with_codes(events, matching_codes(task.concept_sets[name], events["code"].unique().to_list()))
+def concept_events(task: Task, asked: Valued, events: pl.DataFrame) -> pl.DataFrame:
+    """Timed events of the concept set asked for, with numbers in the range asked for."""
+    found = with_codes(events, matching_codes(task.concept_sets[asked.concepts or ""], events["code"].unique().to_list()))
+    return found.filter(value_holds(asked)) if asked.by_value else found
+
+
+def value_holds(asked: Valued, number: pl.Expr | None = None) -> pl.Expr:
+    """Is the number (columns `numeric_value` or what is given, `operator`, `unit`) in the range for certain?
+
+    A result with a sign stands for all the numbers that it allows, each of which must be in the range. Bounds are compared as float32, as
+    numbers are kept.
+    """
+    value = (pl.col("numeric_value") if number is None else number).cast(pl.Float32)
+    sign = pl.col("operator").fill_null("=")
+    exact, more, less = sign == "=", sign.is_in([">", ">="]), sign.is_in(["<", "<="])
+    strictly_more, strictly_less = sign == ">", sign == "<"
+    tests = [value.is_finite()]
+    if asked.above is not None:
+        bound = _float32(asked.above)
+        tests.append(((exact | more) & (value > bound)) | (strictly_more & (value == bound)))
+    if asked.at_least is not None:
+        tests.append((exact | more) & (value >= _float32(asked.at_least)))
+    if asked.below is not None:
+        bound = _float32(asked.below)
+        tests.append(((exact | less) & (value < bound)) | (strictly_less & (value == bound)))
+    if asked.at_most is not None:
+        tests.append((exact | less) & (value <= _float32(asked.at_most)))
+    if asked.units:
+        tests.append(pl.col("unit").is_in(list(asked.units)))
+    return pl.all_horizontal(tests).fill_null(False)
+
+
+def _float32(bound: float) -> pl.Expr:
+    return pl.lit(bound, dtype=pl.Float32)
 
 
 def visit_rows(events: pl.DataFrame) -> pl.DataFrame:
@@ -72,16 +103,16 @@ def _intensive_care(rows: pl.DataFrame) -> pl.DataFrame:
     return merged.with_columns(until).select(rows.columns).drop("_until")
 
 
-def _outcome_events(task: Task, events: pl.DataFrame) -> pl.DataFrame:
-    """All events that would be the outcome (not for stay_over_days)."""
-    if task.outcome.concepts is not None:
-        return concept_events(task, task.outcome.concepts, events)
-    if task.outcome.death:
+def _leaf_events(task: Task, leaf: Outcome, events: pl.DataFrame) -> pl.DataFrame:
+    """All events that would be this plain outcome (not for stay_over_days)."""
+    if leaf.concepts is not None:
+        return concept_events(task, leaf, events)
+    if leaf.death:
         return with_codes(events, [s.DEATH])
     # A stay that began in the emergency room happens as a stay at the admission, from when on it is known as one; a visit that is dated to
     # the day alone is known at the day's last instant, which says nothing of when it happened.
     dated = known_at() == pl.col("time").dt.truncate("1d") + days(1) - pl.duration(microseconds=1)
-    stays = visit_rows(events).filter(visit_class().is_in(list(task.outcome.visit)))
+    stays = visit_rows(events).filter(visit_class().is_in(list(leaf.visit)))
     return stays.with_columns(pl.when(dated).then("time").otherwise(known_at()).alias("time"))
 
 
@@ -110,16 +141,53 @@ def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Seque
     return both.select(*at.columns, *(value.cast(_INSTANT).alias(name) for name, value in fresh.items() if name not in at.columns))
 
 
-def _first_outcome(task: Task, events: pl.DataFrame, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """`_row`, `outcome_time`: the earliest outcome in each row's window (no row where there is none)."""
-    pairs = rows.select(_ROW, "window_open", "window_close", *dict.fromkeys((*by, "prediction_time")))
-    found = _outcome_events(task, events).join(pairs, on=list(by), how="inner").filter(is_after("window_open"))
+def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame, by: Sequence[str], *, opens: str) -> pl.DataFrame:
+    """`_row`, `at`: when the outcome first is there after `opens` and by the window's close (no row where it is not).
+
+    Of `any` the first part counts; `all` is there when the last of its parts has come for the first time.
+    """
+    if asked.parts:
+        times = pl.concat([_first(task, part, events, pairs, by, opens=opens) for part in asked.parts]).group_by(_ROW)
+        if asked.any:
+            return times.agg(pl.col("at").min())
+        return times.agg(pl.col("at").max(), pl.len().alias("_parts")).filter(pl.col("_parts") == len(asked.all)).drop("_parts")
+    found = _leaf_events(task, asked, events).join(pairs, on=list(by), how="inner").filter(is_after(opens))
     in_time = pl.col("time") <= pl.col("window_close")
-    if task.horizon_days == "stay" and task.outcome.death:
+    if task.horizon_days == "stay" and asked.death:
         # Hospitals write the stay's end and the death independently, one of them often by the day alone: a death on the day on
         # which the stay ends is a death in the stay.
         in_time = in_time | (pl.col("time").dt.date() == pl.col("window_close").dt.date()).fill_null(False)
-    return found.filter(in_time).group_by(_ROW).agg(pl.col("time").min().alias("outcome_time"))
+    return found.filter(in_time).group_by(_ROW).agg(pl.col("time").min().alias("at"))
+
+
+def _pairs(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """The key of each row, and its instants."""
+    instants = [name for name in ("window_open", "window_close") if name in rows.columns]
+    return rows.select(_ROW, *instants, *dict.fromkeys((*by, "prediction_time")))
+
+
+def had_before(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] = SUBJECT_KEY) -> pl.Series:
+    """Has the outcome been there before each prediction time? Boolean, in the order of `at`.
+
+    Before is everything that is not after it, so that something of the day itself whose hour is not known counts too. A visit's class is
+    that which is known at the prediction time. Nobody who is asked about has died before.
+    """
+    keyed = at.with_row_index(_ROW)
+    pairs = _pairs(keyed, by)
+
+    def rows_with(asked: Outcome) -> set[int]:
+        if asked.parts:
+            each = [rows_with(part) for part in asked.parts]
+            return set.union(*each) if asked.any else set.intersection(*each)
+        if asked.death:
+            return set()
+        found = concept_events(task, asked, events) if asked.concepts is not None else visit_rows(events)
+        found = found.join(pairs, on=list(by), how="inner").filter(~is_after("prediction_time"))
+        if asked.visit:
+            found = found.filter(visit_class(pl.col("prediction_time")).is_in(list(asked.visit)))
+        return set(found[_ROW].unique().to_list())
+
+    return keyed[_ROW].is_in(sorted(rows_with(task.outcome))).alias("had_before")
 
 
 def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] | None = None) -> pl.DataFrame:
@@ -136,8 +204,9 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
     Returns:
         `at`, same rows in the same order, with
             window_open, window_close: timestamps; the close is null where a stay's end is not known;
-            outcome_time: of the first outcome in the window, or null;
-            death_time: of a death after the prediction time, or null (also where death is the outcome).
+            outcome_time: of the first outcome in the window, or null; null too where a competing event came before it;
+            death_time: of a death after the prediction time, or null (also where death is the outcome);
+            competing_time: of the first competing event after the prediction time and by the close, or null.
 
     Raises:
         SchemaError: `at` or `events` lacks a column of the key.
@@ -148,7 +217,11 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
         if name not in at.columns or (name in by and name not in events.columns):
             raise SchemaError(f"outcome_in_window: column '{name}' is missing; events need {', '.join(by)}, the rows also prediction_time")
     at = at.with_columns(pl.col("prediction_time").cast(_INSTANT))
-    events = events.select(*by, "time", "code", "end_time", "available_time")
+    numbers = ("numeric_value", "unit", "operator") if any(task.valued()) else ()
+    lacking = [name for name in numbers if name not in events.columns]
+    if lacking:
+        raise SchemaError(f"outcome_in_window: column '{lacking[0]}' is missing; a task about values needs {', '.join(numbers)}")
+    events = events.select(*by, "time", "code", "end_time", "available_time", *numbers)
     rows = (attach_stay(task, events, at, by=by) if task.in_stay else at).with_row_index(_ROW)
     rows = rows.with_columns((pl.col("prediction_time") + days(task.gap_days)).alias("window_open"))
     if task.outcome.stay_over_days is not None:
@@ -160,9 +233,22 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
     else:
         close = pl.col("stay_end") if task.horizon_days == "stay" else pl.col("prediction_time") + days(task.follow_days or 0)
         rows = rows.with_columns(close.cast(_INSTANT).alias("window_close"))
-        rows = rows.join(_first_outcome(task, events, rows, by), on=_ROW, how="left", maintain_order="left")
-    deaths = with_codes(events, [s.DEATH]).join(rows.select(_ROW, *dict.fromkeys((*by, "prediction_time"))), on=list(by), how="inner")
+        found = _first(task, task.outcome, events, _pairs(rows, by), by, opens="window_open").rename({"at": "outcome_time"})
+        rows = rows.join(found, on=_ROW, how="left", maintain_order="left")
+    rows = _with_ends(task, events, rows, by)
+    added = ("window_open", "window_close", "outcome_time", "death_time", "competing_time")
+    return rows.select(*at.columns, *(pl.col(name).cast(_INSTANT) for name in added))
+
+
+def _with_ends(task: Task, events: pl.DataFrame, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """`rows` with what ends follow-up after the prediction time: death, and competing events, no outcome being one any more after these."""
+    deaths = with_codes(events, [s.DEATH]).join(_pairs(rows, by), on=list(by), how="inner")
     deaths = deaths.filter(is_after("prediction_time")).group_by(_ROW).agg(pl.col("time").min().alias("death_time"))
     rows = rows.join(deaths, on=_ROW, how="left", maintain_order="left")
-    added = ("window_open", "window_close", "outcome_time", "death_time")
-    return rows.select(*at.columns, *(pl.col(name).cast(_INSTANT) for name in added))
+    if not task.competing:
+        return rows.with_columns(pl.lit(None, dtype=_INSTANT).alias("competing_time"))
+    each = [_first(task, one, events, _pairs(rows, by), by, opens="prediction_time") for one in task.competing]
+    first = pl.concat(each).group_by(_ROW).agg(pl.col("at").min().alias("competing_time"))
+    rows = rows.join(first, on=_ROW, how="left", maintain_order="left")
+    too_late = (pl.col("competing_time") < pl.col("outcome_time")).fill_null(False)
+    return rows.with_columns(pl.when(~too_late).then("outcome_time").alias("outcome_time"))

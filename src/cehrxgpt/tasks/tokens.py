@@ -7,47 +7,108 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
 from cehrxgpt.tasks.codes import matching_codes
-from cehrxgpt.tasks.definition import INTENSIVE_CARE, Task
+from cehrxgpt.tasks.definition import INTENSIVE_CARE, Outcome, Task
+from cehrxgpt.tasks.outcome import value_holds
 
 _LONGEST_MINUTES = 10.0 * 365 * 1440
+Mask = npt.NDArray[np.bool_]
 
 
 class HasCodes(Protocol):
-    """A vocabulary, as far as tasks look at it: the event code that each token decodes to, or None."""
+    """A vocabulary, as far as tasks look at it: what each token decodes to."""
 
     code: Sequence[str | None]
+    unit: Sequence[str | None]
+    operator: Sequence[str | None]
+    bin_low: npt.NDArray[np.float32]
+    bin_high: npt.NDArray[np.float32]
+
+    @property
+    def split_values(self) -> bool:
+        """Are a code and its number two tokens?"""
+        ...
 
 
-def outcome_tokens(task: Task, vocabulary: HasCodes) -> npt.NDArray[np.bool_] | None:
+def outcome_tokens(task: Task, vocabulary: HasCodes) -> Mask | None:
     """Tokens that are the outcome, bool[V]; None where the outcome is no set of tokens.
 
-    It is none where the tokens' codes alone do not decide: a stay's length, a window that ends with the stay, or visits of a class
-    that some visit concept of the vocabulary has only when it lasts long enough. An all-False array means that the vocabulary
-    lacks the outcome's codes: the model cannot generate it. An outcome asks for codes and not for their numbers; where code and value are two
-    tokens it is the lab's, never a bin's. (Numbers would be no set of single tokens there, and for the labeler to find in decoded events.)
+    It is none where one token alone does not decide: a stay's length, a window that ends with the stay, visits of a class that some visit
+    concept of the vocabulary has only when it lasts long enough, `all` of several parts, and wherever something but death competes (a
+    token is no outcome after that). `any` is the union of its parts, and none if one of them is none. An all-False array means that the
+    vocabulary lacks the outcome's codes, or bins on the right side of the bound: the model cannot generate it.
+
+    Values in a range are the bins that lie in it wholly (the outermost bins end at their winsorised bounds, beyond which nothing is
+    decoded), and none where a bin lies across a bound, or where code and number are two tokens. What asks for no number is the
+    lab's token there, never a bin's.
 
     Args:
         task: widened by `resolve` as for the labels.
-        vocabulary: `code[i]` is the event code that token i decodes to.
+        vocabulary: what token i decodes to: `code[i]`, and for one with a number `unit[i]`, `operator[i]`, `bin_low[i]`, `bin_high[i]`.
     """
-    if task.in_stay:
+    return None if task.in_stay or task.competing else _tokens_of(task, task.outcome, vocabulary)
+
+
+def _tokens_of(task: Task, asked: Outcome, vocabulary: HasCodes) -> Mask | None:
+    if asked.all:
         return None
-    codes = [code or "" for code in vocabulary.code]
-    if task.outcome.death:
-        wanted: frozenset[str] | set[str] = {s.DEATH}
-    elif task.outcome.concepts is not None:
-        wanted = matching_codes(task.concept_sets[task.outcome.concepts], set(codes) - {""})
-    else:
-        present = {code for code in codes if code.startswith(s.VISIT_PREFIX)}
-        short = {code for code in present if visits.class_of(code, 0.0) in task.outcome.visit}
-        long = {code for code in present if visits.class_of(code, _LONGEST_MINUTES) in task.outcome.visit}
-        if short != long:
-            return None
-        wanted = short
-        if INTENSIVE_CARE in task.outcome.visit:
-            wanted = wanted | {code for code in codes if code.startswith(s.ICU_PREFIX)}
-    return np.fromiter((code in wanted for code in codes), dtype=np.bool_, count=len(codes))
+    if asked.any:
+        parts = [_tokens_of(task, part, vocabulary) for part in asked.any]
+        known = [part for part in parts if part is not None]
+        return np.logical_or.reduce(known) if len(known) == len(parts) else None
+    if asked.death:
+        return _with_codes(vocabulary, {s.DEATH})
+    if asked.visit:
+        return _visits(asked, vocabulary)
+    codes = {code for code in vocabulary.code if code}
+    tokens = _with_codes(vocabulary, matching_codes(task.concept_sets[asked.concepts or ""], codes))
+    return _in_range(asked, tokens, vocabulary) if asked.by_value else tokens
+
+
+def _with_codes(vocabulary: HasCodes, wanted: frozenset[str] | set[str]) -> Mask:
+    return np.fromiter((code in wanted for code in vocabulary.code), dtype=np.bool_, count=len(vocabulary.code))
+
+
+def _visits(asked: Outcome, vocabulary: HasCodes) -> Mask | None:
+    present = {code for code in vocabulary.code if code and code.startswith(s.VISIT_PREFIX)}
+    short = {code for code in present if visits.class_of(code, 0.0) in asked.visit}
+    long = {code for code in present if visits.class_of(code, _LONGEST_MINUTES) in asked.visit}
+    if short != long:
+        return None
+    icu = {code for code in vocabulary.code if code and code.startswith(s.ICU_PREFIX)} if INTENSIVE_CARE in asked.visit else set()
+    return _with_codes(vocabulary, short | icu)
+
+
+def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | None:
+    """Those of `tokens` whose bins lie in the range; None where one lies across a bound. Tokens without a number are out."""
+    if vocabulary.split_values and tokens.any():
+        return None
+    binned = np.flatnonzero(tokens & np.isfinite(vocabulary.bin_low))
+    keys = [(vocabulary.code[token], vocabulary.unit[token], vocabulary.operator[token]) for token in binned.tolist()]
+    low, high = vocabulary.bin_low[binned].astype(np.float32), vocabulary.bin_high[binned].astype(np.float32)
+    last = {key: (a, b) for a, b, key in sorted(zip(low.tolist(), high.tolist(), keys, strict=True), key=lambda one: one[:2])}
+    # A bin holds its lower bound, and its upper one only as the last of its run.
+    closed = np.array([last[key] == ends for key, ends in zip(keys, zip(low.tolist(), high.tolist(), strict=True), strict=True)], dtype=np.bool_)
+    top = np.where(closed, high, np.maximum(np.nextafter(high, np.float32(-np.inf)), low))
+    signs = pl.DataFrame(
+        {"unit": [unit for _, unit, _ in keys], "operator": [operator for _, _, operator in keys]},
+        schema={"unit": pl.String, "operator": pl.String},
+    )
+    # Whether the range holds changes at its bounds alone: beside them and at the bin's ends, every answer is there that the bin has.
+    points = [low, top, *(np.asarray(np.clip(point, low, top)) for bound in asked.bounds for point in _around(bound))]
+    answers = np.stack([signs.select(value_holds(asked, pl.lit(pl.Series(point, dtype=pl.Float32))))[:, 0].to_numpy() for point in points])
+    if (answers.any(axis=0) != answers.all(axis=0)).any():
+        return None
+    inside = np.zeros(len(tokens), dtype=np.bool_)
+    inside[binned[answers[0]]] = True
+    return inside
+
+
+def _around(bound: float) -> tuple[np.float32, np.float32, np.float32]:
+    """The bound and its neighbours, as float32."""
+    middle = np.float32(bound)
+    return np.nextafter(middle, np.float32(-np.inf)), middle, np.nextafter(middle, np.float32(np.inf))

@@ -1,7 +1,7 @@
 """Value bins of one (code, unit): quantile edges, a bin for each heaped value, fixed edges, and no bin of too few patients.
 
 1. bounds: the 1st and 99th percentile, pulled in until `TAIL_SUBJECTS` patients stand at or beyond them, so that nobody's
-   extreme is stored;
+   extreme is stored; a fixed edge beyond them pushes them out to that patient's value, where `min_subjects` patients stand beyond it;
 2. a value that makes up at least 1/`bins` of all gets an edge at itself and one at the next value above;
 3. the rest is cut at quantiles into the bins that are left; fixed edges are added;
 4. a bin with fewer than `min_subjects` patients merges with the smaller neighbour, across a fixed edge only when there is no
@@ -32,14 +32,19 @@ class Bin:
     subjects: int
 
 
-def _bounds(values: Floats, subjects: npt.NDArray[np.int64]) -> tuple[np.float32, np.float32]:
+def _bounds(values: Floats, subjects: npt.NDArray[np.int64], fixed: set[np.float32], min_subjects: int) -> tuple[np.float32, np.float32]:
     """Winsorised bounds of sorted `values`."""
     low, high = np.quantile(values, [0.01, 0.99], method="inverted_cdf")
     _, first = np.unique(subjects, return_index=True)  # each patient's smallest, as the values are sorted
     _, last = np.unique(subjects[::-1], return_index=True)
+    smallest, largest = np.sort(values[first]), np.sort(values[::-1][last])[::-1]
     tail = min(TAIL_SUBJECTS, (len(first) + 1) // 2) - 1
-    low = max(low, np.sort(values[first])[tail])
-    high = min(high, np.sort(values[::-1][last])[::-1][tail])
+    enough = min(max(min_subjects, 1), len(first)) - 1
+    if any(smallest[enough] < edge <= low for edge in fixed):
+        low = smallest[tail]
+    if any(high < edge <= largest[enough] for edge in fixed):
+        high = largest[tail]
+    low, high = max(low, smallest[tail]), min(high, largest[tail])
     if low > high:
         low = high = np.quantile(values, 0.5, method="inverted_cdf")
     return np.float32(low), np.float32(high)
@@ -93,8 +98,8 @@ def value_bins(values: Floats, subjects: npt.NDArray[np.int64], *, bins: int, mi
     values, subjects = values[order].astype(np.float32), subjects[order]
     if len(np.unique(subjects)) < max(min_subjects, 1):
         return []
-    low, high = _bounds(values, subjects)
     fixed = {np.float32(edge) for edge in fixed_edges}
+    low, high = _bounds(values, subjects, fixed, min_subjects)
     edges = sorted(edge for edge in _edges(values, bins) | fixed if low < edge <= high)
     edges = _merge_small(edges, values, subjects, min_subjects, fixed)
     which = np.searchsorted(np.asarray(edges, dtype=np.float32), values, side="right")

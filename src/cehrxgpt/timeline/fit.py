@@ -43,7 +43,8 @@ class TimelineConfig:
         max_categories: most frequent categorical results per code that get a token. 0 writes none.
         long_gap: `exact` writes gaps from 1,080 days as years and days, `lt` as one token that counts 1,080 days.
         drug_lengths: write how long a drug is taken, in bins of days, after it.
-        fixed_edges: code -> values that must be edges of its bins.
+        fixed_edges: code -> values that must be edges of its bins; `code sign` ("measurement/3004410 >") -> those of its results with this
+            comparison sign, in place of them.
         max_values: numbers kept per (code, unit) while fitting.
         roll_up: codes whose descendants are written as them; see `back_off`.
         back_off: write a code outside the vocabulary as its nearest ancestor in it.
@@ -221,7 +222,7 @@ def _value_rows(code: str, origin: str | None, groups: list[tuple[str | None, st
             part["subject_id"].to_numpy(),
             bins=config.value_bins,
             min_subjects=config.min_subjects,
-            fixed_edges=config.fixed_edges.get(code, ()),
+            fixed_edges=config.fixed_edges.get(f"{code} {operator}", config.fixed_edges.get(code, ())),
         )
         if bins and config.values == "split":
             rows.append(_lab_row(code, unit, operator, bins) | {"origin": origin, "subjects": part["subject_id"].n_unique()})

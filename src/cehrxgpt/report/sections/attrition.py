@@ -36,6 +36,8 @@ _PREFIXES = (
     ("contains: ", "without, in the stay: "),
     ("also: ", "without "),
     ("first onset: no ", "with "),
+    ("recurrence: ", "without "),
+    ("value: ", "without "),
 )
 _OUTCOMES = ("positive", "negative", "unknown")
 
