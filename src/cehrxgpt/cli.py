@@ -437,14 +437,15 @@ def forecast(
     labels: Labels,
     out: Out,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Simulated futures per row; at most, with --target-std-error.")] = 50,
-    estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo), scope or reach.")] = "mc",
+    estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo), scope, reach, or time_to_event (no futures).")] = "mc",
     target_std_error: Annotated[Optional[float], typer.Option("--target-std-error", help="Draw until each row's error is no larger.")] = None,  # noqa: UP045
     task: Annotated[Optional[list[str]], typer.Option("--task", help="YAML file of a task of your own that the labels name.")] = None,  # noqa: UP045
     split: Annotated[Optional[str], typer.Option("--split", help="Only rows of this split, e.g. held_out.")] = None,  # noqa: UP045
     max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows of each task, drawn by seed.")] = None,  # noqa: UP045
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Token budget of one future.")] = 256,
     trajectories: Annotated[Optional[Path], typer.Option("--trajectories", help="Keep the futures in this folder.")] = None,  # noqa: UP045
-    curves: Annotated[Optional[Path], typer.Option("--curves", help="Cumulative incidence over the window, as a file.")] = None,  # noqa: UP045
+    curves: Annotated[bool, typer.Option("--curves", help="Cumulative incidence over the window as well: RISK.curves.parquet.")] = False,
+    timeline: Annotated[Optional[Path], typer.Option("--timeline", help="With time_to_event: the token store it was trained on, for errors.")] = None,  # noqa: UP045
     share: Annotated[Optional[str], typer.Option("--share", help="2/4: draw the second of four parts; then run without it.")] = None,  # noqa: UP045
     seed: Seed = 0,
     force: Force = False,
@@ -471,6 +472,7 @@ def forecast(
             max_rows=max_rows,
             trajectories=trajectories,
             curves=curves,
+            timeline=timeline,
             tasks=task or (),
             share=None if share is None else _share(share),
             force=force,
@@ -521,7 +523,9 @@ def evaluate_predictions(
     risk: Annotated[Path, typer.Argument(metavar="RISK.parquet", help="Predictions made by forecast or probe.")],
     labels: Labels,
     events: Annotated[Optional[Path], typer.Option("--events", help="The event data set: metrics by age, sex, race, history, onset.")] = None,  # noqa: UP045
-    task: Annotated[Optional[list[str]], typer.Option("--task", help="Task (name or file) of predictions whose labels name another, or none; or of your own.")] = None,  # noqa: UP045
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Task (name or file) of predictions whose labels name another, or none; or of your own.")
+    ] = None,
     recalibrate: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--recalibrate", metavar="TUNING.parquet[:platt|isotonic]", help="Map the risks by these tuning predictions, and judge both."),

@@ -221,7 +221,10 @@ def asked_events(model: Loaded, head: TimeToEvent, tasks: Sequence[Task]) -> lis
 
 
 def _risk_rows(risk: Mapping[Key, Sequence[float | None]]) -> pl.DataFrame:
-    rows = [(name, moment, probability, error, None, completion, lower, upper, METHOD) for (name, moment), (probability, error, completion, lower, upper) in risk.items()]
+    rows = [
+        (name, moment, probability, error, None, completion, lower, upper, METHOD)
+        for (name, moment), (probability, error, completion, lower, upper) in risk.items()
+    ]
     return pl.DataFrame(rows, schema=RISK_TYPES, orient="row")
 
 
@@ -413,5 +416,5 @@ def _curves(questions: Questions, task: str, moments: Sequence[int], days: Tenso
         pl.Series("days", np.tile(days.numpy(), len(moments)), dtype=pl.Float32),
         pl.Series("cumulative_incidence", risk_NG.flatten().numpy(), dtype=pl.Float64),
         pl.Series("std_error", error if error is not None else [None] * (points * len(moments)), dtype=pl.Float64),
-            pl.lit(None, dtype=pl.Float64).alias("competing_incidence"),
+        pl.lit(None, dtype=pl.Float64).alias("competing_incidence"),
     ).select(list(CURVE_TYPES))

@@ -38,6 +38,7 @@ from cehrxgpt.timeline.timeline import Timeline
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
 
+
 @dataclass(frozen=True)
 class Forecast:
     """What `forecast` found.

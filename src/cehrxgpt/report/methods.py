@@ -28,6 +28,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "monte_carlo": Method("zero-shot", "c1", what="share of simulated futures with the outcome; the model saw no label"),
+    "time_to_event": Method("time to event", "c8", what="incidence by the hazards of the time-to-event head, read once; death competing"),
     "scope": Method("zero-shot (SCOPE)", "c7", what="summed outcome probabilities along simulated futures; no label seen"),
     "reach": Method("zero-shot (REACH)", "c6", what="futures with the outcome masked; no label seen"),
     "probe": Method("probe", "c2", what="logistic regression on the model's embedding"),
@@ -52,8 +53,21 @@ _SPARE = ("c6", "c7", "c8")
 def canonical(name: str) -> str:
     """One spelling per method: `true_risk`, `True risk` and `true risk` are one."""
     plain = name.strip().lower().replace("_", " ").replace(" + ", "+")
-    aliases = {"monte carlo": "monte_carlo", "mc": "monte_carlo", "zero-shot": "monte_carlo", "zero shot": "monte_carlo", "truth": TRUE_RISK}
-    aliases |= {"counts+lr": "counts+logistic", "age sex": "age+sex", "age and sex": "age+sex", "prevalence": "constant"}
+    aliases = {
+        "monte carlo": "monte_carlo",
+        "mc": "monte_carlo",
+        "zero-shot": "monte_carlo",
+        "zero shot": "monte_carlo",
+        "truth": TRUE_RISK,
+        "time to event": "time_to_event",
+    }
+    aliases |= {
+        "time to event": "time_to_event",
+        "counts+lr": "counts+logistic",
+        "age sex": "age+sex",
+        "age and sex": "age+sex",
+        "prevalence": "constant",
+    }
     plain = aliases.get(plain, plain)
     return plain if plain in METHODS else name
 

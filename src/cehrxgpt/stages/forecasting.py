@@ -14,8 +14,9 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
-from cehrxgpt.errors import InputError
+from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.manifest import content_fingerprint, versions
+from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, silent, write_table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from cehrxgpt.events import EventDataset
 
+TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
 
@@ -102,6 +104,23 @@ def _forecast(
     return run(load_model(model), dataset, rows, loaded, config, journal=Journal(pools, key, share), progress=progress)
 
 
+def _one_pass(
+    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], timeline: Path | None, curve_points: int, progress: Progress
+) -> Any:
+    """What the time-to-event head says, with standard errors where there is the store that it was trained on."""
+    from cehrxgpt.forecast.hazards import OnePassConfig, asked_events, head_of, one_pass
+    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.objectives.event_errors import hazard_errors
+    from cehrxgpt.store.format import TokenStore
+    from cehrxgpt.tasks import load_task, resolve
+
+    loaded, known = load_model(model), [resolve(load_task(task), dataset.codes) for task in tasks]
+    head, errors = head_of(loaded), None
+    if head is not None and timeline is not None:
+        errors = hazard_errors(loaded.decoder, head, TokenStore(timeline), asked_events(loaded, head, known))
+    return one_pass(loaded, dataset, rows, known, OnePassConfig(curve_points=curve_points), head=head, errors=errors, progress=progress)
+
+
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:
     """Names, sizes and times of a folder's files: whether events have changed since, without reading them all."""
     files = sorted(path for path in folder.rglob("*.parquet"))
@@ -123,7 +142,8 @@ def forecast(
     split: str | None = None,
     max_rows: int | None = None,
     trajectories: Path | None = None,
-    curves: Path | None = None,
+    curves: bool = False,
+    timeline: Path | None = None,
     tasks: Sequence[str] = (),
     share: tuple[int, int] | None = None,
     force: bool = False,
@@ -133,13 +153,15 @@ def forecast(
 
     The tasks are those that the labels name: of the library, or among `tasks` (names or YAML files). Labels that name none are of the one in
     `tasks`. What is drawn is kept beside `out` until it is whole, so that an interrupted forecast goes on where it was. With a `share`
-    (i, n) only that part of the futures is drawn and kept there, for a call without one to put together.
+    (i, n) only that part of the futures is drawn and kept there, for a call without one to put together. Where the estimator is
+    `time_to_event`, no futures are drawn: the model's head says the risk, and how sure it is where the `timeline` is given that it was
+    trained on.
     """
     from cehrxgpt.events import EventDataset
 
     inputs = [model, events, *labels]
     refuse_existing(out, force=force, inputs=inputs)
-    for other in (trajectories, curves):
+    for other in (trajectories, curves_beside(out) if curves else None):
         if other is not None:
             refuse_existing(other, force=force, inputs=inputs)
     dataset = EventDataset(events)
@@ -147,8 +169,17 @@ def forecast(
     for name, frame in tables.items():
         check_subjects(frame, dataset, what=name)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
-    chosen = dict(settings) | ({"curve_points": settings.get("curve_points", CURVE_POINTS)} if curves is not None else {})
-    pools, asked = pools_folder(out), _asked(rows, tasks)
+    chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
+    if chosen.get("estimator") == TIME_TO_EVENT:
+        if trajectories is not None or share is not None:
+            raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures: there are none to keep or to share out")
+        told = _one_pass(model, dataset, rows, asked, timeline, CURVE_POINTS if curves else 0, progress)
+        with ExitStack() as outputs:
+            if curves:
+                told.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
+            write_table(told.predictions, out, force=force)
+        return dict(told.summary)
+    pools = pools_folder(out)
     keep = trajectories is not None
     found = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
     if share is not None:
@@ -159,8 +190,8 @@ def forecast(
             partial = outputs.enter_context(atomic_path(trajectories, folder=True, force=force))
             found.trajectories.write_parquet(partial / "trajectories.parquet")
             found.samples.write_parquet(partial / "samples.parquet")
-        if curves is not None:
-            found.curves.write_parquet(outputs.enter_context(atomic_path(curves, force=force)))
+        if curves:
+            found.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
         write_table(found.predictions, out, force=force)
     shutil.rmtree(pools, ignore_errors=True)
     return dict(found.summary)
