@@ -20,7 +20,8 @@ from cehrxgpt import schema as s
 from cehrxgpt import stages
 from cehrxgpt.events import EventDataset, conform, sort_events
 from cehrxgpt.forecast import OnePass, OnePassConfig, one_pass
-from cehrxgpt.forecast.hazards import CURVES, Hazards, asked_events, find_cover, head_of
+from cehrxgpt.forecast.hazards import Hazards, asked_events, find_cover, head_of
+from cehrxgpt.forecast.rows import CURVE_TYPES
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import Loaded, load_model
 from cehrxgpt.model.transformer import Decoder
@@ -148,7 +149,7 @@ def test_silence_is_known(model: Loaded) -> None:
 def test_curves_end_in_the_prediction(model: Loaded) -> None:
     known = head({OUTCOME: [0.01, 0.001], DEATH: [0.002, 0.004]}, (100.0,), states=True)
     found = one_pass(model, history(2), at(1, 30), [task()], OnePassConfig(curve_points=12), head=known)
-    assert dict(found.curves.schema) == CURVES
+    assert dict(found.curves.schema) == CURVE_TYPES
     for _, curve in found.curves.group_by("prediction_time"):
         assert curve["days"].to_list() == pytest.approx(np.arange(1, 13) * 365 / 12)
         assert (np.diff(curve["cumulative_incidence"].to_numpy(), prepend=0) > 0).all()

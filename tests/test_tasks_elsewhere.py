@@ -16,6 +16,7 @@ from cehrxgpt.errors import CehrxgptError, ConfigError, InputError, MismatchErro
 from cehrxgpt.events import EventDataset, conform, sort_events
 from cehrxgpt.tasks import label, load_task, resolve
 from cehrxgpt.tasks.cohorts import is_cohort_outcome, read_cohort
+from cehrxgpt.tasks.definition import Outcome
 from cehrxgpt.tasks.elsewhere import Elsewhere, label_elsewhere
 from cehrxgpt.tasks.labeler import LABEL_DTYPES
 from cehrxgpt.tasks.meds_labels import read_labels, read_times
@@ -137,10 +138,11 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def diabetes_and_failure(records: pl.DataFrame, codes: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`subject_id`, `cohort_start_date`: when diabetes and a drug for it are both known; every heart failure."""
     task = resolve(load_task("t2dm_hf_1y"), codes)
-    first = [concept_events(task, name, records).group_by("subject_id").agg(known_at().min()) for name in ("type_2_diabetes", "diabetes_drug")]
+    both = (concept_events(task, Outcome(concepts=name), records) for name in ("type_2_diabetes", "diabetes_drug"))
+    first = [events.group_by("subject_id").agg(known_at().min()) for events in both]
     joined = first[0].join(first[1], on="subject_id", suffix="_drug")
     index = joined.select("subject_id", pl.max_horizontal("available_time", "available_time_drug").alias("cohort_start_date"))
-    return index, concept_events(task, "heart_failure", records).select("subject_id", pl.col("time").alias("cohort_start_date"))
+    return index, concept_events(task, task.outcome, records).select("subject_id", pl.col("time").alias("cohort_start_date"))
 
 
 def same_labels(one: pl.DataFrame, other: pl.DataFrame) -> bool:

@@ -173,7 +173,7 @@ def with_curves(group: pl.DataFrame, curves: pl.DataFrame) -> Incidence | None:
         MismatchError: a predicted row has no curve.
         SchemaError: `curves` is no table of curves.
     """
-    s.check_columns(curves.to_arrow(), s.CURVE_SCHEMA, where="curves", optional=("std_error",))
+    s.check_columns(curves.to_arrow(), s.CURVE_SCHEMA, where="curves", optional=("std_error", "competing_incidence"))
     if curves.is_empty():
         return None
     points = curves.with_columns(pl.col("prediction_time").cast(pl.Datetime("us")), pl.col("days").cast(pl.Float64)).filter(pl.col("days") > 0)

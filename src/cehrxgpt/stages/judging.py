@@ -89,7 +89,7 @@ def curves_beside(predictions: Path) -> Path:
 
 def _read_curves(predictions: Path) -> pl.DataFrame | None:
     path = curves_beside(predictions)
-    return read_table(path, s.CURVE_SCHEMA, what="curves") if path.exists() else None
+    return read_table(path, s.CURVE_SCHEMA, what="curves", optional=("competing_incidence",)) if path.exists() else None
 
 
 def _several(metrics: pl.DataFrame) -> bool:

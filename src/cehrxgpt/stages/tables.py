@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ def silent(done: int, total: int, what: str) -> None:
     """A `Progress` that says nothing."""
 
 
-def read_table(path: Path, schema: Any, *, what: str) -> pl.DataFrame:
+def read_table(path: Path, schema: Any, *, what: str, optional: Sequence[str] = ()) -> pl.DataFrame:
     """Read one Parquet table and check its columns.
 
     Raises:
@@ -38,7 +38,7 @@ def read_table(path: Path, schema: Any, *, what: str) -> pl.DataFrame:
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file (truncated or damaged?); expected {what}") from error
-    s.check_columns(frame.to_arrow(), schema, where=str(path))
+    s.check_columns(frame.to_arrow(), schema, where=str(path), optional=optional)
     return frame
 
 
