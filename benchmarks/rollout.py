@@ -92,7 +92,7 @@ def product_rate(config: ModelConfig, rows: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("patients", 64), ("samples", 16), ("new", 128), ("prompt", 60), ("rows", 128), ("threads", 2), ("codes", 1350)):
+    for name, default in (("patients", 64), ("samples", 16), ("new", 128), ("prompt", 60), ("rows", 256), ("threads", 2), ("codes", 1350)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--no-plain", action="store_true")
@@ -100,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     vocabulary = make_vocabulary(arguments.codes)
-    config = ModelConfig(vocabulary_size=len(vocabulary), width=192, layers=4, heads=4, kv_heads=2, context=4096)
+    config = ModelConfig(vocabulary_size=len(vocabulary), width=192, layers=4, heads=6, kv_heads=2, context=512)
     decoder = Decoder(config).eval()
     prompts = make_prompts(vocabulary, arguments.patients, arguments.prompt, np.random.default_rng(0))
 

@@ -70,7 +70,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean(x^2) + eps) * w, computed in float32 or wider."""
+    """y = x / sqrt(mean(x^2) + eps) * w, computed in float32 or wider; 16 bits come out where the weights have 16."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()
@@ -79,7 +79,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        if wide.device.type == "cpu":
+        if self.weight.dtype.itemsize == 2:
+            return F.rms_norm(wide, self.weight.shape, self.weight.float(), self.eps).to(self.weight.dtype)
+        if wide.device.type == "cpu" and torch.is_grad_enabled():
             return _Normalise.apply(wide, self.weight, self.eps)
         return F.rms_norm(wide, self.weight.shape, self.weight, self.eps)
 
@@ -113,7 +115,7 @@ class Rotation:
 
     def __call__(self, x_BTKGE: Tensor) -> Tensor:
         """Turn every head's pairs."""
-        x_BTKGP2 = x_BTKGE.unflatten(-1, (-1, 2))
+        x_BTKGP2 = x_BTKGE.to(self.cos_BTKP.dtype).unflatten(-1, (-1, 2))
         if self.turn_BTKP is not None:
             return torch.view_as_real(torch.view_as_complex(x_BTKGP2) * self.turn_BTKP[:, :, :, None]).flatten(-2)
         return self.turn_real(x_BTKGP2).flatten(-2)
@@ -247,47 +249,51 @@ def varlen_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, ends: Docum
     return out.view_as(q_BTHE)  # type: ignore[union-attr]
 
 
-def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Tensor | None, prefix: Prefix | None = None, layer: int = 0) -> Tensor:
-    """New queries against the cache, `mask_BTS` added to the scores (None = all is seen); [B, T, H, E].
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_NQS: Tensor | None, prefix: Prefix | None = None, layer: int = 0) -> Tensor:
+    """New queries against the cache, `mask_NQS` added to the scores (N = B*K; Q = T*G, or 1 for all); [B, T, H, E].
 
-    The query heads that share a key-value head stand as further queries, so that keys are never repeated.
+    The query heads that share a key-value head stand as further queries, so that keys are never repeated. Scores are written out: with few
+    queries a row, two products over all rows are several times faster on a CPU than fused attention.
     """
     B, T, H, E = q_BTHE.shape
     K, G = k_BKSE.shape[1], H // k_BKSE.shape[1]
-    q_BKQE = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B, K, T * G, E)
-    mask = None if mask_BTS is None else mask_BTS.to(q_BTHE.dtype).repeat_interleave(G, dim=1)[:, None]
+    q_NQE = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B * K, T * G, E)
+    k_NSE, v_NSE = k_BKSE.flatten(0, 1), v_BKSE.flatten(0, 1)
+    assert mask_NQS is not None
     if prefix is None:
-        out_BKQE = F.scaled_dot_product_attention(q_BKQE, k_BKSE.to(q_BTHE.dtype), v_BKSE.to(q_BTHE.dtype), attn_mask=mask)
+        weight_NQS = torch.softmax(torch.baddbmm(mask_NQS, q_NQE, k_NSE.mT, alpha=E**-0.5), dim=-1)
+        out_NQE = torch.bmm(weight_NQS, v_NSE)
     else:
-        out_BKQE = shared_attention(q_BKQE * E**-0.5, k_BKSE, v_BKSE, mask, prefix, layer).to(q_BTHE.dtype)
-    return out_BKQE.view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
+        out_NQE = shared_attention(q_NQE * E**-0.5, k_NSE, v_NSE, mask_NQS, prefix, layer).to(q_BTHE.dtype)
+    return out_NQE.view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def shared_attention(q_BKQE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Tensor | None, prefix: Prefix, layer: int) -> Tensor:
-    """Attention over a prefix that many rows share and over each row's own places, as one softmax; [B, K, Q, E].
+def shared_attention(q_NQE: Tensor, k_NSE: Tensor, v_NSE: Tensor, mask_NQS: Tensor, prefix: Prefix, layer: int) -> Tensor:
+    """Attention over a prefix that many rows share and over each row's own places, as one softmax; [N, Q, E].
 
     All rows of a prefix stand as queries of one product, so that its keys and values are read once for all of them. Each part gives
     its unnormalised mean, its sum of weights and its largest score; together they are the softmax over both.
     """
-    slot_PN, back_B, mask_PS = prefix.arrangement
-    (P, N), (_, K, Q, E) = slot_PN.shape, q_BKQE.shape
-    q_PKME = q_BKQE[slot_PN].transpose(1, 2).reshape(P, K, N * Q, E)
-    parts = _weigh(q_PKME, prefix.key_PKSE[layer], prefix.value_PKSE[layer], mask_PS[:, None, None])
-    mean_1, sum_1, top_1 = (x.view(P, K, N, Q, -1).transpose(1, 2).reshape(P * N, K, Q, -1)[back_B] for x in parts)
-    mean_2, sum_2, top_2 = _weigh(q_BKQE, k_BKSE, v_BKSE, mask)
+    slot_PR, back_B, mask_PS = prefix.arrangement
+    key_PKSE, value_PKSE = prefix.key_PKSE[layer], prefix.value_PKSE[layer]
+    (P, R), K, (N, Q, E) = slot_PR.shape, key_PKSE.shape[1], q_NQE.shape
+    B = N // K
+    q_MQE = q_NQE.view(B, K, Q, E)[slot_PR].transpose(1, 2).reshape(P * K, R * Q, E)  # M = P*K
+    parts = _weigh(q_MQE, key_PKSE.flatten(0, 1), value_PKSE.flatten(0, 1), mask_PS.repeat_interleave(K, 0)[:, None])
+    mean_1, sum_1, top_1 = (x.view(P, K, R, Q, -1).transpose(1, 2).reshape(P * R, K, Q, -1)[back_B[:B]].flatten(0, 1) for x in parts)
+    mean_2, sum_2, top_2 = _weigh(q_NQE, k_NSE, v_NSE, mask_NQS)
     top = torch.maximum(top_1, top_2)
     scale_1, scale_2 = (top_1 - top).exp_(), (top_2 - top).exp_()
     return (mean_1 * scale_1 + mean_2 * scale_2) / (sum_1 * scale_1 + sum_2 * scale_2)
 
 
-def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """exp(q k - top) v, the sum of the weights, and top, the largest score; weights in float32 or wider."""
-    score = q.to(k.dtype) @ k.transpose(2, 3)
+    score = torch.baddbmm(mask, q, k.mT)
     score = score if score.dtype in (torch.float32, torch.float64) else score.float()
-    score = score if mask is None else score + mask
     top = score.amax(-1, keepdim=True)
     weight = (score - top).exp_()
-    return (weight.to(v.dtype) @ v).to(weight.dtype), weight.sum(-1, keepdim=True), top
+    return torch.bmm(weight.to(v.dtype), v).to(weight.dtype), weight.sum(-1, keepdim=True), top
 
 
 Documents = DocumentGroups | DocumentEnds | None
@@ -316,7 +322,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
         if cache is not None and not cache.fresh:
-            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_BTS, cache.prefix, layer)
+            out_BTHE = cached_attention(q_BTHE, k_BKSE, v_BKSE, cache.mask_NQS, cache.prefix, layer)
         elif isinstance(groups, DocumentEnds):
             out_BTHE = varlen_attention(q_BTHE, k_BTKE, v_BTKE, groups)
         elif groups is not None:
@@ -402,15 +408,16 @@ class Decoder(nn.Module):
         """
         groups: Documents = None
         if cache is not None:
-            cache.begin(token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1))
+            cache.begin(token_id.shape[0], token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1))
         elif segment_id is not None:
             groups = documents_of(segment_id, self.embedding.weight.dtype)
         x_BTD = self.embedding(token_id)
+        if x_BTD.dtype.itemsize == 2:
+            x_BTD = x_BTD.float()  # weights of 16 bits: products in 16, what they are added to in 32, as in training
         rotation = None
         if self.config.rotary != "none":
             per_place, per_day = (torch.from_numpy(table).to(token_id.device) for table in self._frequencies)
-            dtype = x_BTD.dtype if x_BTD.dtype == torch.float64 else torch.float32
-            rotation = Rotation(position, age_minutes, per_place, per_day, dtype)
+            rotation = Rotation(position, age_minutes, per_place, per_day, x_BTD.dtype)
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, rotation, groups, cache, layer)
         if cache is not None:
