@@ -28,7 +28,8 @@ from cehrxgpt.model.config import ModelConfig
 
 PLACES = 32  # attended places come in multiples of this,
 ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens of this,
-SIBLINGS = 4  # and rows that share a prefix of this
+SIBLINGS = 4  # and rows that share a prefix of this;
+PREFIXES = 16  # prefixes, too, where tensors are to stay
 
 
 def round_up(number: int, step: int) -> int:
@@ -48,6 +49,7 @@ class Prefix:
         back_B: int64[B], where each row stands in the flattened slots (rows that are nobody's: 0).
         past_B: int64[B], how long each row's prefix is.
         mask_PS: 0 within each prefix, -inf beyond its length; a prefix that is nobody's is seen whole.
+        stays: the four tensors stay where they are as long as their shapes allow.
     """
 
     key_PKSE: list[Tensor]
@@ -58,17 +60,20 @@ class Prefix:
     back_B: Tensor | None = None
     past_B: Tensor | None = None
     mask_PS: Tensor | None = None
+    stays: bool = False
 
     @property
     def arrangement(self) -> tuple[Tensor, Tensor, Tensor]:
         """slot_PN, back_B, mask_PS, once they are arranged."""
-        assert self.slot_PN is not None and self.back_B is not None and self.mask_PS is not None, "arrange first"
+        assert self.slot_PN is not None, "arrange first"
+        assert self.back_B is not None
+        assert self.mask_PS is not None
         return self.slot_PN, self.back_B, self.mask_PS
 
     def arrange(self, batch_rows: int) -> bool:
         """Sort the rows by prefix, for a batch of B >= rows; the same tensors are filled anew where they still fit. True: they do not."""
         most = round_up(max(int(torch.bincount(self.owner).max()), 1), SIBLINGS) if len(self.owner) else SIBLINGS
-        if self.slot_PN is not None and self.slot_PN.is_cuda:
+        if self.slot_PN is not None and self.stays:
             most = max(most, self.slot_PN.shape[1])
         count = torch.bincount(self.owner, minlength=len(self.lengths))
         order = torch.argsort(self.owner, stable=True)
@@ -85,7 +90,7 @@ class Prefix:
         moved = False
         for name, values in (("slot_PN", slot.view(-1, most)), ("back_B", back), ("past_B", past), ("mask_PS", mask)):
             held = getattr(self, name)
-            if held is not None and held.shape == values.shape and held.is_cuda:
+            if held is not None and held.shape == values.shape and self.stays:
                 held.copy_(values)
             else:
                 setattr(self, name, values.to(key.device))
@@ -93,8 +98,11 @@ class Prefix:
         return moved
 
 
-def _join(parts: list[Prefix], least: int) -> Prefix:
-    """The rows of one after those of the other; prefixes that no row goes on from are left out. At least `least` prefixes, empty ones added."""
+def _join(parts: list[Prefix], least: int, least_width: int, step: int) -> Prefix:
+    """The rows of one after those of the other; prefixes that no row goes on from are left out.
+
+    There are at least `least` of them and a multiple of `step`, empty ones added, with room for at least `least_width` places.
+    """
     used: list[Tensor] = []
     owner: list[Tensor] = []
     before = 0
@@ -104,8 +112,8 @@ def _join(parts: list[Prefix], least: int) -> Prefix:
         used.append(kept)
         before += len(kept)
     lengths = torch.cat([part.lengths[kept] for part, kept in zip(parts, used, strict=True)])
-    lengths = torch.nn.functional.pad(lengths, (0, max(least - len(lengths), 0)))
-    width = round_up(int(lengths.max()), PLACES) if len(lengths) else 0
+    lengths = torch.nn.functional.pad(lengths, (0, max(least, round_up(len(lengths), step)) - len(lengths)))
+    width = max(round_up(int(lengths.max()), PLACES) if len(lengths) else 0, least_width)
 
     def stack(stores: Iterable[list[Tensor]]) -> list[Tensor]:
         layers = []
@@ -130,6 +138,7 @@ class KVCache:
         rows: how many there are at first, with nothing read.
         capacity: places to make room for at once.
         dtype, device: of keys and values.
+        stays: tensors stay where they are as long as they can (for captured steps); None: on all but CPUs.
 
     Attributes:
         rows: rows in use.
@@ -145,6 +154,7 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        stays: bool | None = None,
     ):
         self.config = config
         self.rows = rows
@@ -152,6 +162,7 @@ class KVCache:
         self.layout = 0
         self.prefix: Prefix | None = None
         self.device = torch.device(device)
+        self.stays = self.device.type != "cpu" if stays is None else stays
         # Zeros and not empty memory: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
         shape = (rows, config.kv_heads, round_up(max(capacity, 1), PLACES), config.head_width)
         self.key_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
@@ -264,7 +275,7 @@ class KVCache:
         """Make room for at least so many rows and places."""
         held, _, places, _ = self.key_BKSE[0].shape
         wanted = round_up(max(capacity, 1), PLACES)
-        if self.device.type == "cpu":
+        if not self.stays:
             to_rows, to_places = max(rows, held), wanted
         else:
             to_rows = held if rows <= held else max(rows, 2 * held)
@@ -302,10 +313,12 @@ class KVCache:
         assert self.prefix is not None or self.rows == 0, "rows with a past of their own cannot join rows that share"
         start, held = self.rows, self.prefix
         read = Prefix(other.key_BKSE, other.value_BKSE, other._read[: other.rows], rows.cpu())
-        # On a GPU the number of prefixes does not shrink, so that their tensors can stay where they are.
-        least = 0 if held is None or self.device.type == "cpu" else len(held.lengths)
-        self.prefix = _join([read] if held is None or not start else [held, read], least)
-        if held is not None and self.device.type != "cpu" and self.prefix.key_PKSE[0].shape == held.key_PKSE[0].shape:
+        # Neither the number of prefixes nor their width shrinks where their tensors are to stay.
+        least, width = (len(held.lengths), held.key_PKSE[0].shape[2]) if held is not None and self.stays else (0, 0)
+        step = PREFIXES if self.stays else 1
+        self.prefix = _join([read] if held is None or not start else [held, read], least, width, step)
+        self.prefix.stays = self.stays
+        if held is not None and self.stays and self.prefix.key_PKSE[0].shape == held.key_PKSE[0].shape:
             for old, new in zip((*held.key_PKSE, *held.value_PKSE), (*self.prefix.key_PKSE, *self.prefix.value_PKSE), strict=True):
                 old.copy_(new)
             self.prefix = replace(held, lengths=self.prefix.lengths, owner=self.prefix.owner)

@@ -260,40 +260,33 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_NQS: T
     q_NQE = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B * K, T * G, E)
     k_NSE, v_NSE = k_BKSE.flatten(0, 1), v_BKSE.flatten(0, 1)
     assert mask_NQS is not None
-    if prefix is None:
-        weight_NQS = torch.softmax(torch.baddbmm(mask_NQS, q_NQE, k_NSE.mT, alpha=E**-0.5), dim=-1)
-        out_NQE = torch.bmm(weight_NQS, v_NSE)
-    else:
-        out_NQE = shared_attention(q_NQE * E**-0.5, k_NSE, v_NSE, mask_NQS, prefix, layer).to(q_BTHE.dtype)
+    score_NQS = torch.baddbmm(mask_NQS, q_NQE, k_NSE.mT, alpha=E**-0.5)
+    out_NQE = torch.bmm(score_NQS.softmax(-1), v_NSE) if prefix is None else shared_attention(q_NQE, score_NQS, v_NSE, prefix, layer)
     return out_NQE.view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def shared_attention(q_NQE: Tensor, k_NSE: Tensor, v_NSE: Tensor, mask_NQS: Tensor, prefix: Prefix, layer: int) -> Tensor:
-    """Attention over a prefix that many rows share and over each row's own places, as one softmax; [N, Q, E].
+def shared_attention(q_NQE: Tensor, score_NQS: Tensor, v_NSE: Tensor, prefix: Prefix, layer: int) -> Tensor:
+    """Attention over a prefix that many rows share and over each row's own places (`score_NQS`), as one softmax; [N, Q, E].
 
-    All rows of a prefix stand as queries of one product, so that its keys and values are read once for all of them. Each part gives
-    its unnormalised mean, its sum of weights and its largest score; together they are the softmax over both.
+    All rows of a prefix stand as queries of one product, so that its keys and values are read once for all of them. Between its two
+    products the scores go back to their rows, for the softmax.
     """
     slot_PR, back_B, mask_PS = prefix.arrangement
-    key_PKSE, value_PKSE = prefix.key_PKSE[layer], prefix.value_PKSE[layer]
-    (P, R), K, (N, Q, E) = slot_PR.shape, key_PKSE.shape[1], q_NQE.shape
+    key_MSE, value_MSE = prefix.key_PKSE[layer].flatten(0, 1), prefix.value_PKSE[layer].flatten(0, 1)  # M = P*K
+    (P, R), (N, Q, E) = slot_PR.shape, q_NQE.shape
+    K = len(key_MSE) // P
     B = N // K
-    q_MQE = q_NQE.view(B, K, Q, E)[slot_PR].transpose(1, 2).reshape(P * K, R * Q, E)  # M = P*K
-    parts = _weigh(q_MQE, key_PKSE.flatten(0, 1), value_PKSE.flatten(0, 1), mask_PS.repeat_interleave(K, 0)[:, None])
-    mean_1, sum_1, top_1 = (x.view(P, K, R, Q, -1).transpose(1, 2).reshape(P * R, K, Q, -1)[back_B[:B]].flatten(0, 1) for x in parts)
-    mean_2, sum_2, top_2 = _weigh(q_NQE, k_NSE, v_NSE, mask_NQS)
-    top = torch.maximum(top_1, top_2)
-    scale_1, scale_2 = (top_1 - top).exp_(), (top_2 - top).exp_()
-    return (mean_1 * scale_1 + mean_2 * scale_2) / (sum_1 * scale_1 + sum_2 * scale_2)
 
+    def by_prefix(x_NQX: Tensor) -> Tensor:
+        return x_NQX.view(B, K, Q, -1)[slot_PR].transpose(1, 2).reshape(P * K, R * Q, -1)
 
-def _weigh(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """exp(q k - top) v, the sum of the weights, and top, the largest score; weights in float32 or wider."""
-    score = torch.baddbmm(mask, q, k.mT)
-    score = score if score.dtype in (torch.float32, torch.float64) else score.float()
-    top = score.amax(-1, keepdim=True)
-    weight = (score - top).exp_()
-    return torch.bmm(weight.to(v.dtype), v).to(weight.dtype), weight.sum(-1, keepdim=True), top
+    def by_row(x_MXX: Tensor) -> Tensor:
+        return x_MXX.view(P, K, R, Q, -1).transpose(1, 2).reshape(P * R, K, Q, -1)[back_B[:B]].flatten(0, 1)
+
+    shared_NQS = by_row(torch.baddbmm(mask_PS.repeat_interleave(K, 0)[:, None], by_prefix(q_NQE), key_MSE.mT, alpha=E**-0.5))
+    weight_NQS = torch.softmax(torch.cat([shared_NQS, score_NQS], dim=-1), dim=-1)
+    of_shared, own = weight_NQS.split([shared_NQS.shape[-1], score_NQS.shape[-1]], dim=-1)
+    return by_row(torch.bmm(by_prefix(of_shared), value_MSE)) + torch.bmm(own, v_NSE)
 
 
 Documents = DocumentGroups | DocumentEnds | None
@@ -376,6 +369,7 @@ class Decoder(nn.Module):
         self.untied = None if config.tie else nn.Linear(config.width, config.vocabulary_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocabulary_size)) if config.head_bias else None
         self._frequencies = rotary_frequencies(config)  # NumPy, so that casting the model leaves them in float64
+        self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._initialise()
 
     def _initialise(self) -> None:
@@ -416,13 +410,20 @@ class Decoder(nn.Module):
             x_BTD = x_BTD.float()  # weights of 16 bits: products in 16, what they are added to in 32, as in training
         rotation = None
         if self.config.rotary != "none":
-            per_place, per_day = (torch.from_numpy(table).to(token_id.device) for table in self._frequencies)
-            rotation = Rotation(position, age_minutes, per_place, per_day, x_BTD.dtype)
+            rotation = Rotation(position, age_minutes, *self._frequencies_on(token_id.device), x_BTD.dtype)
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, rotation, groups, cache, layer)
         if cache is not None:
             cache.end()
         return self.norm(x_BTD)
+
+    def _frequencies_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rotary tables there; sent once, since nothing can be sent while a step is captured."""
+        if device not in self._sent:
+            with torch.inference_mode(False):
+                per_place, per_day = (torch.from_numpy(table).to(device) for table in self._frequencies)
+            self._sent[device] = per_place, per_day
+        return self._sent[device]
 
     def head(self, hidden: Tensor, token_id: Tensor | None = None) -> Tensor:
         """Logits [..., V] of hidden states [..., D]; of these tokens alone [..., K] where some are given."""

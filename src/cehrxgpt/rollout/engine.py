@@ -41,8 +41,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 
 PREFILL_TOKENS = 16_384  # at most so many places, padding included, are read at once
 JOIN_BELOW = 0.75  # new futures join when fewer than this share of `batch_rows` are being written
-SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend,
-SHARE_PLACES = {"cpu": 160, "cuda": 1}  # and so do those of shorter prompts
+SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend
 FEWEST_ROWS = 32  # futures that are worth a thread of their own
 SMALLEST_MASS = 1e-280  # conditioning on less than this is conditioning on nothing
 
@@ -167,7 +166,6 @@ class _Engine:
         self.sample_id = (first_sample + np.arange(samples)).astype(np.int32)
         times = [prompt.prediction_time for prompt in prompts for _ in range(samples)]
         self.keys = sampler.keys(seed, np.repeat(self.subject_id, samples), times, np.tile(self.sample_id, len(prompts)))
-        self.share = samples >= SHARE_FROM and int(self.table.length.max(initial=0)) >= SHARE_PLACES[self.device.type]
         self.finished: list[Rows] = []
 
     # -- the loop -----------------------------------------------------------------------------------------------------------------
@@ -272,7 +270,7 @@ class _Engine:
         self._draw(rows, group.next.take(place))
         running = rows.reason == RUNNING
         self._finish(rows.take(~running))
-        (cache.share if self.share else cache.append)(group.cache, torch.from_numpy(place[running]))
+        (cache.append if self.samples < SHARE_FROM else cache.share)(group.cache, torch.from_numpy(place[running]))
         return live.append(rows.take(running))
 
     def _step(self, cache: KVCache, live: Rows) -> None:

@@ -71,7 +71,7 @@ def masked_weights(logits_RV: Tensor, allowed_RV: Tensor, temperature: float = 1
     if temperature != 1.0:
         logits_RV = logits_RV.to(dtype) / temperature
     weights = torch.softmax(logits_RV, dim=-1, dtype=dtype).mul_(allowed_RV)
-    share = weights.sum(-1, dtype=torch.float64)
+    share = weights.sum(-1).double()
     faint = share < FAINT
     if bool(faint.any()):
         # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead.
@@ -82,7 +82,7 @@ def masked_weights(logits_RV: Tensor, allowed_RV: Tensor, temperature: float = 1
 
 
 def draw(weights_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row by inverse CDF, in two levels: the block of tokens in which it falls, then the token; sums are float64.
+    """One token a row by inverse CDF, in two levels: the block of tokens in which it falls, then the token; sums of blocks are float64.
 
     Args:
         weights_RV: unnormalised probabilities, at least one of each row positive.
@@ -94,9 +94,10 @@ def draw(weights_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows, tokens = weights_RV.shape
     whole = tokens - tokens % BLOCK
-    sums = weights_RV[:, :whole].view(rows, -1, BLOCK).sum(-1, dtype=torch.float64)
+    sums = weights_RV[:, :whole].view(rows, -1, BLOCK).sum(-1)  # of few numbers: in their own precision
     if whole < tokens:
-        sums = torch.cat([sums, weights_RV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], dim=1)
+        sums = torch.cat([sums, weights_RV[:, whole:].sum(-1, keepdim=True)], dim=1)
+    sums = sums.double()
     cumulative = sums.cumsum(-1)
     total = cumulative[:, -1:]
     target = uniform_R[:, None] * total
