@@ -10,8 +10,8 @@ a shared machine is not equally fast twice; ratios are medians over rounds:
     engine      `cehrxgpt.rollout`, end to end: checking prompts, reading them, writing, assembling the result
     product     a large matrix product in the same precision, before and after: the share is of the FLOP that the model needs
     llama       `LlamaForCausalLM.generate` of a Llama of equal shape: sampling from the full distribution, key-value cache, prompts padded
-                left, `num_return_sequences` samples; its best of several batch sizes and of float32 and bfloat16, found first; with grammar,
-                conditioning and log-probabilities left out
+                left, `num_return_sequences` samples; the best of several batch sizes, of float32 and bfloat16, and of one
+                thread and all, found first; it has no grammar to keep, nothing to condition on and no probabilities to report
 """
 
 from __future__ import annotations
@@ -103,10 +103,12 @@ class Llama:
         )
         self.models = {dtype: LlamaForCausalLM(llama).to(dtype).eval() for dtype in (torch.float32, torch.bfloat16)}
         self.samples, self.new = samples, new
-        self.batch, self.dtype = 8, torch.float32
+        self.batch, self.dtype, self.threads = 8, torch.float32, torch.get_num_threads()
 
     def write(self, prompts: list[Prompt], new: int | None = None) -> float:
         """Tokens a second."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
         started, written = time.perf_counter(), 0
         for start in range(0, len(prompts), self.batch):
             some = [prompt.token_id for prompt in prompts[start : start + self.batch]]
@@ -124,15 +126,17 @@ class Llama:
                     max_new_tokens=new or self.new,
                 )
             written += output.shape[0] * (output.shape[1] - width)
-        return written / (time.perf_counter() - started)
+        rate = written / (time.perf_counter() - started)
+        torch.set_num_threads(before)
+        return rate
 
     def tune(self, prompts: list[Prompt]) -> None:
-        """Choose batch size and precision: the fastest over the first quarter of the tokens."""
-        rates: dict[tuple[int, torch.dtype], float] = {}
-        for dtype, batch in itertools.product(self.models, LLAMA_BATCHES):
-            self.batch, self.dtype = batch, dtype
-            rates[batch, dtype] = self.write(prompts[:batch], -(-self.new // 4))
-        self.batch, self.dtype = max(rates, key=lambda key: rates[key])
+        """Choose batch size, precision and threads: the fastest over the first quarter of the tokens."""
+        rates: dict[tuple[int, torch.dtype, int], float] = {}
+        for choice in itertools.product(LLAMA_BATCHES, self.models, {1, self.threads}):
+            self.batch, self.dtype, self.threads = choice
+            rates[choice] = self.write(prompts[: self.batch], -(-self.new // 4))
+        self.batch, self.dtype, self.threads = max(rates, key=lambda key: rates[key])
 
 
 def main() -> None:
@@ -192,6 +196,7 @@ def main() -> None:
         "times_reference_patients": round(patients / REFERENCE_PATIENTS, 1),
         "llama_tokens_per_second": None if llama is None else round(float(median[2])),
         "llama_batch_patients": None if llama is None else llama.batch,
+        "llama_threads": None if llama is None else llama.threads,
         "llama_dtype": None if llama is None else str(llama.dtype).removeprefix("torch."),
         "times_llama": None if llama is None else round(float(median[3]), 2),
         "share_of_product_rate": round(float(median[4]), 3),

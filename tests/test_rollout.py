@@ -288,6 +288,9 @@ def test_a_model_that_gives_no_mass_to_what_may_follow_still_draws_it():
     assert weights.argmax(-1).tolist() == [VOCABULARY.id_of("condition/2")] * 2
     assert weights.sum(-1) == pytest.approx(1 + (allowed[0].sum().item() - 1) * np.exp(-1))
     assert direction.shape == (16, len(VOCABULARY))
+    weights, share = sampler.masked_weights(torch.full((2, len(VOCABULARY)), float("-inf")), allowed)
+    assert share.tolist() == [0, 0]
+    assert weights.tolist() == allowed.double().tolist()
 
 
 def test_temperature_sharpens_and_no_token_is_cut_off_at_one():

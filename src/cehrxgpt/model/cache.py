@@ -218,8 +218,9 @@ class KVCache:
     def _attended(self) -> int:
         return min(round_up(self.longest + self._new, PLACES), self.capacity)
 
-    def begin(self, batch_rows: int, new: int, added: Tensor | None) -> None:
-        """A forward pass over `new` places starts; `added` int64[batch_rows] of them are real (None: all)."""
+    def begin(self, new: int, added: Tensor | None, batch_rows: int | None = None) -> None:
+        """A forward pass over `new` places starts; `added` int64[batch_rows] of them are real (None: all). `batch_rows`: None = `rows`."""
+        batch_rows = self.rows if batch_rows is None else batch_rows
         self.prepare(batch_rows, new)
         self._added, self.mask_NQS, self._places = added, None, None
         if self.fresh:

@@ -402,7 +402,7 @@ class Decoder(nn.Module):
         """
         groups: Documents = None
         if cache is not None:
-            cache.begin(token_id.shape[0], token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1))
+            cache.begin(token_id.shape[1], None if segment_id is None else (segment_id > 0).sum(1), token_id.shape[0])
         elif segment_id is not None:
             groups = documents_of(segment_id, self.embedding.weight.dtype)
         x_BTD = self.embedding(token_id)

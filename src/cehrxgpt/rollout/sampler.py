@@ -23,6 +23,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 NO_TIME = np.datetime64("NaT", "us")
 BLOCK = 64  # tokens that are summed before it is known in which of these sums a draw falls
+LOWEST = -1e300  # stands for logits of -inf where there is no other
 FAINT = 1e-20  # less allowed mass than this is not read off probabilities in float32
 
 
@@ -71,12 +72,12 @@ def masked_weights(logits_RV: Tensor, allowed_RV: Tensor, temperature: float = 1
     if temperature != 1.0:
         logits_RV = logits_RV.to(dtype) / temperature
     weights = torch.softmax(logits_RV, dim=-1, dtype=dtype).mul_(allowed_RV)
-    share = weights.sum(-1).double()
+    share = weights.sum(-1).double().nan_to_num_(0.0)  # all logits -inf
     faint = share < FAINT
     if bool(faint.any()):
-        # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead.
+        # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead. Nothing at all: as good as any.
         weights = weights.double()
-        masked = logits_RV[faint].double().masked_fill(allowed_RV[faint] == 0, float("-inf"))
+        masked = logits_RV[faint].double().clamp_(min=LOWEST).masked_fill_(allowed_RV[faint] == 0, float("-inf"))
         weights[faint] = (masked - masked.amax(-1, keepdim=True)).exp()
     return weights, share.clamp_(max=1.0)
 
