@@ -45,10 +45,11 @@ class Prefix:
         key_PKSE, value_PKSE: one tensor per layer.
         lengths: int64[P], on the CPU; 0 = nobody's, there to keep the shape.
         owner: int64[rows], on the CPU: which prefix each row goes on from.
-        slot_PN: int64[P, N], the rows of each prefix, padded with row 0.
-        back_B: int64[B], where each row stands in the flattened slots (rows that are nobody's: 0).
+        slot: int64[P * K * R], which row and key-value head (row * K + head) stands in each place when they are sorted by prefix and head,
+            R places for the rows of each prefix, padded with row 0.
+        back: int64[B * K], in which of these places each row's heads stand (rows that are nobody's: in the first).
         past_B: int64[B], how long each row's prefix is.
-        mask_PS: 0 within each prefix, -inf beyond its length; a prefix that is nobody's is seen whole.
+        mask_M1S: [P * K, 1, S], 0 within each prefix, -inf beyond its length; a prefix that is nobody's is seen whole.
         stays: the four tensors stay where they are as long as their shapes allow.
     """
 
@@ -56,39 +57,42 @@ class Prefix:
     value_PKSE: list[Tensor]
     lengths: Tensor
     owner: Tensor
-    slot_PN: Tensor | None = None
-    back_B: Tensor | None = None
+    slot: Tensor | None = None
+    back: Tensor | None = None
     past_B: Tensor | None = None
-    mask_PS: Tensor | None = None
+    mask_M1S: Tensor | None = None
     stays: bool = False
 
     @property
     def arrangement(self) -> tuple[Tensor, Tensor, Tensor]:
-        """slot_PN, back_B, mask_PS, once they are arranged."""
-        assert self.slot_PN is not None, "arrange first"
-        assert self.back_B is not None
-        assert self.mask_PS is not None
-        return self.slot_PN, self.back_B, self.mask_PS
+        """slot, back, mask_M1S, once they are arranged."""
+        assert self.slot is not None, "arrange first"
+        assert self.back is not None
+        assert self.mask_M1S is not None
+        return self.slot, self.back, self.mask_M1S
 
     def arrange(self, batch_rows: int) -> bool:
         """Sort the rows by prefix, for a batch of B >= rows; the same tensors are filled anew where they still fit. True: they do not."""
-        most = round_up(max(int(torch.bincount(self.owner).max()), 1), SIBLINGS) if len(self.owner) else SIBLINGS
-        if self.slot_PN is not None and self.stays:
-            most = max(most, self.slot_PN.shape[1])
-        count = torch.bincount(self.owner, minlength=len(self.lengths))
+        key = self.key_PKSE[0]
+        prefixes, heads = key.shape[:2]
+        count = torch.bincount(self.owner, minlength=prefixes)
+        most = round_up(max(int(count.max()) if prefixes else 0, 1), SIBLINGS)
+        if self.slot is not None and self.stays:
+            most = max(most, len(self.slot) // (prefixes * heads))
         order = torch.argsort(self.owner, stable=True)
         place = torch.arange(len(order)) - (count.cumsum(0) - count)[self.owner[order]]
-        back = torch.zeros(batch_rows, dtype=torch.int64)
-        back[order] = self.owner[order] * most + place
-        slot = torch.zeros(len(self.lengths) * most, dtype=torch.int64)
-        slot[back[: len(order)]] = torch.arange(len(order))
+        head = torch.arange(heads)
+        back = head.repeat(batch_rows, 1) * most
+        back[order] += (self.owner[order] * heads * most + place)[:, None]
+        slot = head.repeat_interleave(most).repeat(prefixes)
+        slot[back[: len(order)].flatten()] = torch.arange(len(order) * heads)
         past = torch.zeros(batch_rows, dtype=torch.int64)
         past[: len(order)] = self.lengths[self.owner]
-        key = self.key_PKSE[0]
         beyond = (torch.arange(key.shape[2]) >= self.lengths[:, None]) & (self.lengths[:, None] > 0)
         mask = torch.zeros(beyond.shape, dtype=key.dtype).masked_fill_(beyond, float("-inf"))
         moved = False
-        for name, values in (("slot_PN", slot.view(-1, most)), ("back_B", back), ("past_B", past), ("mask_PS", mask)):
+        mask = mask.repeat_interleave(heads, dim=0)[:, None]
+        for name, values in (("slot", slot), ("back", back.flatten()), ("past_B", past), ("mask_M1S", mask)):
             held = getattr(self, name)
             if held is not None and held.shape == values.shape and self.stays:
                 held.copy_(values)

@@ -99,6 +99,11 @@ def rotary_frequencies(config: ModelConfig) -> tuple[npt.NDArray[np.float64], np
     return turns_by_order * by_order, turns_by_age * by_age
 
 
+def rotation_dtype(x: Tensor) -> torch.dtype:
+    """What queries and keys are normalised and turned in: float32 or wider."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 class Rotation:
     """Sine and cosine of every place, computed once per forward pass and shared by all layers.
 
@@ -112,6 +117,7 @@ class Rotation:
         self.cos_BTKP = angle_BTKP.cos().to(dtype)
         self.sin_BTKP = angle_BTKP.sin().to(dtype)
         self.turn_BTKP = torch.complex(self.cos_BTKP, self.sin_BTKP) if angle_BTKP.device.type == "cpu" else None
+        self._all: list[Tensor] | None = None
 
     def __call__(self, x_BTKGE: Tensor) -> Tensor:
         """Turn every head's pairs."""
@@ -119,6 +125,17 @@ class Rotation:
         if self.turn_BTKP is not None:
             return torch.view_as_real(torch.view_as_complex(x_BTKGP2) * self.turn_BTKP[:, :, :, None]).flatten(-2)
         return self.turn_real(x_BTKGP2).flatten(-2)
+
+    def turn_all(self, x_BTHE: Tensor, groups: int) -> Tensor:
+        """Turn the heads of queries, `groups` for each key-value head, and those of keys behind them."""
+        if self._all is None:
+            tables = (self.cos_BTKP, self.sin_BTKP) if self.turn_BTKP is None else (self.turn_BTKP,)
+            self._all = [torch.cat([table.repeat_interleave(groups, dim=2), table], dim=2) for table in tables]
+        x_BTHP2 = x_BTHE.unflatten(-1, (-1, 2))
+        if self.turn_BTKP is not None:
+            return torch.view_as_real(torch.view_as_complex(x_BTHP2) * self._all[0]).flatten(-2)
+        (cos, sin), (first, second) = self._all, x_BTHP2.unbind(-1)
+        return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
 
     def turn_real(self, x_BTKGP2: Tensor) -> Tensor:
         """The same without complex numbers."""
@@ -271,22 +288,20 @@ def shared_attention(q_NQE: Tensor, score_NQS: Tensor, v_NSE: Tensor, prefix: Pr
     All rows of a prefix stand as queries of one product, so that its keys and values are read once for all of them. Between its two
     products the scores go back to their rows, for the softmax.
     """
-    slot_PR, back_B, mask_PS = prefix.arrangement
-    key_MSE, value_MSE = prefix.key_PKSE[layer].flatten(0, 1), prefix.value_PKSE[layer].flatten(0, 1)  # M = P*K
-    (P, R), (N, Q, E) = slot_PR.shape, q_NQE.shape
-    K = len(key_MSE) // P
-    B = N // K
+    slot, back, mask_M1S = prefix.arrangement
+    key_MSE, value_MSE = prefix.key_PKSE[layer].flatten(0, 1), prefix.value_PKSE[layer].flatten(0, 1)  # M = prefixes * K
+    M, (N, Q, _) = len(key_MSE), q_NQE.shape
 
     def by_prefix(x_NQX: Tensor) -> Tensor:
-        return x_NQX.view(B, K, Q, -1)[slot_PR].transpose(1, 2).reshape(P * K, R * Q, -1)
+        return x_NQX.flatten(1).index_select(0, slot).view(M, -1, x_NQX.shape[-1])
 
     def by_row(x_MXX: Tensor) -> Tensor:
-        return x_MXX.view(P, K, R, Q, -1).transpose(1, 2).reshape(P * R, K, Q, -1)[back_B[:B]].flatten(0, 1)
+        return x_MXX.view(len(slot), -1).index_select(0, back[:N]).view(N, Q, -1)
 
-    shared_NQS = by_row(torch.baddbmm(mask_PS.repeat_interleave(K, 0)[:, None], by_prefix(q_NQE), key_MSE.mT, alpha=E**-0.5))
+    shared_NQS = by_row(torch.baddbmm(mask_M1S, by_prefix(q_NQE), key_MSE.mT, alpha=q_NQE.shape[-1] ** -0.5))
     weight_NQS = torch.softmax(torch.cat([shared_NQS, score_NQS], dim=-1), dim=-1)
     of_shared, own = weight_NQS.split([shared_NQS.shape[-1], score_NQS.shape[-1]], dim=-1)
-    return by_row(torch.bmm(by_prefix(of_shared), value_MSE)) + torch.bmm(own, v_NSE)
+    return by_row(torch.bmm(by_prefix(of_shared), value_MSE)).add_(torch.bmm(own, v_NSE))
 
 
 Documents = DocumentGroups | DocumentEnds | None
@@ -306,12 +321,19 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, groups: Documents, cache: KVCache | None, layer: int) -> Tensor:
         B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.head_width
-        q, k, v_BTKE = self.query_key_value(x_BTD).view(B, T, H + 2 * K, E).split((H, K, K), dim=2)
-        q_BTHE, k_BTKE = self.query_norm(q), self.key_norm(k)
-        if rotation is not None:
-            q_BTHE = rotation(q_BTHE.view(B, T, K, H // K, E)).view(B, T, H, E)
-            k_BTKE = rotation(k_BTKE.view(B, T, K, 1, E)).view(B, T, K, E)
-        q_BTHE, k_BTKE = q_BTHE.to(v_BTKE.dtype), k_BTKE.to(v_BTKE.dtype)
+        qk, v_BTKE = self.query_key_value(x_BTD).view(B, T, H + 2 * K, E).split((H + K, K), dim=2)
+        if torch.is_grad_enabled():
+            q, k = qk.split((H, K), dim=2)
+            q_BTHE, k_BTKE = self.query_norm(q), self.key_norm(k)
+            if rotation is not None:
+                q_BTHE = rotation(q_BTHE.view(B, T, K, H // K, E)).view(B, T, H, E)
+                k_BTKE = rotation(k_BTKE.view(B, T, K, 1, E)).view(B, T, K, E)
+            q_BTHE, k_BTKE = q_BTHE.to(v_BTKE.dtype), k_BTKE.to(v_BTKE.dtype)
+        else:  # the same with queries and keys as one, where the number of operations counts
+            weight_HE = torch.cat([self.query_norm.weight.expand(H, E), self.key_norm.weight.expand(K, E)]).to(rotation_dtype(qk))
+            qk = F.rms_norm(qk.to(weight_HE.dtype), (E,), None, self.query_norm.eps) * weight_HE
+            qk = qk if rotation is None else rotation.turn_all(qk, H // K)
+            q_BTHE, k_BTKE = qk.to(v_BTKE.dtype).split((H, K), dim=2)
         if cache is not None:
             k_BKSE, v_BKSE = cache.write(layer, k_BTKE, v_BTKE)
         if cache is not None and not cache.fresh:

@@ -174,7 +174,9 @@ class _Engine:
         """Write every future."""
         order = self._start()
         writers = self._writers(len(order) * self.samples)
-        self.batch_rows = min(self.batch_rows, -(-len(order) * self.samples // writers))
+        # Batches of equal size, rather than full ones and a rest.
+        each = -(-len(order) * self.samples // writers)
+        self.batch_rows = -(-each // -(-each // self.batch_rows)) if each else self.batch_rows
         groups, lock = self._groups(order), Lock()
 
         def next_group() -> Int | None:
@@ -209,7 +211,8 @@ class _Engine:
         live = self._new_rows(np.zeros(0, dtype=np.int64))
         group, cursor, reported = self._read_next(next_group), 0, 0
         while group is not None or len(live):
-            while group is not None and len(live) <= self.batch_rows * JOIN_BELOW:
+            joining = len(live) <= self.batch_rows * JOIN_BELOW
+            while joining and group is not None and len(live) < self.batch_rows:
                 futures = np.arange(cursor, min(cursor + self.batch_rows - len(live), len(group.prompts) * self.samples))
                 live, cursor = self._join(cache, live, group, futures), cursor + len(futures)
                 if cursor == len(group.prompts) * self.samples:
