@@ -105,11 +105,11 @@ class Llama:
         self.samples, self.new = samples, new
         self.batch, self.dtype, self.threads = 8, torch.float32, torch.get_num_threads()
 
-    def write(self, prompts: list[Prompt], new: int | None = None) -> float:
-        """Tokens a second."""
+    def write(self, prompts: list[Prompt], new: int | None = None) -> tuple[float, float]:
+        """Tokens a second of wall and of processor time."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
-        started, written = time.perf_counter(), 0
+        started, worked, written = time.perf_counter(), time.process_time(), 0
         for start in range(0, len(prompts), self.batch):
             some = [prompt.token_id for prompt in prompts[start : start + self.batch]]
             width = max(len(tokens) for tokens in some)
@@ -126,16 +126,16 @@ class Llama:
                     max_new_tokens=new or self.new,
                 )
             written += output.shape[0] * (output.shape[1] - width)
-        rate = written / (time.perf_counter() - started)
+        rates = written / (time.perf_counter() - started), written / (time.process_time() - worked)
         torch.set_num_threads(before)
-        return rate
+        return rates
 
     def tune(self, prompts: list[Prompt]) -> None:
         """Choose batch size, precision and threads: the fastest over the first quarter of the tokens."""
         rates: dict[tuple[int, torch.dtype, int], float] = {}
         for choice in itertools.product(LLAMA_BATCHES, self.models, {1, self.threads}):
             self.batch, self.dtype, self.threads = choice
-            rates[choice] = self.write(prompts[: self.batch], -(-self.new // 4))
+            rates[choice] = self.write(prompts[: self.batch], -(-self.new // 4))[0]
         self.batch, self.dtype, self.threads = max(rates, key=lambda key: rates[key])
 
 
@@ -180,8 +180,9 @@ def main() -> None:
         before = matmul_rate(torch.device("cpu"), dtype)
         ours, per_cpu_second = engine()
         rate = (before + matmul_rate(torch.device("cpu"), dtype)) / 2
-        theirs = float("nan") if llama is None else llama.write(prompts[: max(llama.batch, 16)])
-        rounds.append((ours, per_cpu_second, theirs, ours / theirs, ours * flop_per_token / rate, rate / 1e9))
+        theirs, their_per_cpu_second = (float("nan"),) * 2 if llama is None else llama.write(prompts[: max(llama.batch, 16)])
+        shares = ours / theirs, per_cpu_second / their_per_cpu_second, ours * flop_per_token / rate
+        rounds.append((ours, per_cpu_second, theirs, their_per_cpu_second, *shares, rate / 1e9))
         print("round", json.dumps([round(value, 3) for value in rounds[-1]]), flush=True)
     table = np.array(rounds)
     median = np.median(table, axis=0)
@@ -198,9 +199,11 @@ def main() -> None:
         "llama_batch_patients": None if llama is None else llama.batch,
         "llama_threads": None if llama is None else llama.threads,
         "llama_dtype": None if llama is None else str(llama.dtype).removeprefix("torch."),
-        "times_llama": None if llama is None else round(float(median[3]), 2),
-        "share_of_product_rate": round(float(median[4]), 3),
-        "product_gflops": round(float(median[5])),
+        "times_llama": None if llama is None else round(float(median[4]), 2),
+        "llama_tokens_per_cpu_second": None if llama is None else round(float(median[3])),
+        "times_llama_by_cpu_second": None if llama is None else round(float(median[5]), 2),
+        "share_of_product_rate": round(float(median[6]), 3),
+        "product_gflops": round(float(median[7])),
         "flop_per_token": round(flop_per_token),
         "load": round(os.getloadavg()[0], 1),
         "vocabulary": len(vocabulary),

@@ -10,7 +10,7 @@ hashed from those (`sampler`), and nothing else is shared. In float64 results ar
 sums round differently with the shape of the batch, and now and then a future parts ways (docs/rollout.md has figures).
 
 Per step and row the cost is two FLOP for each matrix weight, one read of the row's keys and values, and one pass over the
-vocabulary; the bookkeeping is NumPy over whole columns.
+vocabulary; the bookkeeping is NumPy over whole columns. On a CPU each thread writes a batch of its own; on a GPU steps are captured (`model.graphs`).
 """
 
 from __future__ import annotations
