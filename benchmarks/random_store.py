@@ -41,7 +41,7 @@ def make_vocabulary(size: int) -> Vocabulary:
     return Vocabulary.from_rows(rows, {"calendar": "true", "long_gap": "exact"})
 
 
-def _patient(vocabulary: Vocabulary, codes: np.ndarray, tokens: int, random: np.random.Generator) -> np.ndarray:
+def make_patient(vocabulary: Vocabulary, codes: np.ndarray, tokens: int, random: np.random.Generator) -> np.ndarray:
     """Token ids of one patient of about `tokens` tokens."""
     age, year = int(random.integers(20, 90)), int(random.integers(1990, 2030))
     names = ["[BOS]", f"year:{year}", f"month:{int(random.integers(1, 13))}", f"age:{age}", f"age_months:{int(random.integers(12))}"]
@@ -66,7 +66,7 @@ def make_store(folder: Path, *, patients: int, mean_tokens: int, vocabulary_size
     codes, random = vocabulary.ids_of_kind(Kind.CODE), np.random.default_rng(seed)
     shortest = PROMPT_LENGTH + 4
     wanted = shortest + random.gamma(1.5, max(mean_tokens - shortest - VISIT_TOKENS / 2, 1) / 1.5, size=patients)
-    histories = [_patient(vocabulary, codes, int(tokens), random) for tokens in wanted]
+    histories = [make_patient(vocabulary, codes, int(tokens), random) for tokens in wanted]
     lengths = np.array([len(history) for history in histories])
     grammar = Grammar(vocabulary)
     age = [grammar.follow(history[None])[1][0].astype(np.int32) for history in histories]

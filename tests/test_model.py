@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,8 +177,12 @@ def test_the_cache_gives_the_states_of_a_whole_reading():
             torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
 
 
-def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading():
-    """Prompts of unequal length, rows that go, prompts that come later and prompts that nobody goes on from any more."""
+@pytest.mark.parametrize("stays", [False, True])
+def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading(stays):
+    """Prompts of unequal length, rows that go, prompts that come later and prompts that nobody goes on from any more.
+
+    Batches are filled up with rows that are nobody's; a cache whose tensors stay (as on a GPU) keeps its layout while it can.
+    """
     decoder = make()
     documents = [document(length, length) for length in (14, 20, 17)]
     expected = [alone(decoder, parts) for parts in documents]
@@ -191,11 +196,20 @@ def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading(
     def step(cache, owner):
         at = cache.lengths
         pick = [torch.stack([documents[o][k][i] for o, i in zip(owner, at.tolist(), strict=True)])[:, None] for k in range(3)]
-        hidden = decoder(pick[0], position=pick[1], age_minutes=pick[2], cache=cache)
+        rows = cache.batch_rows()
+        layout, *_ = cache.prepare(rows, 1)
+        with cache.undone():
+            decoder(torch.zeros(rows, 1, dtype=torch.int64), position=pick[1][:1], age_minutes=pick[2][:1], cache=cache)
+        assert cache.positions(rows)[: len(at)].tolist() == at.tolist()
+        hidden = decoder(*(F.pad(p, (0, 0, 0, rows - len(p))) for p in pick[:1]), **padded(pick[1:], rows), cache=cache)
+        assert cache.layout == layout
         for row, (o, i) in enumerate(zip(owner, at.tolist(), strict=True)):
             torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
 
-    cache = KVCache(decoder.config, 0, 1, torch.float64)
+    def padded(values, rows):
+        return {name: F.pad(value, (0, 0, 0, rows - len(value))) for name, value in zip(("position", "age_minutes"), values, strict=True)}
+
+    cache = KVCache(decoder.config, 0, 1, torch.float64, stays=stays)
     cache.share(read([0, 1], [5, 9]), torch.tensor([1, 0, 0, 1, 1]))
     owner = [1, 0, 0, 1, 1]
     step(cache, owner)
@@ -207,9 +221,13 @@ def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading(
     step(cache, owner)
     cache.share(read([2, 0], [11, 2]), torch.tensor([1, 0, 1]))
     owner += [0, 2, 0]
-    assert len(cache.prefix.lengths) == 3, "the prompt whose rows are all gone is kept"
+    assert (cache.prefix.lengths > 0).sum() == 3, "the prompt whose rows are all gone is kept"
+    layout = cache.layout
     for _ in range(3):
         step(cache, owner)
+    cache.drop(torch.tensor([False, True, *[False] * (len(owner) - 2)]))
+    cache.share(read([1], [3]), torch.tensor([0]))
+    assert (cache.layout == layout) == stays
 
 
 def test_several_new_tokens_of_unequal_number_can_be_read_at_once():

@@ -288,6 +288,9 @@ def test_a_model_that_gives_no_mass_to_what_may_follow_still_draws_it():
     assert weights.argmax(-1).tolist() == [VOCABULARY.id_of("condition/2")] * 2
     assert weights.sum(-1) == pytest.approx(1 + (allowed[0].sum().item() - 1) * np.exp(-1))
     assert direction.shape == (16, len(VOCABULARY))
+    weights, share = sampler.masked_weights(torch.full((2, len(VOCABULARY)), float("-inf")), allowed)
+    assert share.tolist() == [0, 0]
+    assert weights.tolist() == allowed.double().tolist()
 
 
 def test_temperature_sharpens_and_no_token_is_cut_off_at_one():
@@ -312,6 +315,33 @@ def test_float32_futures_rarely_part_from_float64(record_property):
     apart = np.mean([exact.tokens_of(row).tolist() != rough.tokens_of(row).tolist() for row in range(len(exact))])
     record_property("share_of_float32_futures_that_differ", float(apart))
     assert apart < 0.01
+
+
+def test_bfloat16_futures_are_equal_in_distribution():
+    """Another model in every digit, the same distribution: tokens of many futures differ no more than those of another seed do."""
+    decoder = make_decoder(1, dtype=torch.float32, sharpness=6.0)
+    prompts = [make_prompt("condition/1", subject, prediction_clock_minutes=31 * DAY) for subject in range(100)]
+    exact, other = (rollout(decoder, VOCABULARY, prompts, samples=20, seed=seed, max_new_tokens=12) for seed in (1, 2))
+    rough = rollout(decoder, VOCABULARY, prompts, samples=20, seed=1, max_new_tokens=12, dtype=torch.bfloat16)
+    shares = [np.bincount(result.token_id, minlength=len(VOCABULARY)) / len(result.token_id) for result in (exact, other, rough)]
+    apart, noise = (0.5 * np.abs(shares[0] - share).sum() for share in (shares[2], shares[1]))
+    assert apart < 0.01 + noise
+    assert decoder.embedding.weight.dtype == torch.float32
+
+
+def test_threads_write_the_same_futures_and_leave_torch_as_it_was():
+    decoder, threads = make_decoder(2), torch.get_num_threads()
+    one = rollout(decoder, VOCABULARY, PROMPTS, samples=5, seed=4, max_new_tokens=10)
+    torch.set_num_threads(3)
+    try:
+        done: list[int] = []
+        three = rollout(decoder, VOCABULARY, PROMPTS, samples=5, seed=4, max_new_tokens=10, batch_rows=20, progress=lambda some, _: done.append(some))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert done[-1] == len(three) == len(one)
+    assert np.array_equal(three.token_id, one.token_id)
+    assert np.array_equal(three.stop_reason, one.stop_reason)
 
 
 # -- the sampler -------------------------------------------------------------------------------------------------------------------
@@ -350,6 +380,21 @@ def test_inverse_cdf_never_draws_a_token_without_weight():
         token, log_probability = sampler.draw(weights, torch.full((3,), uniform, dtype=torch.float64))
         assert token.tolist() == expected
         assert log_probability.exp().tolist() == pytest.approx([2 / 3 if expected[0] == 1 else 1 / 3, 1, 1])
+
+
+def test_inverse_cdf_in_blocks_is_the_inverse_cdf():
+    """More tokens than a block, the last block not full, weights that span many orders and long runs without any."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(400, 3 * sampler.BLOCK + 7, generator=generator, dtype=torch.float64) ** 20
+    weights *= torch.rand(weights.shape, generator=generator) < torch.linspace(0.02, 1, 400)[:, None]
+    weights[:, -1] += 1e-3
+    uniform = torch.rand(400, generator=generator, dtype=torch.float64)
+    token, log_probability = sampler.draw(weights, uniform)
+    whole = weights.numpy()
+    expected = (np.cumsum(whole, axis=1) > (uniform.numpy() * whole.sum(1))[:, None]).argmax(1)
+    assert token.tolist() == expected.tolist()
+    chosen = whole[np.arange(400), expected] / whole.sum(1)
+    assert log_probability.numpy() == pytest.approx(np.log(chosen))
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------------------

@@ -1,64 +1,112 @@
 """Keys and values of what each row has read: one preallocated tensor per layer and side, rows of different lengths side by side.
 
 Rows are aligned left, so that row r owns places 0 .. lengths[r] - 1 and a new token is written at its own length; places beyond are
-never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twice; room is doubled when it runs out.
+never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twice.
+
+Shapes come in steps (`PLACES`, `ROWS`), because kernels are prepared once for each shape. On a CPU the tensors are exactly as wide as
+what is attended, for products of strided views would copy them first: they are laid out anew each time that a step is passed, which costs one copy
+in `PLACES` readings. On a GPU room is doubled when it runs out and everything stays where it is, so that a captured step can be
+replayed; `layout` counts the times that it could not stay.
 
 A prompt is read once. `append` copies its row for a single sample; `share` gives many samples the same row to look at, as a *prefix*
 that stands once in memory and is attended for all its samples in one matrix product. When rows are done, `drop` moves live rows from
 the end into the holes, so that leaving costs the rows that leave and not the whole cache.
+
+How far each row has got is kept twice, here and on the device, so that nothing has to be fetched from there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from cehrxgpt.model.config import ModelConfig
 
+PLACES = 32  # attended places come in multiples of this,
+ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens of this,
+SIBLINGS = 4  # and rows that share a prefix of this;
+PREFIXES = 16  # prefixes, too, where tensors are to stay
 
-@dataclass(frozen=True)
+
+def round_up(number: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-number // step) * step
+
+
+@dataclass
 class Prefix:
-    """What several rows have read together, P of them; never written to.
+    """What several rows have read together, P of them; not written to while they are read.
 
     Attributes:
         key_PKSE, value_PKSE: one tensor per layer.
-        lengths: int64[P].
-        owner: int64[rows], which prefix each row goes on from.
+        lengths: int64[P], on the CPU; 0 = nobody's, there to keep the shape.
+        owner: int64[rows], on the CPU: which prefix each row goes on from.
+        slot: int64[P * K * R], which row and key-value head (row * K + head) stands in each place when they are sorted by prefix and head,
+            R places for the rows of each prefix, padded with row 0.
+        back: int64[B * K], in which of these places each row's heads stand (rows that are nobody's: in the first).
+        past_B: int64[B], how long each row's prefix is.
+        mask_M1S: [P * K, 1, S], 0 within each prefix, -inf beyond its length; a prefix that is nobody's is seen whole.
+        stays: the four tensors stay where they are as long as their shapes allow.
     """
 
     key_PKSE: list[Tensor]
     value_PKSE: list[Tensor]
     lengths: Tensor
     owner: Tensor
+    slot: Tensor | None = None
+    back: Tensor | None = None
+    past_B: Tensor | None = None
+    mask_M1S: Tensor | None = None
+    stays: bool = False
 
-    @cached_property
+    @property
     def arrangement(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows sorted by prefix.
+        """slot, back, mask_M1S, once they are arranged."""
+        assert self.slot is not None, "arrange first"
+        assert self.back is not None
+        assert self.mask_M1S is not None
+        return self.slot, self.back, self.mask_M1S
 
-        Returns:
-            slot_PN: int64[P, N], the rows of each prefix, padded with row 0.
-            back_B: int64[rows], where each row stands in the flattened slots.
-            mask_PS: 0 within each prefix, -inf beyond its length.
-        """
-        key, device = self.key_PKSE[0], self.owner.device
-        count = torch.bincount(self.owner, minlength=len(self.lengths))
-        most = int(count.max())
+    def arrange(self, batch_rows: int) -> bool:
+        """Sort the rows by prefix, for a batch of B >= rows; the same tensors are filled anew where they still fit. True: they do not."""
+        key = self.key_PKSE[0]
+        prefixes, heads = key.shape[:2]
+        count = torch.bincount(self.owner, minlength=prefixes)
+        most = round_up(max(int(count.max()) if prefixes else 0, 1), SIBLINGS)
+        if self.slot is not None and self.stays:
+            most = max(most, len(self.slot) // (prefixes * heads))
         order = torch.argsort(self.owner, stable=True)
-        place = torch.arange(len(order), device=device) - (count.cumsum(0) - count)[self.owner[order]]
-        back_B = torch.empty_like(self.owner)
-        back_B[order] = self.owner[order] * most + place
-        slot = self.owner.new_zeros(len(self.lengths) * most)
-        slot[back_B] = torch.arange(len(order), device=device)
-        beyond_PS = torch.arange(key.shape[2], device=device) >= self.lengths[:, None]
-        mask_PS = torch.zeros(beyond_PS.shape, dtype=key.dtype, device=device).masked_fill_(beyond_PS, float("-inf"))
-        return slot.view(len(self.lengths), most), back_B, mask_PS
+        place = torch.arange(len(order)) - (count.cumsum(0) - count)[self.owner[order]]
+        head = torch.arange(heads)
+        back = head.repeat(batch_rows, 1) * most
+        back[order] += (self.owner[order] * heads * most + place)[:, None]
+        slot = head.repeat_interleave(most).repeat(prefixes)
+        slot[back[: len(order)].flatten()] = torch.arange(len(order) * heads)
+        past = torch.zeros(batch_rows, dtype=torch.int64)
+        past[: len(order)] = self.lengths[self.owner]
+        beyond = (torch.arange(key.shape[2]) >= self.lengths[:, None]) & (self.lengths[:, None] > 0)
+        mask = torch.zeros(beyond.shape, dtype=key.dtype).masked_fill_(beyond, float("-inf"))
+        moved = False
+        mask = mask.repeat_interleave(heads, dim=0)[:, None]
+        for name, values in (("slot", slot), ("back", back.flatten()), ("past_B", past), ("mask_M1S", mask)):
+            held = getattr(self, name)
+            if held is not None and held.shape == values.shape and self.stays:
+                held.copy_(values)
+            else:
+                setattr(self, name, values.to(key.device))
+                moved = True
+        return moved
 
 
-def _join(parts: list[Prefix]) -> Prefix:
-    """The rows of one after those of the other; prefixes that no row goes on from are left out."""
+def _join(parts: list[Prefix], least: int, least_width: int, step: int) -> Prefix:
+    """The rows of one after those of the other; prefixes that no row goes on from are left out.
+
+    There are at least `least` of them and a multiple of `step`, empty ones added, with room for at least `least_width` places.
+    """
     used: list[Tensor] = []
     owner: list[Tensor] = []
     before = 0
@@ -68,16 +116,17 @@ def _join(parts: list[Prefix]) -> Prefix:
         used.append(kept)
         before += len(kept)
     lengths = torch.cat([part.lengths[kept] for part, kept in zip(parts, used, strict=True)])
-    width = int(lengths.max()) if len(lengths) else 0
+    lengths = torch.nn.functional.pad(lengths, (0, max(least, round_up(len(lengths), step)) - len(lengths)))
+    width = max(round_up(int(lengths.max()), PLACES) if len(lengths) else 0, least_width)
 
-    def stack(stores: list[list[Tensor]]) -> list[Tensor]:
+    def stack(stores: Iterable[list[Tensor]]) -> list[Tensor]:
         layers = []
         for tensors in zip(*stores, strict=True):
             joined = tensors[0].new_zeros(len(lengths), tensors[0].shape[1], width, tensors[0].shape[3])
             at = 0
             for tensor, kept in zip(tensors, used, strict=True):
                 room = min(width, tensor.shape[2])
-                joined[at : at + len(kept), :, :room] = tensor[kept, :, :room]
+                joined[at : at + len(kept), :, :room] = tensor[kept.to(tensor.device), :, :room]
                 at += len(kept)
             layers.append(joined)
         return layers
@@ -93,11 +142,13 @@ class KVCache:
         rows: how many there are at first, with nothing read.
         capacity: places to make room for at once.
         dtype, device: of keys and values.
+        stays: tensors stay where they are as long as they can (for captured steps); None: on all but CPUs.
 
     Attributes:
         rows: rows in use.
         longest: tokens read by the longest of them, those of a shared prefix apart.
         prefix: what rows share; None = nothing.
+        layout: changes whenever a tensor that a step reads or writes has been replaced.
     """
 
     def __init__(
@@ -107,27 +158,39 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        stays: bool | None = None,
     ):
         self.config = config
         self.rows = rows
         self.longest = 0
+        self.layout = 0
         self.prefix: Prefix | None = None
+        self.device = torch.device(device)
+        self.stays = self.device.type != "cpu" if stays is None else stays
         # Zeros and not empty memory: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
-        shape = (rows, config.kv_heads, max(capacity, 1), config.head_width)
+        shape = (rows, config.kv_heads, round_up(max(capacity, 1), PLACES), config.head_width)
         self.key_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.value_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._read = torch.zeros(rows, dtype=torch.int64)  # tokens read, on the CPU
+        self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device, ...
+        self._alive = torch.ones(rows, dtype=torch.int64, device=device)  # ... where rows that are nobody's do not grow
         self.fresh = True  # during a forward pass: nothing had been read before it
-        self.mask_BTS: Tensor | None = None  # during a forward pass: 0 where a new token may look, -inf elsewhere; None = everywhere
+        self.mask_NQS: Tensor | None = None  # during a forward pass: 0 where a query may look, -inf elsewhere; N = rows * kv_heads
         self._new = 0
+        self._batch = 0
         self._added: Tensor | None = None
         self._places: Tensor | None = None  # where the new keys go, as rows of [rows * kv_heads * capacity, head_width]
 
     @property
     def lengths(self) -> Tensor:
         """Tokens read, int64[rows], a copy: the position of each row's next token."""
-        own = self._lengths[: self.rows]
-        return own.clone() if self.prefix is None else own + self.prefix.lengths[self.prefix.owner]
+        return self.positions(self.rows)
+
+    def positions(self, batch_rows: int) -> Tensor:
+        """Of a batch of so many rows (at least `rows`), int64[batch_rows]: the position of each row's next token."""
+        own = self._lengths[:batch_rows]
+        past = None if self.prefix is None else self.prefix.past_B
+        return own.clone() if past is None else own + past[:batch_rows]
 
     @property
     def capacity(self) -> int:
@@ -140,72 +203,112 @@ class KVCache:
         shared = [] if self.prefix is None else [*self.prefix.key_PKSE, *self.prefix.value_PKSE]
         return sum(store.numel() * store.element_size() for store in (*self.key_BKSE, *self.value_BKSE, *shared))
 
+    def batch_rows(self) -> int:
+        """Rows of a batch of single tokens, filled up with rows that are nobody's (one token each, whose results mean nothing)."""
+        return round_up(self.rows, ROWS[self.device.type])
+
     # -- called by the model ------------------------------------------------------------------------------------------------------
 
-    def begin(self, new: int, added: Tensor | None) -> None:
-        """A forward pass over `new` places starts; `added` int64[rows] of them are real (None: all)."""
-        self.fresh, self._new, self._added = self.longest == 0 and self.prefix is None, new, added
-        self.reserve(self.rows, self.longest + new)
-        self.mask_BTS, self._places = None, None
+    def prepare(self, batch_rows: int, new: int) -> tuple[int, int, int]:
+        """Make room for `new` places in each of the rows; returns what a captured step depends on: layout, rows, attended places."""
+        self._batch, self._new = batch_rows, new
+        self.fresh = self.longest == 0 and self.prefix is None
+        self.reserve(batch_rows, self.longest + new)
+        if self.prefix is not None and (self.prefix.past_B is None or len(self.prefix.past_B) < batch_rows):
+            self.layout += self.prefix.arrange(max(batch_rows, len(self._lengths)))
+        return self.layout, batch_rows, self._attended
+
+    @property
+    def _attended(self) -> int:
+        return min(round_up(self.longest + self._new, PLACES), self.capacity)
+
+    def begin(self, new: int, added: Tensor | None, batch_rows: int | None = None) -> None:
+        """A forward pass over `new` places starts; `added` int64[batch_rows] of them are real (None: all). `batch_rows`: None = `rows`."""
+        batch_rows = self.rows if batch_rows is None else batch_rows
+        self.prepare(batch_rows, new)
+        self._added, self.mask_NQS, self._places = added, None, None
         if self.fresh:
             return
-        lengths = self._lengths[: self.rows]
-        place_BT = lengths[:, None] + torch.arange(new, device=lengths.device)
+        lengths, device = self._lengths[:batch_rows], self.device
+        place_BT = lengths[:, None] + torch.arange(new, device=device)
         _, heads, places, _ = self.key_BKSE[0].shape
-        head_BK = torch.arange(self.rows * heads, device=lengths.device).view(self.rows, heads)
+        head_BK = torch.arange(batch_rows * heads, device=device).view(batch_rows, heads)
         self._places = (head_BK[:, None] * places + place_BT[:, :, None]).flatten()
-        if new > 1 or bool((lengths < self.longest).any()):
-            unseen_BTS = torch.arange(self.longest + new, device=lengths.device) > place_BT[..., None]
-            mask_BTS = torch.zeros(unseen_BTS.shape, dtype=self.key_BKSE[0].dtype, device=lengths.device)
-            self.mask_BTS = mask_BTS.masked_fill_(unseen_BTS, float("-inf"))
+        unseen_BTS = torch.arange(self._attended, device=device) > place_BT[..., None]
+        mask_BTS = torch.zeros(unseen_BTS.shape, dtype=self.key_BKSE[0].dtype, device=device).masked_fill_(unseen_BTS, float("-inf"))
+        groups = self.config.heads // heads
+        self.mask_NQS = mask_BTS.repeat_interleave(heads, dim=0) if new == 1 else mask_BTS.repeat_interleave(heads, 0).repeat_interleave(groups, 1)
 
     def write(self, layer: int, key_BTKE: Tensor, value_BTKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer; returns all so far, two [B, K, S, E] views."""
-        end = self.longest + self._new
         for store, new in ((self.key_BKSE[layer], key_BTKE), (self.value_BKSE[layer], value_BTKE)):
             if self._places is None:
-                store[: self.rows, :, :end] = new.transpose(1, 2)
+                store[: self._batch, :, : self._new] = new.transpose(1, 2)
             else:
                 store.view(-1, store.shape[3]).index_copy_(0, self._places, new.reshape(-1, store.shape[3]).to(store.dtype))
-        return self.key_BKSE[layer][: self.rows, :, :end], self.value_BKSE[layer][: self.rows, :, :end]
+        seen = self._attended
+        return self.key_BKSE[layer][: self._batch, :, :seen], self.value_BKSE[layer][: self._batch, :, :seen]
 
     def end(self) -> None:
         """The forward pass is over: the rows have grown."""
-        self._lengths[: self.rows] += self._new if self._added is None else self._added
+        grown = self._new if self._added is None else self._added
+        self._lengths[: self._batch] += self._alive[: self._batch] * grown
+        self.grew(self._new if self._added is None else self._added[: self.rows].cpu())
+        self.mask_NQS, self._places, self._added = None, None, None
+
+    def grew(self, tokens: int | Tensor) -> None:
+        """The rows have grown on the device already."""
+        self._read[: self.rows] += tokens
         self._measure()
-        self.mask_BTS, self._places, self._added = None, None, None
+
+    @contextmanager
+    def undone(self, *, captured: bool = False) -> Iterator[None]:
+        """What is read inside is forgotten afterwards (its places are written over); with `captured` the device has done nothing of it."""
+        read, lengths = self._read.clone(), self._lengths.clone()
+        yield
+        self._read.copy_(read)
+        if not captured:
+            self._lengths.copy_(lengths)
+        self._measure()
 
     def _measure(self) -> None:
-        self.longest = int(self._lengths[: self.rows].max()) if self.rows else 0
+        self.longest = int(self._read[: self.rows].max()) if self.rows else 0
 
     # -- called by the engine -----------------------------------------------------------------------------------------------------
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for at least so many rows and places; either is doubled when it is too small."""
+        """Make room for at least so many rows and places."""
         held, _, places, _ = self.key_BKSE[0].shape
-        if rows <= held and capacity <= places:
+        wanted = round_up(max(capacity, 1), PLACES)
+        if not self.stays:
+            to_rows, to_places = max(rows, held), wanted
+        else:
+            to_rows = held if rows <= held else max(rows, 2 * held)
+            to_places = places if wanted <= places else max(wanted, 2 * places)
+        if (to_rows, to_places) == (held, places):
             return
-        to_rows = held if rows <= held else max(rows, 2 * held)
-        to_places = places if capacity <= places else max(capacity, 2 * places)
+        self.layout += 1
+        kept = min(self.longest, to_places)
         for stores in (self.key_BKSE, self.value_BKSE):
             for layer, old in enumerate(stores):
                 stores[layer] = old.new_zeros(to_rows, old.shape[1], to_places, old.shape[3])
-                stores[layer][: self.rows, :, : self.longest] = old[: self.rows, :, : self.longest]
-        lengths = self._lengths.new_zeros(to_rows)
-        lengths[: self.rows] = self._lengths[: self.rows]
-        self._lengths = lengths
+                stores[layer][: self.rows, :, :kept] = old[: self.rows, :, :kept]
+        for name in ("_read", "_lengths", "_alive"):
+            old = getattr(self, name)
+            new = old.new_zeros(to_rows)
+            new[: self.rows] = old[: self.rows]
+            setattr(self, name, new)
 
     def append(self, other: KVCache, rows: Tensor) -> None:
         """Add copies of the other cache's rows (int64, in this order; a row may stand several times) at the end."""
         assert self.prefix is None, "rows with a past of their own cannot join rows that share"
         start, stop = self.rows, self.rows + len(rows)
-        self.reserve(stop, other.longest)
+        self.reserve(stop, max(self.longest, other.longest))
+        rows = rows.to(self.device)
         for mine, theirs in ((self.key_BKSE, other.key_BKSE), (self.value_BKSE, other.value_BKSE)):
             for target, source in zip(mine, theirs, strict=True):
                 target[start:stop, :, : other.longest] = source[rows, :, : other.longest]
-        self._lengths[start:stop] = other._lengths[rows]
-        self.rows = stop
-        self._measure()
+        self._begin_rows(start, other._read[rows.cpu()])
 
     def share(self, other: KVCache, rows: Tensor) -> None:
         """Add rows that go on from the other cache's `rows` (int64; a row may stand several times) without copying them for each.
@@ -213,33 +316,57 @@ class KVCache:
         All rows of a cache share prefixes, or none does. Prefixes that no row goes on from any more are left out.
         """
         assert self.prefix is not None or self.rows == 0, "rows with a past of their own cannot join rows that share"
-        start = self.rows
-        read = Prefix(other.key_BKSE, other.value_BKSE, other._lengths, rows)
-        self.prefix = _join([read] if self.prefix is None or not start else [self.prefix, read])
-        self.reserve(start + len(rows), 1)
-        self._lengths[start : start + len(rows)] = 0
-        self.rows = start + len(rows)
+        start, held = self.rows, self.prefix
+        read = Prefix(other.key_BKSE, other.value_BKSE, other._read[: other.rows], rows.cpu())
+        # Neither the number of prefixes nor their width shrinks where their tensors are to stay.
+        least, width = (len(held.lengths), held.key_PKSE[0].shape[2]) if held is not None and self.stays else (0, 0)
+        step = PREFIXES if self.stays else 1
+        self.prefix = _join([read] if held is None or not start else [held, read], least, width, step)
+        self.prefix.stays = self.stays
+        if held is not None and self.stays and self.prefix.key_PKSE[0].shape == held.key_PKSE[0].shape:
+            for old, new in zip((*held.key_PKSE, *held.value_PKSE), (*self.prefix.key_PKSE, *self.prefix.value_PKSE), strict=True):
+                old.copy_(new)
+            self.prefix = replace(held, lengths=self.prefix.lengths, owner=self.prefix.owner)
+        else:
+            self.layout += 1
+        self.reserve(start + len(rows), max(self.longest, 1))
+        self._begin_rows(start, torch.zeros(len(rows), dtype=torch.int64))
+
+    def _begin_rows(self, start: int, lengths: Tensor) -> None:
+        self.rows = start + len(lengths)
+        self._read[start : self.rows] = lengths
+        self._settle()
+
+    def _settle(self) -> None:
+        """Rows have come or gone: the device is told."""
+        self._read[self.rows :] = 0
+        self._lengths.copy_(self._read)
+        self._alive.copy_(torch.arange(len(self._read)) < self.rows)
+        if self.prefix is not None:
+            self.layout += self.prefix.arrange(len(self._read))
         self._measure()
 
     def drop(self, gone: Tensor) -> tuple[Tensor, Tensor]:
         """Remove the rows where `gone` bool[rows] is true.
 
         Returns:
-            source, target: int64; row source[i] now stands at target[i], all others where they stood. Whoever keeps things by row
-            does the same: `x[target] = x[source]; x = x[:cache.rows]`.
+            source, target: int64, on the CPU; row source[i] now stands at target[i], all others where they stood. Whoever keeps things by
+            row does the same: `x[target] = x[source]; x = x[:cache.rows]`.
         """
+        gone = gone.cpu()
         kept = int((~gone).sum())
         target = torch.nonzero(gone[:kept])[:, 0]
         source = kept + torch.nonzero(~gone[kept:])[:, 0]
+        to, of = target.to(self.device), source.to(self.device)
         for store in (*self.key_BKSE, *self.value_BKSE):
-            store[target, :, : self.longest] = store[source, :, : self.longest]
-        self._lengths[target] = self._lengths[source]
+            store[to, :, : self.longest] = store[of, :, : self.longest]
+        self._read[target] = self._read[source]
         if self.prefix is not None:
             owner = self.prefix.owner.clone()
             owner[target] = owner[source]
             self.prefix = replace(self.prefix, owner=owner[:kept])
         self.rows = kept
-        self._measure()
+        self._settle()
         return source, target
 
     def take(self, rows: Tensor) -> KVCache:
@@ -248,7 +375,10 @@ class KVCache:
         taken = KVCache(self.config, 0, 1, store.dtype, store.device)
         taken.reserve(len(rows), self.longest + 1)
         taken.append(self, rows)
-        taken.prefix = None if self.prefix is None else replace(self.prefix, owner=self.prefix.owner[rows])
+        if self.prefix is not None:
+            shared = self.prefix
+            taken.prefix = Prefix(shared.key_PKSE, shared.value_PKSE, shared.lengths, shared.owner[rows.cpu()])
+            taken._settle()
         return taken
 
     def keep(self, rows: Tensor) -> KVCache:
@@ -257,4 +387,4 @@ class KVCache:
 
     def repeat(self, times: int) -> KVCache:
         """Each row `times` times over, neighbours."""
-        return self.take(torch.arange(self.rows, device=self._lengths.device).repeat_interleave(times))
+        return self.take(torch.arange(self.rows).repeat_interleave(times))

@@ -22,6 +22,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 NO_TIME = np.datetime64("NaT", "us")
+BLOCK = 64  # tokens that are summed before it is known in which of these sums a draw falls
+LOWEST = -1e300  # stands for logits of -inf where there is no other
+FAINT = 1e-20  # less allowed mass than this is not read off probabilities in float32
 
 
 def _mix(x: UInt) -> UInt:
@@ -56,30 +59,31 @@ def uniform(key: UInt, step: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def masked_weights(logits_RV: Tensor, allowed_RV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Unnormalised probabilities of the allowed tokens, zero elsewhere.
+    """Probabilities of the allowed tokens, not renormalised, and zero elsewhere.
+
+    Args:
+        allowed_RV: whether a token may come; bool, or 1 and 0 in the precision of the result, which is quicker.
 
     Returns:
-        weights: [R, V], in the logits' precision or, where float32 would lose them, as float64.
+        weights: [R, V] in float32 (float64 for such logits) or, where float32 would lose them, unnormalised as float64.
         share: float64[R], what part of the model's own mass the allowed tokens hold.
     """
-    logits_RV = logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
+    dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
     if temperature != 1.0:
-        logits_RV = logits_RV / temperature
-    weights = (logits_RV - logits_RV.amax(-1, keepdim=True)).exp_()
-    everything = weights.sum(-1).double()
-    weights.mul_(allowed_RV)
-    share = weights.sum(-1).double() / everything
-    faint = share < 1e-20
+        logits_RV = logits_RV.to(dtype) / temperature
+    weights = torch.softmax(logits_RV, dim=-1, dtype=dtype).mul_(allowed_RV)
+    share = weights.sum(-1).double().nan_to_num_(0.0)  # all logits -inf
+    faint = share < FAINT
     if bool(faint.any()):
-        # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead.
+        # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead. Nothing at all: as good as any.
         weights = weights.double()
-        masked = logits_RV[faint].double().masked_fill(~allowed_RV[faint], float("-inf"))
+        masked = logits_RV[faint].double().clamp_(min=LOWEST).masked_fill_(allowed_RV[faint] == 0, float("-inf"))
         weights[faint] = (masked - masked.amax(-1, keepdim=True)).exp()
-    return weights, share
+    return weights, share.clamp_(max=1.0)
 
 
 def draw(weights_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row by inverse CDF.
+    """One token a row by inverse CDF, in two levels: the block of tokens in which it falls, then the token; sums of blocks are float64.
 
     Args:
         weights_RV: unnormalised probabilities, at least one of each row positive.
@@ -89,12 +93,26 @@ def draw(weights_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
         token: int64[R], the first whose cumulative weight exceeds `uniform` of the total.
         log_probability: float64[R], of the drawn token within the weights.
     """
-    cumulative = weights_RV.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    token = torch.searchsorted(cumulative, (uniform_R * total)[:, None], right=True)[:, 0]
-    beyond = token >= weights_RV.shape[1]
-    if bool(beyond.any()):  # uniform * total was rounded up to the total: the last token that has weight
-        last = weights_RV.shape[1] - 1 - (weights_RV.flip(-1) > 0).to(torch.uint8).argmax(-1)
-        token = torch.where(beyond, last, token)
-    chosen = weights_RV.gather(1, token[:, None])[:, 0].double()
-    return token, (chosen / total).log()
+    rows, tokens = weights_RV.shape
+    whole = tokens - tokens % BLOCK
+    sums = weights_RV[:, :whole].view(rows, -1, BLOCK).sum(-1)  # of few numbers: in their own precision
+    if whole < tokens:
+        sums = torch.cat([sums, weights_RV[:, whole:].sum(-1, keepdim=True)], dim=1)
+    sums = sums.double()
+    cumulative = sums.cumsum(-1)
+    total = cumulative[:, -1:]
+    target = uniform_R[:, None] * total
+    block = _first_above(cumulative, sums, target)
+    # The last block may be short: its last token is read again, without weight.
+    place = block * BLOCK + torch.arange(BLOCK, device=weights_RV.device)
+    inside = weights_RV.gather(1, place.clamp(max=tokens - 1)).double().masked_fill_(place >= tokens, 0.0)
+    before = cumulative.gather(1, block) - sums.gather(1, block)
+    column = _first_above(inside.cumsum(-1).add_(before), inside, target)
+    return (block * BLOCK + column)[:, 0], (inside.gather(1, column) / total).log_()[:, 0]
+
+
+def _first_above(cumulative: Tensor, parts: Tensor, target: Tensor) -> Tensor:
+    """The first column whose cumulative sum is above `target` [R, 1]; where rounding leaves none, the last whose part is positive."""
+    columns = parts.shape[1]
+    last = columns - 1 - (parts.flip(-1) > 0).to(torch.uint8).argmax(-1, keepdim=True)
+    return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

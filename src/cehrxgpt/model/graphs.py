@@ -1,0 +1,68 @@
+"""One-token steps on a GPU as CUDA graphs: launched as a whole, where some hundred launches one by one would take longer than the work.
+
+A graph is captured for each layout of the cache, number of rows and number of attended places (`KVCache.prepare`), and replayed while
+these stay as they are. What changes from step to step (tokens, ages, how far each row has got, what is nobody's) lies in tensors that keep
+their places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.transformer import Decoder
+
+WARM_UP = 2  # passes before a capture: libraries set themselves up in the first
+
+
+@dataclass
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    token_B1: Tensor
+    age_minutes_B1: Tensor
+    hidden_B1D: Tensor
+
+
+class StepGraphs:
+    """The decoder for one new token a row, captured; of one cache at a time. CUDA only."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self._layout = -1
+        self._captured: dict[tuple[int, int], _Captured] = {}
+
+    def __call__(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> Tensor:
+        """Read one token a row (`cache.batch_rows()` of them); hidden states [B, 1, D], valid until the next call."""
+        layout, rows, attended = cache.prepare(len(token_B1), 1)
+        if layout != self._layout:  # the graphs point at tensors that are no more
+            self._captured.clear()
+            self._layout = layout
+        held = self._captured.get((rows, attended))
+        if held is None:
+            held = self._captured[rows, attended] = self._capture(cache, token_B1, age_minutes_B1)
+        held.token_B1.copy_(token_B1)
+        held.age_minutes_B1.copy_(age_minutes_B1)
+        held.graph.replay()
+        cache.grew(1)
+        return held.hidden_B1D
+
+    def _capture(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> _Captured:
+        token_B1, age_minutes_B1 = token_B1.clone(), age_minutes_B1.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                with cache.undone():
+                    self._step(cache, token_B1, age_minutes_B1)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with cache.undone(captured=True), torch.cuda.graph(graph):
+            hidden_B1D = self._step(cache, token_B1, age_minutes_B1)
+        return _Captured(graph, token_B1, age_minutes_B1, hidden_B1D)
+
+    def _step(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> Tensor:
+        position = cache.positions(len(token_B1))[:, None]
+        return self.decoder(token_B1, position=position, age_minutes=age_minutes_B1, cache=cache)
