@@ -90,6 +90,15 @@ def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: P
     assert not same(kept[2], kept[-1])
 
 
+def test_early_stopping_works_for_losses_below_zero(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([-1.0, -2.0, -2.001, -2.0, -2.0005, -9.0])
+    judge = trainer_module.Trainer._judge
+    monkeypatch.setattr(trainer_module.Trainer, "_judge", lambda self, loss: judge(self, next(losses)))
+    summary = pretrain(store, tmp_path / "model", replace(SMALL, patience=3, evaluate_every=2, steps=12))
+    assert (summary.stop_reason, summary.steps) == ("early_stopping", 10), "-2.001 is no improvement of a thousandth on -2.0"
+    assert (summary.best_step, summary.tuning_loss) == (6, -2.001)
+
+
 def test_time_limit_ends_the_run_at_the_low_rate(store: Path, tmp_path: Path) -> None:
     config = replace(SMALL, steps=None, epochs=100_000, max_minutes=0.02, checkpoint_minutes=10.0, evaluate_every=10_000)
     summary = pretrain(store, tmp_path / "model", config)
@@ -248,6 +257,29 @@ def test_too_many_of_them_end_the_training(store: Path, tmp_path: Path, monkeypa
     with pytest.raises(TrainingError, match=r"3 steps up to step 3 had a loss that is not finite \(limit 2\)"):
         pretrain(store, tmp_path / "model", replace(SMALL, skip_limit=2))
     assert not (tmp_path / "model").exists()
+
+
+def test_a_run_that_skipped_most_of_its_steps_leaves_no_model(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _poison(patch, set(range(100)))
+        with pytest.raises(TrainingError, match=r"10 of 10 steps had a loss or gradient that is not finite and were skipped"):
+            pretrain(store, tmp_path / "model", SMALL)
+    assert not (tmp_path / "model").exists()
+    with monkeypatch.context() as patch:
+        _poison(patch, set(range(6)))
+        with pytest.raises(TrainingError, match="6 of 10 steps"):
+            pretrain(store, tmp_path / "model", SMALL, force=True)
+    _poison(monkeypatch, set(range(5)))
+    assert pretrain(store, tmp_path / "model", SMALL, force=True).skipped_steps == 5
+
+
+def test_the_token_store_is_never_replaced(tmp_path: Path) -> None:
+    folder = toy_store(tmp_path / "timeline", train=20, tuning=0, days=61)
+    files = sorted(path.name for path in folder.iterdir())
+    for out, message in ((folder, "lies inside the output"), (tmp_path, "lies inside the output"), (folder / "model", "lies inside the input")):
+        with pytest.raises(OutputExistsError, match=message):
+            pretrain(folder, out, SMALL, steps=1, force=True)
+    assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def test_output_is_never_replaced_silently(store: Path, tmp_path: Path) -> None:
