@@ -145,6 +145,13 @@ def test_decay_is_for_matrices_and_the_rate_warms_up_and_falls() -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
+def test_warm_up_and_decay_may_be_the_whole_run() -> None:
+    for warmup, decay in ((0.8, 0.2), (0.9, 0.1), (0.7, 0.3)):
+        config = TrainConfig(schedule="wsd", warmup_share=warmup, decay_share=decay, learning_rate=1.0, final_share=0.0)
+        assert learning_rate(warmup, config) == pytest.approx(1.0)
+        assert learning_rate(1.0, config) == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize("decay", ["1-sqrt", "linear"])
 def test_warm_up_stable_decay(decay: str) -> None:
     values = {"learning_rate": 2.0, "schedule": "wsd", "warmup_share": 0.1, "decay_share": 0.25, "decay": decay, "final_share": 0.1}
@@ -392,6 +399,20 @@ def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
         ({"schedule": "wsd", "decay": "sqrt"}, "expected '1-sqrt' | 'linear'"),
         ({"schedule": "wsd", "decay_share": 0.95, "warmup_share": 0.1}, "both together at most 1"),
         ({"schedule": "wsd", "decay_share": 0.0}, "the first must be positive"),
+        ({"clip": math.inf}, "clip is inf; it must be a finite number, or 0 for no clipping"),
+        ({"learning_rate": math.inf}, "learning_rate is inf; it must be a finite number"),
+        ({"weight_decay": math.inf}, "weight_decay is inf"),
+        ({"max_minutes": math.nan}, "max_minutes is nan"),
+        ({"checkpoint_minutes": math.inf}, "checkpoint_minutes is inf"),
+        ({"objectives": {"next_token": math.inf}}, "next_token: weight is inf; it must be a finite number"),
+        ({"objectives": {"contrastive": {"temperature": math.inf}}}, "contrastive: temperature is inf"),
+        ({"model": {"norm_eps": math.inf}}, "norm_eps is inf"),
+        ({"beta1": 1}, "beta1 is 1.0; it must be at least 0 and below 1"),
+        ({"beta2": 1.0}, "beta2 is 1.0; it must be at least 0 and below 1"),
+        ({"seed": 10**25}, "seed is 1e+25; it must be below 2^63"),
+        ({"tokens_per_batch": 10**18}, "tokens_per_batch is 1000000000000000000; it must be at most 1073741824"),
+        ({"accumulate": 10**6}, "accumulate is 1000000; it must be at most 65536"),
+        ({"objectives": {"time_to_event": {"tasks": 10**6, "pieces": 1000}}}, "pieces is 1000; it must be at most 64"),
     ],
 )
 def test_recipes_are_read_strictly(values: dict[str, object], message: str) -> None:

@@ -31,6 +31,7 @@ from cehrxgpt.store.format import TokenStore
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 CHUNK_PLACES = 512
+MOST_PIECES = 64
 LOG_HAZARD_BOUNDS = (-30.0, 7.0)  # per day: once in thirty billion years, and about once a minute
 
 
@@ -40,7 +41,7 @@ class TimeToEventSettings(ObjectiveSettings):
 
     Attributes:
         tasks: events it forecasts, at most.
-        pieces: of the hazards, at most.
+        pieces: of the hazards, at most; 64 is the limit.
         rank: numbers a state says of each piece, R.
     """
 
@@ -53,6 +54,8 @@ class TimeToEventSettings(ObjectiveSettings):
         for name in ("tasks", "pieces", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.pieces > MOST_PIECES:
+            raise ValueError(f"pieces is {self.pieces}; it must be at most {MOST_PIECES}: every piece costs a hazard per task at every place")
 
 
 class TimeToEvent(Objective):
