@@ -15,13 +15,16 @@ from torch import nn
 
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.errors import ConfigError, InputError, OutputExistsError, TrainingError
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import NextToken
 from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
+from cehrxgpt.train.meter import Meter
 from cehrxgpt.train.optim import make_optimizer, orthogonalise
 from cehrxgpt.train.schedule import learning_rate
 from cehrxgpt.train.sizes import SIZES
+from cehrxgpt.train.summary import Counters
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
 from train_samples import SMALL, lines, same, weights
 
@@ -71,6 +74,18 @@ def test_population_travels_with_the_model(tmp_path: Path) -> None:
     assert load_model(tmp_path / "model").population == {"patients": 20}
     assert summary.tuning_loss is None
     assert summary.best_step == 2, "without a tuning split the last weights are kept"
+
+
+def test_the_loss_is_told_where_an_objective_has_no_term() -> None:
+    meter, counters = Meter({"next_token": 1.0, "contrastive": 0.5}, ModelConfig(vocabulary_size=9)), Counters(step=1, places=1)
+    meter.add({"next_token": 6.0, "contrastive": 0.0}, {"next_token": 3, "contrastive": 0})
+    assert meter.line(counters, 0.1, None)["loss"] == {"next_token": 2.0, "contrastive": None}
+    assert counters.last_loss == 2.0
+    meter.add({"next_token": 6.0, "contrastive": 4.0}, {"next_token": 3, "contrastive": 2})
+    meter.line(counters, 0.1, None)
+    assert counters.last_loss == 3.0
+    meter.line(counters, 0.1, None)
+    assert counters.last_loss == 3.0, "a window without any step says nothing new"
 
 
 def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
