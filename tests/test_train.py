@@ -88,6 +88,20 @@ def test_the_loss_is_told_where_an_objective_has_no_term() -> None:
     assert counters.last_loss == 3.0, "a window without any step says nothing new"
 
 
+def test_too_few_pairs_of_windows_are_told(store: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    few = replace(SMALL, objectives={"next_token": 1.0, "contrastive": {"share": 0.05}}, trackers=[])
+    summary = pretrain(store, tmp_path / "model", few, steps=2, say=said.append)
+    assert len(said) == 1
+    assert "contrastive gets about 0." in said[0]
+    assert summary.train_loss is not None
+    decoder, heads = load_model(tmp_path / "model").decoder, 16 * 64
+    assert (summary.parameters, summary.head_parameters) == (sum(weight.numel() for weight in decoder.parameters()), heads)
+    said.clear()
+    pretrain(store, tmp_path / "model", replace(few, objectives={"contrastive": {"share": 0.5}}), steps=1, force=True, say=said.append)
+    assert not said
+
+
 def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([5.0, 4.0, 3.9999, 4.5, 3.9999])
     kept: list[dict[str, torch.Tensor]] = []

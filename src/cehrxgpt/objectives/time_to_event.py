@@ -16,6 +16,7 @@ watched adds nothing. Sums run over places and tasks, and so does the count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -58,6 +59,19 @@ class TimeToEventSettings(ObjectiveSettings):
             raise ValueError(f"pieces is {self.pieces}; it must be at most {MOST_PIECES}: every piece costs a hazard per task at every place")
 
 
+def check_facts(facts: dict[str, Any], tokens: int) -> None:
+    """Raise `ValueError` where tasks name tokens that are none of the vocabulary's, edges do not rise, or rates are not one per task and piece."""
+    for name, ids in facts["tasks"].items():
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < tokens:
+                raise ValueError(f"task '{name}' names token {token}, and the vocabulary has {tokens:,}")
+    edges, rates = facts["edges_days"], facts["log_rate"]
+    if not all(low < high < float("inf") for low, high in pairwise([0.0, *edges])):
+        raise ValueError("edges_days must rise from 0")
+    if len(rates) != len(facts["tasks"]) or any(len(row) != len(edges) + 1 for row in rates):
+        raise ValueError(f"log_rate must have {len(facts['tasks'])} rows, one per task, of {len(edges) + 1} numbers, one per piece")
+
+
 class TimeToEvent(Objective):
     """See the module. Dimension letters: P places, K pieces, R rank, C tasks.
 
@@ -91,7 +105,12 @@ class TimeToEvent(Objective):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> TimeToEvent:
-        """See `Objective.build`."""
+        """See `Objective.build`.
+
+        Raises:
+            ValueError: facts that `prepare` cannot have found.
+        """
+        check_facts(facts, len(vocabulary))
         return cls(vocabulary, shape.width, settings.rank, facts)
 
     def count(self, batch: PackedBatch) -> Tensor:

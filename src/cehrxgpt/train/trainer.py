@@ -49,6 +49,7 @@ from cehrxgpt.train.spread import layout_of, load_local, local, spread, whole, w
 from cehrxgpt.train.summary import Counters, TrainSummary
 from cehrxgpt.train.trackers import Trackers
 
+FEWEST_PAIRS = 2  # in a batch, on average, that contrastive can make something of
 Progress = Callable[[int, int, str], None]
 """Called after every step with (step, steps expected, what to show beside them); under a limit of time the second is an estimate."""
 
@@ -148,6 +149,7 @@ class Trainer:
     def _run(self) -> TrainSummary:
         with Interruption() as interruption, torch.random.fork_rng():
             self._restore()
+            self._warn_of_lone_pairs()
             self.meter.matmul_rate = self.ranks.sum([matmul_rate(self.device, self.dtype)])[0]
             self._began = time.perf_counter() - self.counters.seconds
             reason = self._loop(interruption)
@@ -158,6 +160,14 @@ class Trainer:
         if self.layout.lengths:
             self._bring_together()
         return self._summary(reason)
+
+    def _warn_of_lone_pairs(self) -> None:
+        pairs = self.loader.pairs_per_batch
+        if 0 < pairs < FEWEST_PAIRS:
+            self.journal.say(
+                f"objectives: contrastive gets about {pairs:.2g} pairs of windows in a batch, and learns only where there are two or more: raise "
+                "its share or tokens_per_batch, or leave it out"
+            )
 
     def _conclude(self, interruption: Interruption) -> None:
         """Save what the last step left, then log and look once more.
@@ -431,6 +441,7 @@ class Trainer:
             resumed_from=self.resumed_from,
             damaged_checkpoints=self.counters.damaged,
             parameters=sum(parameter.numel() for parameter in self.decoder.parameters()),
+            head_parameters=sum(parameter.numel() for parameter in self.objectives.parameters()),
             tokens_per_second=counters.tokens_seen / max(counters.seconds, 1e-9),
             padding_share=1 - counters.tokens_seen / max(counters.places, 1),
             mfu=self.meter.mfu(counters),
