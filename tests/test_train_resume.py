@@ -22,13 +22,13 @@ from cehrxgpt.errors import MismatchError, OutputExistsError, StorageError
 from cehrxgpt.train import TrainConfig, checkpoint, journal, loop, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.signals import Interruption
-from toy_store import toy_store
+from toy_store import toy_store, toy_vocabulary
 from train_samples import EVERY, SMALL, Stop, lines, register_toy_age, same, stop_at, weights
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_store(tmp_path_factory.mktemp("train") / "timeline", train=50, tuning=12, days=61)
+    return toy_store(tmp_path_factory.mktemp("train") / "timeline", train=50, tuning=12, vocabulary=toy_vocabulary(days=61, labs=(2, 3)))
 
 
 @pytest.fixture(autouse=True)
