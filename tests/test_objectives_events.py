@@ -26,6 +26,7 @@ from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from toy_objectives import VOCABULARY, decoder, loss_of, segments
 from toy_store import save_store, toy_histories, toy_vocabulary
 
+PROMPT = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
 TASKS = [
     [VOCABULARY.id_of("condition/1")],
     [VOCABULARY.id_of("condition/2"), VOCABULARY.id_of("condition/3")],
@@ -134,14 +135,13 @@ def test_survival_falls_from_one_as_the_hazards_say() -> None:
 
 
 def _poisson_history(random: np.random.Generator, days: int, rates: dict[str, float]) -> Segment:
-    prompt = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
     times = {name: np.cumsum(random.exponential(1 / rate, size=int(4 * days * rate) + 9)) for name, rate in rates.items()}
     events = sorted((int(time), name) for name, all_times in times.items() for time in all_times if time < days)
     names, clock = ["condition/0"], 0
     for day, name in events:
         names += [f"D{day - clock}", name] if day > clock else [name]
         clock = day
-    token = np.concatenate([prompt, [VOCABULARY.id_of(name) for name in names]]).astype(np.int32)
+    token = np.concatenate([PROMPT, [VOCABULARY.id_of(name) for name in names]]).astype(np.int32)
     _, age = Grammar(VOCABULARY).follow(token[None])
     return Segment(token, age[0].astype(np.int32), np.full(len(token), np.nan, dtype=np.float32), 0, days - clock)
 
@@ -176,6 +176,35 @@ def test_the_starting_rates_are_the_true_ones_whatever_the_follow_up(stores: dic
     assert facts["edges_days"] == sorted(facts["edges_days"])
     for rates, truth in zip(facts["log_rate"], (1 / 100, 1 / 300, 1 / 40), strict=True):
         assert np.exp(rates) == pytest.approx(truth, rel=0.15)
+
+
+def _trained_rates(days: int, *, censoring: bool) -> list[float]:
+    """Events per day in each of two pieces that the head finds from a wrong beginning, where the states say nothing."""
+    random = np.random.default_rng(3)
+    parts = [_poisson_history(random, days, {"condition/1": 1 / 100}) for _ in range(300)]
+    batch = assemble([part if censoring else replace(part, censor_gap_days=-1) for part in parts])
+    facts = {"tasks": {"condition/1": [VOCABULARY.id_of("condition/1")]}, "edges_days": [60.0], "log_rate": [[-2.0, -7.0]]}
+    objective = TimeToEvent(VOCABULARY, 1, 1, facts).double()
+    hidden = torch.ones(*batch.token_id.shape, 1, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(objective.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        total, count = objective(torch.nn.Module(), hidden, batch)
+        (total / count).backward()
+        return (total / count).detach()
+
+    optimizer.step(closure)
+    return objective.log_hazards(torch.ones(1, 1, dtype=torch.float64)).exp().flatten().tolist()
+
+
+def test_halving_the_follow_up_does_not_move_the_trained_hazards() -> None:
+    """RULES 7."""
+    assert _trained_rates(800, censoring=True) == pytest.approx([1 / 100] * 2, rel=0.1)
+    assert _trained_rates(400, censoring=True) == pytest.approx([1 / 100] * 2, rel=0.12)
+    # The negative control.
+    whole, half = (max(_trained_rates(days, censoring=False)) for days in (800, 400))
+    assert half > whole > 1.1 / 100
 
 
 def test_tasks_are_the_least_certain_events_and_death(tmp_path: Path) -> None:
