@@ -360,6 +360,8 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pyte
     assert found is not None
     assert (found.step, damaged) == (1, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001"]
+    with pytest.raises(StorageError, match="there is none before it"):
+        checkpoint.save(tmp_path / "other", 1, tensors, {"key": "k"})
 
 
 def test_a_disk_that_is_full_or_read_only_is_one_line_wherever_it_shows(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

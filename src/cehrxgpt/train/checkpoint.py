@@ -138,7 +138,8 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
         ranks.gather(None)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; the one before is kept") from error
+        before = "the one before is kept" if steps_there(folder) else "there is none before it"
+        raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; {before}") from error
 
 
 def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
