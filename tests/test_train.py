@@ -97,6 +97,8 @@ def test_too_few_pairs_of_windows_are_told(store: Path, tmp_path: Path) -> None:
     assert summary.train_loss is not None
     decoder, heads = load_model(tmp_path / "model").decoder, 16 * 64
     assert (summary.parameters, summary.head_parameters) == (sum(weight.numel() for weight in decoder.parameters()), heads)
+    with pytest.raises(TrainingError, match=r"no objective \(contrastive\) found anything to learn in 2 steps"):
+        pretrain(store, tmp_path / "model", replace(few, objectives={"contrastive": {"share": 1e-9}}), steps=2, force=True)
     said.clear()
     pretrain(store, tmp_path / "model", replace(few, objectives={"contrastive": {"share": 0.5}}), steps=1, force=True, say=said.append)
     assert not said

@@ -173,11 +173,14 @@ class Trainer:
         """Save what the last step left, then log and look once more.
 
         Raises:
+            TrainingError: no step had a term of any objective.
             KeyboardInterrupt: a process was told to stop meanwhile; resumed, only this is done again.
         """
         self.save()
         if self.counters.step % self.config.log_every:
             self._log_training(learning_rate(self._progress(), self.config), None)
+        if self.counters.last_loss is None:
+            raise TrainingError(f"no objective ({', '.join(self.weights)}) found anything to learn in {self.counters.step} steps; add next_token")
         if self.counters.step % self.evaluate_every:
             self._evaluate()
         if self._agree(interruption):
