@@ -148,8 +148,18 @@ def test_only_differences_of_time_and_place_matter_also_in_float32():
     torch.testing.assert_close(alone(double, (token, position + 3000, age + CENTURY)), alone(double, (token, position, age)), rtol=0, atol=1e-8)
 
 
-def test_the_cache_gives_the_states_of_a_whole_reading():
-    decoder = make()
+def assert_same_logits(decoder: Decoder, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """States, and what the head makes of them."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(decoder.head(found), decoder.head(expected), rtol=0, atol=1e-10)
+
+
+ROTARY = pytest.mark.parametrize("rotary", ["both", "order", "age", "none"])
+
+
+@ROTARY
+def test_the_cache_gives_the_logits_of_a_whole_reading(rotary):
+    decoder = make(rotary=rotary)
     documents = [document(length, length) for length in (14, 20, 17)]
     expected = [alone(decoder, parts) for parts in documents]
     read = [6, 11, 1]
@@ -157,7 +167,7 @@ def test_the_cache_gives_the_states_of_a_whole_reading():
     cache = KVCache(decoder.config, 3, 2, torch.float64)
     hidden = decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
     for row, n in enumerate(read):
-        torch.testing.assert_close(hidden[row, :n], expected[row][:n], rtol=0, atol=1e-12)
+        assert_same_logits(decoder, hidden[row, :n], expected[row][:n])
     cache, owner = cache.repeat(2), [0, 0, 1, 1, 2, 2]
     gone = torch.tensor([True, False, False, True, False, False])
     source, target = cache.drop(gone)
@@ -174,16 +184,17 @@ def test_the_cache_gives_the_states_of_a_whole_reading():
         pick = [torch.stack([documents[o][k][i] for o, i in zip(owner, at.tolist(), strict=True)])[:, None] for k in range(3)]
         hidden = decoder(pick[0], position=pick[1], age_minutes=pick[2], cache=cache)
         for row, (o, i) in enumerate(zip(owner, at.tolist(), strict=True)):
-            torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
+            assert_same_logits(decoder, hidden[row, 0], expected[o][i])
 
 
+@ROTARY
 @pytest.mark.parametrize("stays", [False, True])
-def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading(stays):
+def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(rotary, stays):
     """Prompts of unequal length, rows that go, prompts that come later and prompts that nobody goes on from any more.
 
     Batches are filled up with rows that are nobody's; a cache whose tensors stay (as on a GPU) keeps its layout while it can.
     """
-    decoder = make()
+    decoder = make(rotary=rotary)
     documents = [document(length, length) for length in (14, 20, 17)]
     expected = [alone(decoder, parts) for parts in documents]
 
@@ -204,7 +215,7 @@ def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading(
         hidden = decoder(*(F.pad(p, (0, 0, 0, rows - len(p))) for p in pick[:1]), **padded(pick[1:], rows), cache=cache)
         assert cache.layout == layout
         for row, (o, i) in enumerate(zip(owner, at.tolist(), strict=True)):
-            torch.testing.assert_close(hidden[row, 0], expected[o][i], rtol=0, atol=1e-12)
+            assert_same_logits(decoder, hidden[row, 0], expected[o][i])
 
     def padded(values, rows):
         return {name: F.pad(value, (0, 0, 0, rows - len(value))) for name, value in zip(("position", "age_minutes"), values, strict=True)}
@@ -230,8 +241,9 @@ def test_rows_that_share_what_they_have_read_have_the_states_of_a_whole_reading(
     assert (cache.layout == layout) == stays
 
 
-def test_several_new_tokens_of_unequal_number_can_be_read_at_once():
-    decoder = make()
+@ROTARY
+def test_several_new_tokens_of_unequal_number_can_be_read_at_once(rotary):
+    decoder = make(rotary=rotary)
     documents = [document(length, length) for length in (9, 13)]
     expected = [alone(decoder, parts) for parts in documents]
     cache = KVCache(decoder.config, 2, 64, torch.float64)
@@ -241,7 +253,7 @@ def test_several_new_tokens_of_unequal_number_can_be_read_at_once():
         token, position, age, segment = lay_out(rows, max(counts))
         hidden = decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
         for row, (a, n) in enumerate(zip(at, counts, strict=True)):
-            torch.testing.assert_close(hidden[row, :n], expected[row][a : a + n], rtol=0, atol=1e-12)
+            assert_same_logits(decoder, hidden[row, :n], expected[row][a : a + n])
         at = [a + n for a, n in zip(at, counts, strict=True)]
     assert cache.lengths.tolist() == [9, 13]
 

@@ -46,10 +46,28 @@ def test_weights_vocabulary_and_population_come_back_as_they_were(saved):
     assert load_model(folder, torch.float64).decoder.norm.weight.dtype == torch.float64
 
 
-def test_automodel_reads_the_folder_bit_for_bit(saved, tmp_path):
+def trained(**settings):
+    """A decoder a few steps away from where it began, norms' gains included."""
+    torch.manual_seed(0)
+    decoder = Decoder(ModelConfig(vocabulary_size=30, width=32, layers=2, heads=4, kv_heads=2, context=64, **settings))
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01)
+    token = torch.randint(1, 30, (4, 9))
+    position = torch.arange(9).expand(4, 9)
+    for _ in range(5):
+        logits = decoder.head(decoder(token, position=position, age_minutes=position * 5000))
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), token[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(decoder.norm.weight, torch.ones_like(decoder.norm.weight))
+    return decoder
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_automodel_reads_the_folder_bit_for_bit(tmp_path, tie):
     from cehrxgpt.model import hub
 
-    folder, decoder = saved
+    folder, decoder = tmp_path, trained(tie=tie)
+    save_model(folder, decoder, make_vocabulary(30))
     hub.register()
     from transformers import AutoConfig, AutoModel
 
@@ -60,8 +78,12 @@ def test_automodel_reads_the_folder_bit_for_bit(saved, tmp_path):
         assert torch.equal(weight, model.decoder.state_dict()[name]), name
     token = torch.randint(1, 30, (2, 7))
     position = torch.arange(7).expand(2, 7)
-    assert torch.equal(model(token, position * 1000).last_hidden_state, decoder(token, position=position, age_minutes=position * 1000))
+    hidden = decoder(token, position=position, age_minutes=position * 1000)
+    assert torch.equal(model(token, position * 1000).last_hidden_state, hidden)
+    assert torch.equal(model.decoder.head(hidden), decoder.head(hidden)), "the head, tied or of its own"
+    assert (model.decoder.untied is None) == tie
     again = tmp_path / "again"
+    again.mkdir()
     model.save_pretrained(again)
     make_vocabulary(30).save(again)
     loaded = load_model(again)

@@ -14,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt.errors import ConfigError
-from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards
+from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards, round_days
 from cehrxgpt.objectives.event_times import EventReader
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import ANCESTORS_FILE, TokenStore
 from cehrxgpt.store.loader import Segment, assemble
+from cehrxgpt.store.packing import first_fit
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from toy_objectives import VOCABULARY, decoder, loss_of, segments
 from toy_store import save_store, toy_histories, toy_vocabulary
 
+PROMPT = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
 TASKS = [
     [VOCABULARY.id_of("condition/1")],
     [VOCABULARY.id_of("condition/2"), VOCABULARY.id_of("condition/3")],
@@ -69,15 +71,27 @@ def test_targets_are_those_of_brute_force(seed: int, patients: int, packed: bool
 
 def test_patients_without_a_listed_event_shift_nobody() -> None:
     """METHOD, defect 6: rows stay aligned under packing when a patient has none of the events."""
-    parts = segments(toy_histories(VOCABULARY, 5, seed=3))
-    never = [VOCABULARY.id_of("condition/0")]
-    without = [part for part in parts if not np.isin(part.token_id, np.concatenate([never, *TASKS])).any()]
+    listed = np.concatenate(TASKS)
+    every = segments(toy_histories(VOCABULARY, 20, seed=3, units=(2, 7)))
+    without = [part for part in segments(toy_histories(VOCABULARY, 60, seed=1, units=(2, 3))) if not np.isin(part.token_id, listed).any()][:3]
+    parts = [part for part in every if np.isin(part.token_id, listed).any()][:5]
+    assert (len(without), len(parts)) == (3, 5)
     bare = Segment(parts[0].token_id[:PROMPT_LENGTH], parts[0].age_minutes[:PROMPT_LENGTH], parts[0].value[:PROMPT_LENGTH], 0, 30)
+    order = [bare, parts[0], without[0], *parts[1:3], bare, without[1], *parts[3:], without[2], bare]
     reader = EventReader(VOCABULARY, TASKS)
-    alone = [reader(assemble([part])).event_days for part in parts]
-    together = reader(assemble([bare, parts[0], bare, *parts[1:], *without, bare], width=220)).event_days
-    finite = torch.isfinite(together).any(1)
-    assert sorted(map(tuple, together[finite].tolist())) == sorted(tuple(row) for one in alone for row in one[torch.isfinite(one).any(1)].tolist())
+    batch = assemble(order, width=400)
+    row, column = first_fit(np.array([len(part) for part in order]), 400)
+    together = reader(batch)
+    expected = {}
+    for part, r, c in zip(order, row, column, strict=True):
+        alone = reader(assemble([part]))
+        found = zip(alone.place.tolist(), alone.end_days.tolist(), alone.event_days.tolist(), strict=True)
+        expected |= {int(r) * 400 + int(c) + place: (end, events) for place, end, events in found}
+    assert together.place.tolist() == sorted(expected)
+    for place, end, events in zip(together.place.tolist(), together.end_days.tolist(), together.event_days.tolist(), strict=True):
+        assert (end, events) == expected[place]
+    assert any(not np.isfinite(events).any() for _, events in expected.values()), "some have none"
+    assert any(np.isfinite(events).any() for _, events in expected.values())
 
 
 def _facts(edges: list[float]) -> dict[str, object]:
@@ -121,14 +135,13 @@ def test_survival_falls_from_one_as_the_hazards_say() -> None:
 
 
 def _poisson_history(random: np.random.Generator, days: int, rates: dict[str, float]) -> Segment:
-    prompt = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
     times = {name: np.cumsum(random.exponential(1 / rate, size=int(4 * days * rate) + 9)) for name, rate in rates.items()}
     events = sorted((int(time), name) for name, all_times in times.items() for time in all_times if time < days)
     names, clock = ["condition/0"], 0
     for day, name in events:
         names += [f"D{day - clock}", name] if day > clock else [name]
         clock = day
-    token = np.concatenate([prompt, [VOCABULARY.id_of(name) for name in names]]).astype(np.int32)
+    token = np.concatenate([PROMPT, [VOCABULARY.id_of(name) for name in names]]).astype(np.int32)
     _, age = Grammar(VOCABULARY).follow(token[None])
     return Segment(token, age[0].astype(np.int32), np.full(len(token), np.nan, dtype=np.float32), 0, days - clock)
 
@@ -165,6 +178,35 @@ def test_the_starting_rates_are_the_true_ones_whatever_the_follow_up(stores: dic
         assert np.exp(rates) == pytest.approx(truth, rel=0.15)
 
 
+def _trained_rates(days: int, *, censoring: bool) -> list[float]:
+    """Events per day in each of two pieces that the head finds from a wrong beginning, where the states say nothing."""
+    random = np.random.default_rng(3)
+    parts = [_poisson_history(random, days, {"condition/1": 1 / 100}) for _ in range(300)]
+    batch = assemble([part if censoring else replace(part, censor_gap_days=-1) for part in parts])
+    facts = {"tasks": {"condition/1": [VOCABULARY.id_of("condition/1")]}, "edges_days": [60.0], "log_rate": [[-2.0, -7.0]]}
+    objective = TimeToEvent(VOCABULARY, 1, 1, facts).double()
+    hidden = torch.ones(*batch.token_id.shape, 1, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(objective.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        total, count = objective(torch.nn.Module(), hidden, batch)
+        (total / count).backward()
+        return (total / count).detach()
+
+    optimizer.step(closure)
+    return objective.log_hazards(torch.ones(1, 1, dtype=torch.float64)).exp().flatten().tolist()
+
+
+def test_halving_the_follow_up_does_not_move_the_trained_hazards() -> None:
+    """RULES 7."""
+    assert _trained_rates(800, censoring=True) == pytest.approx([1 / 100] * 2, rel=0.1)
+    assert _trained_rates(400, censoring=True) == pytest.approx([1 / 100] * 2, rel=0.12)
+    # The negative control.
+    whole, half = (max(_trained_rates(days, censoring=False)) for days in (800, 400))
+    assert half > whole > 1.1 / 100
+
+
 def test_tasks_are_the_least_certain_events_and_death(tmp_path: Path) -> None:
     vocabulary = toy_vocabulary()
     histories = toy_histories(vocabulary, 200, seed=1, units=(2, 8))
@@ -182,14 +224,34 @@ def test_tasks_are_the_least_certain_events_and_death(tmp_path: Path) -> None:
     assert sorted(entropy(tokens) for tokens in list(chosen.values())[1:]) == pytest.approx(sorted(others)[-3:])
     few = TokenStore(save_store(tmp_path / "few", vocabulary, {"train": toy_histories(vocabulary, 5, seed=1)}))
     with pytest.raises(ConfigError, match="time_to_event finds no event that 11 training patients have"):
-        choose_tasks(replace_death(few), 4)
+        choose_tasks(few, 4)
 
 
-def replace_death(store: TokenStore) -> TokenStore:
-    """The same store as if its vocabulary had no death."""
-    vocabulary = store.vocabulary
-    vocabulary.kind = np.where(vocabulary.kind == Kind.DEATH, Kind.END, vocabulary.kind).astype(np.int8)
-    return store
+@pytest.mark.parametrize("deaths", [0, 10, 11])
+def test_death_is_a_task_where_enough_patients_died(tmp_path: Path, deaths: int) -> None:
+    """RULES 13: what is saved says nothing of ten patients."""
+    vocabulary = toy_vocabulary()
+    histories = toy_histories(vocabulary, 200, seed=1, units=(2, 8))
+    dead = np.array([(vocabulary.kind[histories.token_id[histories.history(index)]] == Kind.DEATH).any() for index in range(200)])
+    chosen = np.concatenate([np.flatnonzero(dead)[:deaths], np.flatnonzero(~dead)[:60]])
+    store = TokenStore(save_store(tmp_path / "store", vocabulary, {"train": histories.subset(chosen)}))
+    assert ("MEDS_DEATH" in choose_tasks(store, 400)) == (deaths >= 11)
+
+
+def test_what_is_saved_of_times_is_in_round_numbers(stores: dict[int, TokenStore]) -> None:
+    assert round_days(np.array([0.0, 0.06, 0.99, 1.4, 27.6, 99.4, 114.9, 1234.5])).tolist() == pytest.approx([0, 1 / 24, 1, 1, 28, 99, 110, 1200])
+    facts = fit_hazards(stores[700], {"condition/1": [VOCABULARY.id_of("condition/1")]}, 8, 512)
+    assert facts["edges_days"] == round_days(np.array(facts["edges_days"])).tolist()
+    assert all(rate == round(rate, 2) for row in facts["log_rate"] for rate in row)
+
+
+def test_an_event_that_never_happens_has_no_rate(stores: dict[int, TokenStore]) -> None:
+    tasks = {name: [VOCABULARY.id_of(name)] for name in ("condition/1", "MEDS_DEATH", "condition/2")}
+    facts = fit_hazards(stores[700], tasks, 4, 512)
+    assert list(facts["tasks"]) == ["condition/1", "condition/2"]
+    assert len(facts["log_rate"]) == 2
+    with pytest.raises(ConfigError, match="none of its events"):
+        fit_hazards(stores[700], {"MEDS_DEATH": tasks["MEDS_DEATH"]}, 4, 512)
 
 
 def test_codes_are_rolled_up_where_the_data_has_an_ontology(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from cehrxgpt.errors import InputError
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import OBJECTIVES, Objective, build, prepare, read_settings
-from cehrxgpt.objectives.heads import load_heads, save_heads
-from cehrxgpt.store.batch import PAIRS_PER_GROUP, PackedBatch
+from cehrxgpt.objectives.heads import HEADS_FILE, load_heads, save_heads
+from cehrxgpt.store.batch import IGNORE, PAIRS_PER_GROUP, PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader, Segment, assemble
 from toy_objectives import VOCABULARY, decoder, loss_of, padded, segments
@@ -91,6 +94,45 @@ def test_a_batch_without_any_term_costs_nothing(objectives: nn.ModuleDict, name:
     assert all(weight.grad is None or torch.isfinite(weight.grad).all() for weight in (*model.parameters(), *objectives[name].parameters()))
 
 
+def test_a_pair_alone_in_its_group_gives_no_term(objectives: nn.ModuleDict) -> None:
+    """It would be its own only candidate: a loss of nothing, counted twice."""
+    model, objective = decoder(), objectives["contrastive"]
+    parts = segments(toy_histories(VOCABULARY, 6, seed=3))
+    group = [replace(part, pair=PAIRS_PER_GROUP + index // 2) for index, part in enumerate(parts[:4])]
+    lone = [replace(part, pair=2 * PAIRS_PER_GROUP) for part in parts[4:]]
+    total, count = loss_of(model, objective, assemble(lone))
+    assert (float(total.detach()), count) == (0.0, 0)
+    expected, four = loss_of(model, objective, assemble(group))
+    total, count = loss_of(model, objective, assemble([group[0], lone[0], *group[1:], lone[1]], width=200))
+    assert count == four == 4
+    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
+
+
+def test_the_entropy_penalty_is_minus_the_entropy(objectives: nn.ModuleDict) -> None:
+    """By hand, place by place: between -log V where nothing is known and 0 where all is."""
+    model, batch = decoder(), assemble(segments(toy_histories(VOCABULARY, 3, seed=6)), width=150)
+    total, count = loss_of(model, objectives["entropy_penalty"], batch)
+    hidden = model(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
+    expected = 0.0
+    for row, place in (batch.target != IGNORE).nonzero().tolist():
+        p = model.head(hidden[row, place]).detach().softmax(-1).tolist()
+        expected -= math.fsum(-x * math.log(x) for x in p if x > 0)
+    assert count == int((batch.target != IGNORE).sum())
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-9)
+    assert -math.log(len(VOCABULARY)) < expected / count < 0
+    sure, unsure = (loss_of_scaled(objectives["entropy_penalty"], batch, scale) for scale in (1e4, 0.0))
+    assert unsure == pytest.approx(-math.log(len(VOCABULARY)))
+    assert unsure < expected / count < sure <= 0, "certainty costs more"
+
+
+def loss_of_scaled(objective: Objective, batch: PackedBatch, scale: float) -> float:
+    """Mean loss of a model whose logits are so many times larger."""
+    model = decoder()
+    model.norm.weight.data.mul_(scale)
+    total, count = loss_of(model, objective, batch)
+    return float(total.detach()) / count
+
+
 def test_every_objective_learns(tmp_path: Path) -> None:
     """One small model, all objectives on: each falls, on the data it is trained on."""
     store = TokenStore(toy_store(tmp_path / "store", train=16, tuning=0, units=(3, 8), vocabulary=VOCABULARY))
@@ -131,3 +173,36 @@ def test_heads_come_back_from_a_model_folder(objectives: nn.ModuleDict, tmp_path
     model, batch = decoder().float(), assemble(paired_segments(4, seed=5))
     for name in made:
         assert torch.equal(loss_of(model, made[name], batch)[0], loss_of(model, again[name], batch)[0]), name
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "message"),
+    [
+        ("tasks", {"MEDS_DEATH": [10**6]}, "task 'MEDS_DEATH' names token 1000000"),
+        ("tasks", {"MEDS_DEATH": [-1]}, "task 'MEDS_DEATH' names token -1"),
+        ("tasks", {"MEDS_DEATH": ["x"]}, "task 'MEDS_DEATH' names token x"),
+        ("tasks", [1], "AttributeError"),
+        ("edges_days", ["a", "b"], "TypeError"),
+        ("edges_days", [3.0, 2.0], "edges_days must rise from 0"),
+        ("log_rate", [[-3.0, -3.0, -3.0, -3.0]] * 9, "log_rate must have 9 rows"),
+        ("log_rate", [[-3.0]], "log_rate must have 9 rows"),
+        (None, [1], "TypeError"),
+    ],
+)
+def test_damaged_facts_are_one_line(tmp_path: Path, fact: str | None, value: object, message: str) -> None:
+    settings = read_settings({"time_to_event": NAMED["time_to_event"]})
+    shape = decoder().config
+    rates = np.full((9, 3), -3.0).tolist()
+    facts = {"time_to_event": {"tasks": {f"task/{index}": [index] for index in range(9)}, "edges_days": [1.0, 9.0], "log_rate": rates}}
+    save_heads(tmp_path, build(settings, facts, VOCABULARY, shape), settings, facts)
+    assert list(load_heads(tmp_path, VOCABULARY, shape)) == ["time_to_event"]
+    said = json.loads((tmp_path / HEADS_FILE).read_text())
+    if fact is None:
+        said["time_to_event"]["facts"] = value
+    else:
+        said["time_to_event"]["facts"][fact] = value
+    (tmp_path / HEADS_FILE).write_text(json.dumps(said))
+    with pytest.raises(InputError, match=r"heads\.json: damaged") as caught:
+        load_heads(tmp_path, VOCABULARY, shape)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cehrxgpt.model.config import ModelConfig
-from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.gamma import log_interval
-from cehrxgpt.objectives.gaps import find_gaps, gap_tables
+from cehrxgpt.objectives.gaps import GapObjective, find_gaps, gap_tables
 from cehrxgpt.objectives.time_decomposition import TimeDecomposition, parts_of
 from cehrxgpt.objectives.time_to_visit import TimeToVisit
 from cehrxgpt.store.batch import PackedBatch
@@ -145,36 +143,59 @@ def test_corners_are_finite_in_float32(day: int, corner: tuple[float, float]) ->
 # -- RULES 7: halve the follow-up, the rate stays -----------------------------------------------------------------------------------
 
 
-def _fitted_mean(follow_up_days: float, mean_days: float, *, censoring: bool, people: int = 600) -> float:
-    """Mean gap that the Gamma head finds for people whose gaps are exponential, watched for so long; visits are all it can see."""
+def _people(follow_up_days: float, mean_days: float, *, censoring: bool, people: int = 600) -> PackedBatch:
+    """People whose gaps are exponential, watched for so long; visits are all one can see."""
     random = np.random.default_rng(7)
-    people_gaps: list[Segment] = []
+    histories: list[Segment] = []
     for _ in range(people):
         names, clock = ["condition/1"], 0.0
         while (gap := float(random.exponential(mean_days))) and clock + gap < follow_up_days:
             names += [f"D{int(clock + gap) - int(clock)}", "condition/1"]
             clock += gap
         left = int(follow_up_days) - int(clock) - 1
-        people_gaps.append(history(names, censor_gap_days=left if censoring and left >= 0 else -1))
-    batch = assemble(people_gaps)
-    objective = TimeToVisit(VOCABULARY, 1).double()
+        histories.append(history(names, censor_gap_days=left if censoring and left >= 0 else -1))
+    return assemble(histories)
+
+
+def _fit(objective: GapObjective, batch: PackedBatch) -> None:
+    """Fit the heads to states that say nothing."""
     hidden = torch.ones(*batch.token_id.shape, 1, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(objective.parameters(), max_iter=40, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total, count = objective(Decoder(ModelConfig(vocabulary_size=2, width=2, heads=1, kv_heads=1, rotary="order", layers=1)), hidden, batch)
+        total, count = objective(Fixed(), hidden, batch)
         (total / count).backward()
         return (total / count).detach()
 
     optimizer.step(closure)
+
+
+def _gamma_mean(follow_up_days: float, mean_days: float, *, censoring: bool) -> float:
+    objective = TimeToVisit(VOCABULARY, 1).double()
+    _fit(objective, _people(follow_up_days, mean_days, censoring=censoring))
     log_k, log_rate = objective.parameters_of(torch.ones(1, 1, dtype=torch.float64))
     return float((log_k - log_rate).exp().detach())
 
 
 def test_halving_the_follow_up_does_not_move_the_gamma_rate() -> None:
     mean = 120.0
-    assert _fitted_mean(600, mean, censoring=True) == pytest.approx(mean, rel=0.08)
-    assert _fitted_mean(300, mean, censoring=True) == pytest.approx(mean, rel=0.1)
+    assert _gamma_mean(600, mean, censoring=True) == pytest.approx(mean, rel=0.08)
+    assert _gamma_mean(300, mean, censoring=True) == pytest.approx(mean, rel=0.1)
     # The negative control.
-    assert _fitted_mean(300, mean, censoring=False) < 0.8 * mean
+    assert _gamma_mean(300, mean, censoring=False) < 0.8 * mean
+
+
+def _decomposed_mean(follow_up_days: float, mean_days: float, *, censoring: bool) -> float:
+    """Mean gap by the survival to 150 days, which both follow-ups reach."""
+    objective = TimeDecomposition(VOCABULARY, 1).double()
+    _fit(objective, _people(follow_up_days, mean_days, censoring=censoring))
+    return 150 / _decomposed(objective, torch.ones(1, dtype=torch.float64), 150, censored=True)
+
+
+def test_halving_the_follow_up_does_not_move_the_rate_of_years_months_and_days() -> None:
+    mean = 120.0
+    assert _decomposed_mean(600, mean, censoring=True) == pytest.approx(mean, rel=0.08)
+    assert _decomposed_mean(300, mean, censoring=True) == pytest.approx(mean, rel=0.1)
+    # The negative control.
+    assert _decomposed_mean(300, mean, censoring=False) < 0.8 * mean

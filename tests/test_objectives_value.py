@@ -187,4 +187,7 @@ def test_no_target_counts_twice() -> None:
 def test_fused_values_have_no_value_objective() -> None:
     with pytest.raises(ConfigError, match="objectives: value needs values that are tokens of their own; tokenize with --values split"):
         made("next_token", "value", vocabulary=toy_vocabulary())
+    without = Vocabulary.from_rows(toy_vocabulary().table.to_pylist(), {"values": "split"})
+    with pytest.raises(ConfigError, match="this data has no numeric values"):
+        made("next_token", "value", vocabulary=without)
     assert isinstance(made("next_token", vocabulary=toy_vocabulary())["next_token"], NextToken)

@@ -346,13 +346,16 @@ def test_tokenize_takes_the_option(tmp_path: Path) -> None:
     from cehrxgpt import stages
 
     events = hospital(tmp_path / "events")
-    stages.tokenize(events.root, tmp_path / "timeline", {"values": "split"})
+    facts = stages.tokenize(events.root, tmp_path / "timeline", {"values": "split"})
     assert Vocabulary.load(tmp_path / "timeline").split_values
+    assert "notes" not in facts
     assert json.loads((tmp_path / "timeline/timeline.json").read_text())["settings"]["values"] == "split"
     stages.tokenize(events.root, tmp_path / "again", {}, vocabulary=tmp_path / "timeline")
     assert Vocabulary.load(tmp_path / "again").split_values
     with pytest.raises(InputError, match=r"--values: .* was fitted already"):
         stages.tokenize(events.root, tmp_path / "third", {"values": "split"}, vocabulary=tmp_path / "timeline")
+    facts = stages.tokenize(events.root, tmp_path / "none", {"values": "split", "value_bins": 0})
+    assert facts["notes"] == ["--values split: no code has bins of numeric values from 11 training patients, so that nothing was split"]
 
 
 # -- a whole model ------------------------------------------------------------------------------------------------------------------

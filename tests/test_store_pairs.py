@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt.store.batch import PAIRS_PER_GROUP
-from cehrxgpt.store.crop import SHORTEST_PART, choose_pair, unit_starts
+from cehrxgpt.store.crop import REOPENING, SHORTEST_PART, choose_pair, unit_starts
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.store.packing import generator
-from cehrxgpt.timeline.kinds import PROMPT_LENGTH, TIME_KINDS
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH, TIME_KINDS, Kind
 from toy_store import toy_histories, toy_store, toy_vocabulary
 
 
@@ -37,6 +37,18 @@ def test_parts_are_units_apart_and_fit(seed: int, context: int) -> None:
     assert after.stop <= len(kind)
     for part in pair:
         assert 0 < part.stop - part.start <= context
+
+
+@given(st.integers(0, 10_000), st.sampled_from([20, 24, 40, 64]))
+@settings(deadline=None, max_examples=60)
+def test_windows_fit_whatever_must_not_be_parted(seed: int, context: int) -> None:
+    """Labs stand beside their bins, so the cut moves: to a place between, and never to where prompt and re-opened visit have no room."""
+    vocabulary = toy_vocabulary(codes=1, labs=(2, 3, 5))
+    kind = vocabulary.kind[toy_histories(vocabulary, 1, seed=seed, units=(2, 6), per_unit=40).token_id]
+    pair = choose_pair(kind, context, generator(seed))
+    for part in pair or ():
+        assert kind[part.start] != Kind.BIN
+        assert 0 < part.stop - part.start <= (context - PROMPT_LENGTH - REOPENING - 1 if part.start else context)
 
 
 @pytest.mark.parametrize("packed", [False, True])

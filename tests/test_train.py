@@ -15,13 +15,16 @@ from torch import nn
 
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.errors import ConfigError, InputError, OutputExistsError, TrainingError
+from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import NextToken
 from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
+from cehrxgpt.train.meter import Meter
 from cehrxgpt.train.optim import make_optimizer, orthogonalise
 from cehrxgpt.train.schedule import learning_rate
 from cehrxgpt.train.sizes import SIZES
+from cehrxgpt.train.summary import Counters
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
 from train_samples import SMALL, lines, same, weights
 
@@ -73,6 +76,34 @@ def test_population_travels_with_the_model(tmp_path: Path) -> None:
     assert summary.best_step == 2, "without a tuning split the last weights are kept"
 
 
+def test_the_loss_is_told_where_an_objective_has_no_term() -> None:
+    meter, counters = Meter({"next_token": 1.0, "contrastive": 0.5}, ModelConfig(vocabulary_size=9)), Counters(step=1, places=1)
+    meter.add({"next_token": 6.0, "contrastive": 0.0}, {"next_token": 3, "contrastive": 0})
+    assert meter.line(counters, 0.1, None)["loss"] == {"next_token": 2.0, "contrastive": None}
+    assert counters.last_loss == 2.0
+    meter.add({"next_token": 6.0, "contrastive": 4.0}, {"next_token": 3, "contrastive": 2})
+    meter.line(counters, 0.1, None)
+    assert counters.last_loss == 3.0
+    meter.line(counters, 0.1, None)
+    assert counters.last_loss == 3.0, "a window without any step says nothing new"
+
+
+def test_too_few_pairs_of_windows_are_told(store: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    few = replace(SMALL, objectives={"next_token": 1.0, "contrastive": {"share": 0.05}}, trackers=[])
+    summary = pretrain(store, tmp_path / "model", few, steps=2, say=said.append)
+    assert len(said) == 1
+    assert "contrastive gets about 0." in said[0]
+    assert summary.train_loss is not None
+    decoder, heads = load_model(tmp_path / "model").decoder, 16 * 64
+    assert (summary.parameters, summary.head_parameters) == (sum(weight.numel() for weight in decoder.parameters()), heads)
+    with pytest.raises(TrainingError, match=r"no objective \(contrastive\) found anything to learn in 2 steps"):
+        pretrain(store, tmp_path / "model", replace(few, objectives={"contrastive": {"share": 1e-9}}), steps=2, force=True)
+    said.clear()
+    pretrain(store, tmp_path / "model", replace(few, objectives={"contrastive": {"share": 0.5}}), steps=1, force=True, say=said.append)
+    assert not said
+
+
 def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([5.0, 4.0, 3.9999, 4.5, 3.9999])
     kept: list[dict[str, torch.Tensor]] = []
@@ -88,6 +119,15 @@ def test_best_weights_are_kept_and_training_stops_early(store: Path, tmp_path: P
     assert summary.tuning_loss == 3.9999
     assert same(weights(tmp_path / "model"), kept[2])
     assert not same(kept[2], kept[-1])
+
+
+def test_early_stopping_works_for_losses_below_zero(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([-1.0, -2.0, -2.001, -2.0, -2.0005, -9.0])
+    judge = trainer_module.Trainer._judge
+    monkeypatch.setattr(trainer_module.Trainer, "_judge", lambda self, loss: judge(self, next(losses)))
+    summary = pretrain(store, tmp_path / "model", replace(SMALL, patience=3, evaluate_every=2, steps=12))
+    assert (summary.stop_reason, summary.steps) == ("early_stopping", 10), "-2.001 is no improvement of a thousandth on -2.0"
+    assert (summary.best_step, summary.tuning_loss) == (6, -2.001)
 
 
 def test_time_limit_ends_the_run_at_the_low_rate(store: Path, tmp_path: Path) -> None:
@@ -134,6 +174,13 @@ def test_decay_is_for_matrices_and_the_rate_warms_up_and_falls() -> None:
     assert 0 < rates[0] < rates[5] < rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.05)
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
+
+
+def test_warm_up_and_decay_may_be_the_whole_run() -> None:
+    for warmup, decay in ((0.8, 0.2), (0.9, 0.1), (0.7, 0.3)):
+        config = TrainConfig(schedule="wsd", warmup_share=warmup, decay_share=decay, learning_rate=1.0, final_share=0.0)
+        assert learning_rate(warmup, config) == pytest.approx(1.0)
+        assert learning_rate(1.0, config) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("decay", ["1-sqrt", "linear"])
@@ -250,6 +297,29 @@ def test_too_many_of_them_end_the_training(store: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "model").exists()
 
 
+def test_a_run_that_skipped_most_of_its_steps_leaves_no_model(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        _poison(patch, set(range(100)))
+        with pytest.raises(TrainingError, match=r"10 of 10 steps had a loss or gradient that is not finite and were skipped"):
+            pretrain(store, tmp_path / "model", SMALL)
+    assert not (tmp_path / "model").exists()
+    with monkeypatch.context() as patch:
+        _poison(patch, set(range(6)))
+        with pytest.raises(TrainingError, match="6 of 10 steps"):
+            pretrain(store, tmp_path / "model", SMALL, force=True)
+    _poison(monkeypatch, set(range(5)))
+    assert pretrain(store, tmp_path / "model", SMALL, force=True).skipped_steps == 5
+
+
+def test_the_token_store_is_never_replaced(tmp_path: Path) -> None:
+    folder = toy_store(tmp_path / "timeline", train=20, tuning=0, days=61)
+    files = sorted(path.name for path in folder.iterdir())
+    for out, message in ((folder, "lies inside the output"), (tmp_path, "lies inside the output"), (folder / "model", "lies inside the input")):
+        with pytest.raises(OutputExistsError, match=message):
+            pretrain(folder, out, SMALL, steps=1, force=True)
+    assert sorted(path.name for path in folder.iterdir()) == files
+
+
 def test_output_is_never_replaced_silently(store: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "precious").touch()
@@ -360,6 +430,20 @@ def test_tiny_recipe_trains(store: Path, tmp_path: Path) -> None:
         ({"schedule": "wsd", "decay": "sqrt"}, "expected '1-sqrt' | 'linear'"),
         ({"schedule": "wsd", "decay_share": 0.95, "warmup_share": 0.1}, "both together at most 1"),
         ({"schedule": "wsd", "decay_share": 0.0}, "the first must be positive"),
+        ({"clip": math.inf}, "clip is inf; it must be a finite number, or 0 for no clipping"),
+        ({"learning_rate": math.inf}, "learning_rate is inf; it must be a finite number"),
+        ({"weight_decay": math.inf}, "weight_decay is inf"),
+        ({"max_minutes": math.nan}, "max_minutes is nan"),
+        ({"checkpoint_minutes": math.inf}, "checkpoint_minutes is inf"),
+        ({"objectives": {"next_token": math.inf}}, "next_token: weight is inf; it must be a finite number"),
+        ({"objectives": {"contrastive": {"temperature": math.inf}}}, "contrastive: temperature is inf"),
+        ({"model": {"norm_eps": math.inf}}, "norm_eps is inf"),
+        ({"beta1": 1}, "beta1 is 1.0; it must be at least 0 and below 1"),
+        ({"beta2": 1.0}, "beta2 is 1.0; it must be at least 0 and below 1"),
+        ({"seed": 10**25}, "seed is 1e+25; it must be below 2^63"),
+        ({"tokens_per_batch": 10**18}, "tokens_per_batch is 1000000000000000000; it must be at most 1073741824"),
+        ({"accumulate": 10**6}, "accumulate is 1000000; it must be at most 65536"),
+        ({"objectives": {"time_to_event": {"tasks": 10**6, "pieces": 1000}}}, "pieces is 1000; it must be at most 64"),
     ],
 )
 def test_recipes_are_read_strictly(values: dict[str, object], message: str) -> None:

@@ -13,13 +13,13 @@ from cehrxgpt.config import from_dict
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.train import TrainConfig, blocks, pretrain
 from cehrxgpt.train import trainer as trainer_module
-from toy_store import toy_store
+from toy_store import toy_store, toy_vocabulary
 from train_samples import EVERY, SMALL, lines, register_toy_age, same, weights
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_store(tmp_path_factory.mktemp("blocks") / "timeline", train=50, tuning=12, days=61)
+    return toy_store(tmp_path_factory.mktemp("blocks") / "timeline", train=50, tuning=12, vocabulary=toy_vocabulary(days=61, labs=(2, 3)))
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ ALL = {
     "time_decomposition": 1.0,
     "time_to_visit": 1.0,
     "time_to_event": {"tasks": 12, "pieces": 4, "rank": 8},
-    "contrastive": {"share": 0.5},
+    "value": 1.0,
+    "contrastive": {"share": 1.0},
     "entropy_penalty": 0.01,
 }
 
@@ -42,7 +43,7 @@ def small(**changes: object) -> TrainConfig:
 
 def test_ten_steps_have_the_losses_that_were_written_down(tmp_path: Path) -> None:
     """A refactoring must reproduce them. Meant to change? `CEHRXGPT_WRITE_GOLDEN=1 pytest tests/test_train_golden.py` writes them anew."""
-    store = toy_store(tmp_path / "store", train=60, units=(2, 8))
+    store = toy_store(tmp_path / "store", train=60, units=(2, 8), vocabulary=toy_vocabulary(labs=(2, 3, 5)))
     pretrain(store, tmp_path / "model", small(objectives=ALL), steps=10)
     found = losses(tmp_path / "model")
     assert len(found) == 10

@@ -21,7 +21,7 @@ from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.distributed import Ranks
 from cehrxgpt.train.sharded import Layout
 from cehrxgpt.train.sharded import read as read_pieces
-from toy_store import toy_store
+from toy_store import toy_store, toy_vocabulary
 from train_samples import EVERY, SMALL, lines, register_toy_age, weights
 
 SETTINGS: dict[str, Any] = {**to_dict(SMALL), "objectives": EVERY, "accumulate": 4, "steps": 6, "trackers": []}
@@ -75,7 +75,7 @@ def start(store: Path, folder: Path, jobs: dict[str, dict[str, Any]], ranks: int
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_store(tmp_path_factory.mktemp("ranks") / "timeline", train=50, tuning=12, days=61)
+    return toy_store(tmp_path_factory.mktemp("ranks") / "timeline", train=50, tuning=12, vocabulary=toy_vocabulary(days=61, labs=(2, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +115,26 @@ def assert_same_training(one: Path, other: Path) -> None:
         torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=2e-5)
 
 
+def test_two_ranks_learn_what_one_does(store: Path, tmp_path: Path) -> None:
+    said = start(store, tmp_path, {"ddp": {}})
+    assert_what_one_does(store, tmp_path, tmp_path / "ddp", said["ddp"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["ddp", "fsdp"])
-def test_two_ranks_learn_what_one_does(store: Path, tmp_path: Path, together: tuple[Path, Any], job: str) -> None:
-    folder, said = together
+def test_so_do_they_among_other_jobs_and_in_pieces(store: Path, tmp_path: Path, together: tuple[Path, Any], job: str) -> None:
+    assert_what_one_does(store, tmp_path, together[0] / job, together[1][job])
+
+
+def assert_what_one_does(store: Path, tmp_path: Path, out: Path, said: list[dict[str, Any]]) -> None:
     single = alone(store, tmp_path / "single")
-    assert_same_training(tmp_path / "single", folder / job)
-    first, second = (one["summary"] for one in said[job])
+    assert any(name.startswith("heads.time_to_event") for name in weights(out))
+    assert_same_training(tmp_path / "single", out)
+    first, second = (one["summary"] for one in said)
     assert (first["ranks"], first["device"], single.ranks) == (2, "cpu", 1)
     for name in ("steps", "tokens_seen", "best_step", "padding_share", "tuning_loss"):
         assert first[name] == second[name] == pytest.approx(getattr(single, name), rel=2e-5)
-    assert not list(folder.glob(f".{job}.training")), "checkpoints go when the model is there"
+    assert not checkpoint.training_folder(out).exists(), "checkpoints go when the model is there"
 
 
 @pytest.mark.slow
@@ -135,12 +145,14 @@ def test_so_do_they_with_muon_and_with_blocks_computed_twice(store: Path, tmp_pa
     assert_same_training(tmp_path / "single", more[0] / job)
 
 
+@pytest.mark.slow
 def test_micro_batches_that_cannot_be_dealt_out_are_refused(together: tuple[Path, Any]) -> None:
     for one in together[1]["undealt"]:
         assert one["raised"] == "ConfigError"
         assert "cannot be dealt out to 2 processes; set accumulate: 4 (with tokens_per_batch: 384 a step stays as large)" in one["message"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(store: Path, together: tuple[Path, Any]) -> None:
     folder, said = together
     assert [one["summary"]["skipped_steps"] for one in said["poison"]] == [1, 1]
@@ -152,6 +164,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(store: Path, to
     assert not said["poison"][1]["said"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_they_go_on_together(together: tuple[Path, Any]) -> None:
     folder, said = together
     for one in said["parts"]:
@@ -161,6 +174,7 @@ def test_a_signal_to_one_rank_stops_all_and_they_go_on_together(together: tuple[
     assert_same_losses_exactly(folder / "ddp", folder / "parts")
 
 
+@pytest.mark.slow
 def test_the_first_rank_speaks_for_all(together: tuple[Path, Any]) -> None:
     first, second = together[1]["there"]
     assert first["raised"] == "OutputExistsError"
@@ -180,6 +194,7 @@ def test_one_rank_goes_on_with_what_two_began(store: Path, more: tuple[Path, Any
 # -- checkpoints in pieces ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pieces_go_on_on_as_many_ranks_and_on_one(store: Path, together: tuple[Path, Any]) -> None:
     folder, said = together
     assert said["two again"][0]["summary"]["resumed_from"] == 3

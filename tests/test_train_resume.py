@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,19 +15,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.errors import MismatchError, OutputExistsError, StorageError
-from cehrxgpt.train import TrainConfig, checkpoint, journal, pretrain
+from cehrxgpt.train import TrainConfig, checkpoint, journal, loop, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.signals import Interruption
-from toy_store import toy_store
+from toy_store import toy_store, toy_vocabulary
 from train_samples import EVERY, SMALL, Stop, lines, register_toy_age, same, stop_at, weights
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_store(tmp_path_factory.mktemp("train") / "timeline", train=50, tuning=12, days=61)
+    return toy_store(tmp_path_factory.mktemp("train") / "timeline", train=50, tuning=12, vocabulary=toy_vocabulary(days=61, labs=(2, 3)))
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +82,7 @@ loop.pretrain({str(store)!r}, {str(tmp_path / "killed")!r}, from_dict(TrainConfi
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no state"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no state", "no counters", "another step"])
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(store: Path, tmp_path: Path, damage: str) -> None:
     with pytest.raises(Stop):
         pretrain(store, tmp_path / "model", SMALL, progress=stop_at(6))
@@ -93,8 +95,12 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(store: Path, tmp
     elif damage == "flip":
         data[-1] ^= 1
         (newest / checkpoint.OPTIMIZER).write_bytes(data)
-    else:
+    elif damage == "no state":
         (newest / checkpoint.STATE_FILE).write_text('{"step": 6')
+    else:
+        state = json.loads((newest / checkpoint.STATE_FILE).read_text())
+        changed = {name: value for name, value in state.items() if name != "counters"} if damage == "no counters" else {**state, "step": 7}
+        (newest / checkpoint.STATE_FILE).write_text(json.dumps(changed))
     said: list[str] = []
     summary = pretrain(store, tmp_path / "model", SMALL, resume=True, say=said.append)
     assert said == ["the checkpoint of step 6 is damaged; going on from step 5"]
@@ -113,6 +119,46 @@ def test_no_checkpoint_is_whole(store: Path, tmp_path: Path) -> None:
     summary = pretrain(store, tmp_path / "model", SMALL, steps=3, resume=True, say=said.append)
     assert said == ["the checkpoint of step 2, 1 is damaged; none is whole, beginning anew"]
     assert (summary.steps, summary.resumed_from, summary.damaged_checkpoints) == (3, None, [2, 1])
+
+
+def test_damaged_checkpoints_are_set_aside_and_not_counted_among_those_kept(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        pretrain(store, tmp_path / "model", SMALL, progress=stop_at(3))
+    folder = checkpoint.training_folder(tmp_path / "model")
+    for step in (8, 9):
+        shutil.copytree(folder / "step-00000003", folder / f"step-{step:08d}")
+        (folder / f"step-{step:08d}" / checkpoint.WEIGHTS).write_bytes(b"")
+    said: list[str] = []
+    for last in (3, 5):  # the first is cut off before it saves
+        with pytest.raises(Stop):
+            pretrain(store, tmp_path / "model", SMALL, resume=True, progress=stop_at(last + 1), say=said.append)
+        assert checkpoint.steps_there(folder) == [last + 1, last]
+        assert checkpoint.steps_there(folder, "damaged") == [9, 8]
+    assert said == ["the checkpoint of step 9, 8 is damaged; going on from step 3"], "it is said once"
+    assert pretrain(store, tmp_path / "model", SMALL, resume=True).damaged_checkpoints == [9, 8]
+    assert not folder.exists()
+
+
+def test_what_is_damaged_is_said_again_until_a_checkpoint_remembers_it(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stop):
+        pretrain(store, tmp_path / "model", SMALL, progress=stop_at(2))
+    folder = checkpoint.training_folder(tmp_path / "model")
+    for step in (1, 2):
+        (folder / f"step-{step:08d}" / checkpoint.WEIGHTS).write_bytes(b"")
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "_step", lambda self: _stop())
+        for _ in range(2):
+            with pytest.raises(Stop):
+                pretrain(store, tmp_path / "model", SMALL, resume=True, say=said.append)
+    summary = pretrain(store, tmp_path / "model", SMALL, steps=3, resume=True, say=said.append)
+    assert said == ["the checkpoint of step 2, 1 is damaged; none is whole, beginning anew"] * 3
+    assert summary.damaged_checkpoints == [2, 1]
+    assert [line["kind"] for line in lines(tmp_path / "model")].count("resumed") == 1
+
+
+def _stop() -> None:
+    raise Stop
 
 
 KILLED_WHILE_SAVING = """
@@ -189,6 +235,50 @@ def test_a_signal_ends_the_step_saves_and_says_where_it_stands(store: Path, tmp_
     pretrain(store, tmp_path / "whole", config)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert _losses(tmp_path / "whole") == _losses(tmp_path / "parts")
+
+
+def test_a_signal_while_the_tuning_split_is_looked_at_for_the_last_time(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, steps=7, evaluate_every=4, log_every=5, checkpoint_minutes=60.0)
+    pretrain(store, tmp_path / "whole", config)
+    look = trainer_module.Trainer._evaluate
+
+    def interrupted(self: trainer_module.Trainer) -> None:
+        if self.counters.step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        look(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "_evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"training stands at step 7 of 7, saved; --resume goes on there"):
+            pretrain(store, tmp_path / "parts", config)
+    assert checkpoint.steps_there(checkpoint.training_folder(tmp_path / "parts")) == [7]
+    assert_goes_on_as(tmp_path / "whole", store, tmp_path / "parts", config)
+
+
+@pytest.mark.parametrize("signal_first", [True, False])
+def test_nothing_is_lost_while_the_model_is_written(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_first: bool) -> None:
+    config = replace(SMALL, steps=7, evaluate_every=4, log_every=5, checkpoint_minutes=60.0)
+    pretrain(store, tmp_path / "whole", config)
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt if signal_first else Stop
+
+    for _ in range(2):  # and again, by a run that only writes
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_heads", cut)
+            with pytest.raises(KeyboardInterrupt if signal_first else Stop) as caught:
+                pretrain(store, tmp_path / "parts", config, resume=True)
+        assert not signal_first or str(caught.value) == "training is done, all 7 steps, and saved; --resume writes the model"
+        assert not (tmp_path / "parts").exists()
+    assert_goes_on_as(tmp_path / "whole", store, tmp_path / "parts", config)
+
+
+def assert_goes_on_as(whole: Path, store: Path, parts: Path, config: TrainConfig) -> None:
+    summary = pretrain(store, parts, config, resume=True)
+    assert summary.resumed_from == 7
+    assert same(weights(whole), weights(parts))
+    assert [(line["kind"], line["step"]) for line in lines(parts)] == [(line["kind"], line["step"]) for line in lines(whole)]
+    assert _losses(whole) == _losses(parts)
 
 
 def test_a_second_control_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +360,45 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pyte
     assert found is not None
     assert (found.step, damaged) == (1, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001"]
+    with pytest.raises(StorageError, match="there is none before it"):
+        checkpoint.save(tmp_path / "other", 1, tensors, {"key": "k"})
+
+
+def test_a_disk_that_is_full_or_read_only_is_one_line_wherever_it_shows(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def full_tensors(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    places = [
+        (journal, "_plain", full, r"could not write .*train\.jsonl: No space left on device"),
+        (journal.os, "replace", full, r"could not write .*train\.jsonl: No space left"),
+        (journal.os, "fsync", full, "No space left"),
+        (Path, "mkdir", full, r"could not prepare the folder of checkpoints .*: No space left.*--resume goes on"),
+        (loop, "save_model", full_tensors, "could not write .*model: .*No space left.*nothing was left behind"),
+    ]
+    for module, name, broken, message in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, broken)
+            with pytest.raises(StorageError, match=message) as caught:
+                pretrain(store, tmp_path / "model", replace(SMALL, trackers=[]), steps=2, force=True)
+        assert "\n" not in str(caught.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", full)
+        with pytest.raises(StorageError, match="could not remove the former checkpoints"):
+            pretrain(store, tmp_path / "model", replace(SMALL, seed=1), steps=2, force=True)
+
+
+def test_the_log_is_as_long_as_it_was_at_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    written = b'{"step": 1}\n{"step": 2, "kind": "train"}\n'
+    path.write_bytes(written + b'{"step": 2, "kind": "tuning"}\n{"step": 3}\n')
+    journal.trim_log(path, 2, len(written))
+    assert path.read_bytes() == written
+    path.write_bytes(written + b"\xff\xfe no text\n\0\0")
+    journal.trim_log(path, 2)
+    assert path.read_bytes() == written
 
 
 def test_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

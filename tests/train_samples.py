@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import OBJECTIVES, Objective
+from cehrxgpt.objectives.heads import HEAD_WEIGHTS_FILE
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.train import TrainConfig
 from cehrxgpt.train import trainer as trainer_module
@@ -74,6 +76,7 @@ EVERY = {
     "time_decomposition": 1.0,
     "time_to_visit": 1.0,
     "time_to_event": {"tasks": 12, "pieces": 4, "rank": 8},
+    "value": 1.0,
     "contrastive": {"share": 0.5},
     "entropy_penalty": 0.01,
     ToyAge.name: 0.5,
@@ -86,7 +89,9 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_model(folder).decoder.state_dict()
+    """Of the decoder, and of the objectives' heads as `heads.<objective>.<parameter>`."""
+    heads = load_file(folder / HEAD_WEIGHTS_FILE)
+    return load_model(folder).decoder.state_dict() | {f"heads.{name}": tensor for name, tensor in heads.items()}
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

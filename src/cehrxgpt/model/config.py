@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
+
+LARGEST_INTEGER = 2**63 - 1
+
+
+def check_numbers(settings: Any) -> None:
+    """Raise `ValueError` where a field of a settings dataclass is infinite, no number, or an integer that no tensor could hold."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name} is {value}; it must be a finite number")
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise ValueError(f"{field.name} is {value:.3g}; it must be below 2^63")
+
 
 Rotary = Literal["both", "order", "age", "none"]
 
@@ -41,6 +55,7 @@ class ModelConfig:
     head_bias: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("vocabulary_size", "width", "layers", "heads", "kv_heads", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.model.config import ModelConfig, check_numbers
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
@@ -36,6 +36,7 @@ class ObjectiveSettings:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not self.weight > 0:
             raise ValueError(f"weight is {self.weight}; it must be positive (leave the objective out instead)")
 

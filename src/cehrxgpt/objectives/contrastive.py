@@ -6,7 +6,8 @@ each window goes through a small head onto the unit sphere, z; with temperature 
     -log  exp(z_i . z_i' / tau) / sum over windows j of the group, j != i, of  exp(z_i . z_j / tau)        (as SimCLR, arXiv 2002.05709)
 
 A group is one batch of the loader, so that the others a window is held against do not depend on how batches are joined into rows,
-micro-batches or ranks. Windows of one patient also share birth, sex and race, which the prompt says: part of what is learned is that.
+micro-batches or ranks. A pair that is alone in its group has no others and gives no term. Windows of one patient also share birth, sex and
+race, which the prompt says: part of what is learned is that.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ class ContrastiveSettings(ObjectiveSettings):
             raise ValueError(f"width {self.width} and temperature {self.temperature} must be positive")
 
 
+def in_company(pair: Tensor) -> Tensor:
+    """bool, as `PackedBatch.pair`: windows whose group has a second pair."""
+    found = pair >= 0
+    _, group, windows = (pair[found] // PAIRS_PER_GROUP).unique(return_inverse=True, return_counts=True)
+    return found.masked_scatter(found, windows[group] > 2)
+
+
 class Contrastive(Objective):
     """See the module."""
 
@@ -66,13 +74,13 @@ class Contrastive(Objective):
         return cls(shape.width, settings)
 
     def count(self, batch: PackedBatch) -> Tensor:
-        """Windows that have a partner."""
-        return (batch.pair >= 0).sum()
+        """Windows that have a partner and others to be held against."""
+        return in_company(batch.pair).sum()
 
     def forward(self, decoder: Decoder, hidden: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Sum and count of the terms; see `Objective.forward`."""
         pair = batch.pair.flatten()
-        place = (pair >= 0).nonzero().squeeze(1)
+        place = in_company(pair).nonzero().squeeze(1)
         place = place[torch.argsort(pair[place], stable=True)]  # partners become neighbours
         z = F.normalize(wide(self.head(hidden.flatten(0, 1).index_select(0, place))), dim=-1)
         group, itself = pair[place] // PAIRS_PER_GROUP, torch.arange(len(place), device=hidden.device)

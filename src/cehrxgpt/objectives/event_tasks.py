@@ -2,12 +2,15 @@
 
 A task is a code with all its tokens (every value bin of a laboratory test counts), or, where the data brought an ontology, an ancestor with
 the tokens of all codes below it (heart disease, say). Among those that enough patients have, the ones are taken whose presence in a history
-is least certain, by the entropy of the share of patients who have them: events that everybody or nobody has teach little. Death is always
-one of them.
+is least certain, by the entropy of the share of patients who have them: events that everybody or nobody has teach little. Death, where
+enough patients died, is always one of them.
 
 Hazards are constant within pieces. The pieces' edges are quantiles of the times at which events happen, over all tasks together. Rates are
 events per day at risk, by task and piece, drawn towards the task's own rate by ten events' worth of it; the head starts from their
 logarithm, so that a new model already knows how often things happen.
+
+All of this is kept in the model folder and so says nothing of few patients (RULES 13): no task that fewer than `MIN_SUBJECTS` of them have,
+edges in round numbers, and rates to about a percent.
 
 Read are at most `SAMPLE_TOKENS` tokens, in the very windows that training uses.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -34,6 +38,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 SAMPLE_TOKENS = 2_000_000
 MIN_SUBJECTS = 11  # patients who have an event, at least; also where fewer codes than wished for are common enough
 PRIOR_EVENTS = 10.0
+RATE_DECIMALS = 2  # of a natural logarithm
 _BATCH_TOKENS = 8192
 _COUNTED = (Kind.CODE, Kind.VALUE, Kind.LAB, Kind.CATEGORY, Kind.VISIT_TYPE, Kind.DISCHARGE, Kind.ICU_START, Kind.DEATH)
 
@@ -60,7 +65,9 @@ def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
     histories, shares = _shares(store, [tokens[name] for name in names])
     entropy = -(shares * np.log(np.maximum(shares, 1e-300)) + (1 - shares) * np.log(np.maximum(1 - shares, 1e-300)))
     common = shares * histories >= MIN_SUBJECTS
-    death = [name for name in names if any(vocabulary.kind[index] == Kind.DEATH for index in tokens[name])]
+    death = [
+        name for name, enough in zip(names, common, strict=True) if enough and any(vocabulary.kind[index] == Kind.DEATH for index in tokens[name])
+    ]
     chosen: dict[str, list[int]] = {name: tokens[name] for name in death}
     said = {tuple(tokens[name]) for name in death}
     for place in np.argsort(-entropy, kind="stable"):
@@ -90,11 +97,17 @@ def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray
 
 
 def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, context: int) -> dict[str, Any]:
-    """The facts of `TimeToEvent` as plain JSON: task names, their tokens, inner edges in days, log rates [C][pieces] per day."""
+    """The facts of `TimeToEvent` as plain JSON: task names, their tokens, inner edges in days, log rates [C][pieces] per day.
+
+    Tasks that never happen after a place are left out.
+
+    Raises:
+        ConfigError: none is left.
+    """
     reader = EventReader(store.vocabulary, list(tasks.values()))
     sample = [(targets.end_days, targets.event_days) for targets in map(reader, training_windows(store, context))]
     times = torch.cat([event[torch.isfinite(event)] for _, event in sample])
-    inner = np.unique(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1]).round(4)) if len(times) else np.zeros(0)
+    inner = np.unique(round_days(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1]))) if len(times) else np.zeros(0)
     inner = inner[inner > 0]
     edges = torch.tensor([0.0, *inner, float("inf")])
     events, days = (torch.zeros(len(tasks), len(edges) - 1, dtype=torch.float64) for _ in range(2))
@@ -103,13 +116,24 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
         for piece in range(len(edges) - 1):
             days[:, piece] += (until - edges[piece]).clamp(min=0, max=float(edges[piece + 1] - edges[piece])).double().sum(0)
             events[:, piece] += (torch.isfinite(event) & (event > edges[piece]) & (event <= edges[piece + 1])).double().sum(0)
+    seen = events.sum(1) > 0  # what only ever stands in a first day is at no place's future, and has no rate
+    if not seen.any():
+        raise ConfigError("objectives: time_to_event finds none of its events after the first day of a training history; leave it out for this data")
+    events, days = events[seen], days[seen]
     rate = (events.sum(1) + 0.5) / (days.sum(1) + 1.0)
     smooth = (events + PRIOR_EVENTS) / (days + PRIOR_EVENTS / rate[:, None])
     return {
-        "tasks": tasks,
+        "tasks": dict(compress(tasks.items(), seen.tolist())),
         "edges_days": [float(edge) for edge in inner],
-        "log_rate": [[round(value, 4) for value in row] for row in smooth.log().tolist()],
+        "log_rate": [[round(value, RATE_DECIMALS) for value in row] for row in smooth.log().tolist()],
     }
+
+
+def round_days(days: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """To whole hours below a day, whole days below a hundred, and two digits beyond: no patient's own interval."""
+    days = days.astype(np.float64)
+    unit = np.where(days < 1, 1 / 24, np.where(days < 100, 1.0, 10.0 ** np.floor(np.log10(np.maximum(days, 1.0)) - 1)))
+    return (days / unit).round() * unit
 
 
 def training_windows(store: TokenStore, context: int) -> Iterator[PackedBatch]:

@@ -42,6 +42,15 @@ def predicts_demographics(folder: str | Path) -> bool:
     return bool(said.get("settings", {}).get("demographics", True))
 
 
+def _build_heads(path: Path, vocabulary: Vocabulary, shape: ModelConfig) -> nn.ModuleDict:
+    said = read_json(path)
+    try:
+        settings = read_settings({name: one["settings"] for name, one in said.items()})
+        return build(settings, {name: one["facts"] for name, one in said.items()}, vocabulary, shape)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); copy the model again") from error
+
+
 def load_heads(folder: str | Path, vocabulary: Vocabulary, shape: ModelConfig) -> nn.ModuleDict:
     """The objectives that a model was trained with, by name, in evaluation mode; empty for a model of an earlier release.
 
@@ -52,12 +61,10 @@ def load_heads(folder: str | Path, vocabulary: Vocabulary, shape: ModelConfig) -
     folder = Path(folder)
     if not (folder / HEADS_FILE).exists():
         return nn.ModuleDict()
-    said = read_json(folder / HEADS_FILE)
+    heads = _build_heads(folder / HEADS_FILE, vocabulary, shape)
     try:
-        settings = read_settings({name: one["settings"] for name, one in said.items()})
-        heads = build(settings, {name: one["facts"] for name, one in said.items()}, vocabulary, shape)
         heads.load_state_dict(load_file(folder / HEAD_WEIGHTS_FILE))
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / HEAD_WEIGHTS_FILE}: missing, truncated or damaged; copy the model again") from error
     except RuntimeError as error:
         raise MismatchError(f"{folder}: {HEADS_FILE} and {HEAD_WEIGHTS_FILE} do not fit each other; copy both from one model") from error

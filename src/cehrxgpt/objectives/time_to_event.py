@@ -17,6 +17,7 @@ overstates it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,7 @@ from cehrxgpt.store.format import TokenStore
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 CHUNK_PLACES = 512
+MOST_PIECES = 64
 LOG_HAZARD_BOUNDS = (-30.0, 7.0)  # per day: once in thirty billion years, and about once a minute
 
 
@@ -41,7 +43,7 @@ class TimeToEventSettings(ObjectiveSettings):
 
     Attributes:
         tasks: events it forecasts, at most.
-        pieces: of the hazards, at most.
+        pieces: of the hazards, at most; 64 is the limit.
         rank: numbers a state says of each piece, R.
     """
 
@@ -54,6 +56,21 @@ class TimeToEventSettings(ObjectiveSettings):
         for name in ("tasks", "pieces", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.pieces > MOST_PIECES:
+            raise ValueError(f"pieces is {self.pieces}; it must be at most {MOST_PIECES}: every piece costs a hazard per task at every place")
+
+
+def check_facts(facts: dict[str, Any], tokens: int) -> None:
+    """Raise `ValueError` where tasks name tokens that are none of the vocabulary's, edges do not rise, or rates are not one per task and piece."""
+    for name, ids in facts["tasks"].items():
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < tokens:
+                raise ValueError(f"task '{name}' names token {token}, and the vocabulary has {tokens:,}")
+    edges, rates = facts["edges_days"], facts["log_rate"]
+    if not all(low < high < float("inf") for low, high in pairwise([0.0, *edges])):
+        raise ValueError("edges_days must rise from 0")
+    if len(rates) != len(facts["tasks"]) or any(len(row) != len(edges) + 1 for row in rates):
+        raise ValueError(f"log_rate must have {len(facts['tasks'])} rows, one per task, of {len(edges) + 1} numbers, one per piece")
 
 
 class TimeToEvent(Objective):
@@ -89,7 +106,12 @@ class TimeToEvent(Objective):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> TimeToEvent:
-        """See `Objective.build`."""
+        """See `Objective.build`.
+
+        Raises:
+            ValueError: facts that `prepare` cannot have found.
+        """
+        check_facts(facts, len(vocabulary))
         return cls(vocabulary, shape.width, settings.rank, facts)
 
     def count(self, batch: PackedBatch) -> Tensor:

@@ -43,7 +43,7 @@ class Value(Objective):
         vocabulary: with split values.
 
     Raises:
-        ConfigError: values are fused with their codes.
+        ConfigError: values are fused with their codes, or there are none.
     """
 
     name: ClassVar[str] = "value"
@@ -54,6 +54,8 @@ class Value(Objective):
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
         if not vocabulary.split_values:
+            if vocabulary.settings.get("values") == "split":
+                raise ConfigError("objectives: value finds nothing to learn: this data has no numeric values that enough patients have; leave it out")
             raise ConfigError("objectives: value needs values that are tokens of their own; tokenize with --values split, or leave it out")
         ids = vocabulary.amount_to_id[Kind.BIN]
         bin_id = torch.tensor([ids[number] for number in range(len(ids))])

@@ -80,6 +80,10 @@ def tokenize(
         config = _with_library_edges(dataset, from_dict(TimelineConfig, dict(settings), where="tokenize"))
         notes = _ontology_notes(dataset, config)
         timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
+        if config.values == "split" and not timeline.vocabulary.split_values:
+            notes.append(
+                f"--values split: no code has bins of numeric values from {config.min_subjects} training patients, so that nothing was split"
+            )
     facts = write_store(dataset, timeline, out, force=force, progress=progress)
     return {name: value for name, value in facts.items() if name != "splits"} | ({"notes": notes} if notes else {})
 

@@ -96,8 +96,19 @@ def choose_pair(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
     chosen = int(random.choice(np.flatnonzero(fits)))
     end, start = int(ends[chosen]), int(starts[chosen])
     room = context - PROMPT_LENGTH - REOPENING - 1 - int((kind == Kind.ICU_START).any())
-    before = Crop(0, end) if end <= context else Crop(_aligned(kind[:end], end - room, room), end)
+    before = Crop(0, end) if end <= context else Crop(_begin(kind[:end], room), end)
     return before, Crop(start, _stop(kind, start, room))
+
+
+def _begin(kind: npt.NDArray[np.int8], room: int) -> int:
+    """Where a window of at most `room` tokens begins that goes to the end: `_aligned`, or the event's end after it where that is too early."""
+    least = len(kind) - room
+    start = _aligned(kind, least, room)
+    if start >= least:
+        return start
+    ends = _event_ends(kind[:-1])
+    after = ends[np.searchsorted(ends, least) :]
+    return int(after[0]) if len(after) else least
 
 
 def _aligned(kind: npt.NDArray[np.int8], target: int, room: int) -> int:

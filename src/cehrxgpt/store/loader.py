@@ -119,6 +119,11 @@ class Loader:
         """Real tokens of an epoch, at most (windows may be cut shorter)."""
         return int(self.window_lengths.sum())
 
+    @property
+    def pairs_per_batch(self) -> float:
+        """Histories of a batch that are to be cut into pairs, on average (some are too short to be cut)."""
+        return self.pair_share * len(self.indices) / self.batches_per_epoch
+
     def _plan_of(self, epoch: int) -> EpochPlan:
         kept = self._plan  # looked at once: another thread may ask for another epoch meanwhile
         if kept is not None and kept[0] == epoch:

@@ -2,16 +2,17 @@
 
     .<model>.training/              beside the model folder that will be
         train.jsonl                 the log so far
+        damaged-00000600/           one that was found damaged when the training was resumed, set aside until the model is there
         step-00000400/              the newest two are kept
             weights.safetensors     decoder and objectives
             optimizer.safetensors   the optimiser's moments, by parameter name
             best.safetensors        the weights with the lowest tuning loss so far, where there is one
-            state.json              step, counters, fingerprints, length and checksum of each file above
+            state.json              step, counters, fingerprints, length and checksum of each file above and of itself
 
 With FSDP each of the three is several files, one per rank (see `sharded.py`).
 
 A checkpoint is written under another name, flushed to the device and renamed, so that one with its final name is whole; should the newest
-be damaged nevertheless, the one before is used, and the run says so.
+be damaged nevertheless, the one before is used, and the run says so. The damaged one is set aside, so that it is not counted among those kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,19 @@ WEIGHTS, OPTIMIZER, BEST = "weights.safetensors", "optimizer.safetensors", "best
 KEEP = 2
 _CHUNK_BYTES = 1 << 20
 WHOLE = Layout(Ranks(torch.device("cpu")))
+
+
+@contextmanager
+def storage(work: str) -> Iterator[None]:
+    """Let what the machine refuses to write or remove be an error of one line: `could not <work>: <why>`.
+
+    Raises:
+        StorageError: the disk is full, read-only, gone, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"could not {work}: {error.strerror or error}; once that is mended, --resume goes on from the last checkpoint") from error
 
 
 def training_folder(out: Path) -> Path:
@@ -87,9 +102,14 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def steps_there(folder: Path) -> list[int]:
-    """Steps that have a checkpoint, newest first."""
-    return sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
+def _aside(step: int) -> str:
+    return f"damaged-{step:08d}"
+
+
+def steps_there(folder: Path, kind: str = "step") -> list[int]:
+    """Steps that have a checkpoint, newest first; with `kind` "damaged" those whose checkpoint was set aside."""
+    names = (path.name.removeprefix(f"{kind}-") for path in folder.glob(f"{kind}-*"))
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], layout: Layout = WHOLE) -> None:
@@ -118,7 +138,8 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
         ranks.gather(None)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; the one before is kept") from error
+        before = "the one before is kept" if steps_there(folder) else "there is none before it"
+        raise StorageError(f"could not write the checkpoint of step {step} under {folder}: {error}; {before}") from error
 
 
 def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -129,15 +150,20 @@ def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mappin
     return name, {"bytes": path.stat().st_size, "crc32": _checksum(path), **facts}
 
 
+def _state_checksum(state: Mapping[str, Any]) -> int:
+    said = {name: value for name, value in state.items() if name != "crc32"}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
 def _publish(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """Give the checkpoint its state and its name, and drop old ones."""
     final, partial = folder / _name(step), folder / f".{_name(step)}.partial"
-    (partial / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+    (partial / STATE_FILE).write_text(json.dumps({**state, "crc32": _state_checksum(state)}) + "\n", encoding="utf-8")
     _flush(partial / STATE_FILE)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(partial, final)
     _flush(folder)
-    for old in steps_there(folder)[KEEP:]:
+    for old in [one for one in steps_there(folder) if one < step][KEEP - 1 :]:
         shutil.rmtree(folder / _name(old))
 
 
@@ -167,6 +193,8 @@ def _check(path: Path) -> Found | None:
     """One checkpoint, or None where it is damaged."""
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        if state["crc32"] != _state_checksum(state):
+            return None
         for name, facts in state["files"].items():
             if (path / name).stat().st_size != facts["bytes"] or _checksum(path / name) != facts["crc32"]:
                 return None
@@ -176,14 +204,14 @@ def _check(path: Path) -> Found | None:
 
 
 def newest(folder: Path) -> tuple[Found | None, list[int]]:
-    """The newest checkpoint that is whole (None where there is none), and the steps of those after it that are damaged."""
-    damaged: list[int] = []
+    """The newest checkpoint that is whole (None where there is none), and the steps of those that are damaged: after it, or set aside."""
+    damaged = steps_there(folder, "damaged")
     for step in steps_there(folder):
         found = _check(folder / _name(step))
         if found is not None:
-            return found, damaged
+            return found, sorted(set(damaged), reverse=True)
         damaged.append(step)
-    return None, damaged
+    return None, sorted(set(damaged), reverse=True)
 
 
 def opened(folder: Path, step: int) -> Found:
@@ -193,16 +221,36 @@ def opened(folder: Path, step: int) -> Found:
 
 
 def prepare(folder: Path) -> tuple[int | None, list[int]]:
-    """Make the folder, remove what a killed run left half written, and say where to go on: step (None: at the beginning), damaged ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear_partial(folder)
-    found, damaged = newest(folder)
-    return None if found is None else found.step, damaged
+    """Make the folder, remove what a killed run left half written, set damaged checkpoints aside, and say where to go on: step (None: at the
+    beginning), damaged ones.
+
+    Raises:
+        StorageError: the machine does not let us.
+    """
+    with storage(f"prepare the folder of checkpoints {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*.partial"):
+            _remove(path)
+        found, damaged = newest(folder)
+        for step in steps_there(folder):
+            if found is None or step > found.step:
+                _remove(folder / _aside(step))
+                os.rename(folder / _name(step), folder / _aside(step))
+        return None if found is None else found.step, damaged
 
 
-def _clear_partial(folder: Path) -> None:
-    for path in folder.glob(".*.partial"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def discard(folder: Path) -> None:
+    """Remove a training folder, whole.
+
+    Raises:
+        StorageError: the machine does not let us; what is left must not be gone on from.
+    """
+    with storage(f"remove the former checkpoints {folder}"):
+        _remove(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

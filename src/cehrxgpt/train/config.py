@@ -7,18 +7,20 @@ from the store.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cehrxgpt.config import from_dict, read_config
 from cehrxgpt.errors import ConfigError
-from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.model.config import ModelConfig, check_numbers
 from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
 # How a run is carried out and watched, not what it learns: these may differ when it is resumed.
 UNDECISIVE = ("activation_checkpointing", "checkpoint_minutes", "compile", "parallel", "trackers")
+MOST = {"tokens_per_batch": 1 << 30, "accumulate": 1 << 16}
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -53,7 +55,7 @@ class TrainConfig:
         max_minutes: of training, at most; the learning rate then follows whichever of steps and minutes is further gone, so that it is
             low when time is up. Such a run is as long as the machine is fast, and is not repeatable step for step.
 
-        evaluate_every: steps between looks at the tuning split; None = four times per epoch, and at least every 500 steps.
+        evaluate_every: steps between looks at the tuning split; None = twice per epoch, and at least every 500 steps.
         evaluation_batches: batches of the tuning split looked at, at most; None = all.
         patience: looks without an improvement of `minimum_improvement` before training stops; 0 = never stop early.
         minimum_improvement: relative, of the tuning loss.
@@ -113,6 +115,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._resolve_size()
+        if math.isinf(self.clip):
+            raise ValueError(f"clip is {self.clip}; it must be a finite number, or 0 for no clipping")
+        check_numbers(self)
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {most}")
         for name in ("tokens_per_batch", "accumulate", "epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -123,10 +131,13 @@ class TrainConfig:
         for name in ("seed", "weight_decay", "clip", "patience", "minimum_improvement", "checkpoint_minutes", "skip_limit"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("final_share", "warmup_share", "decay_share", "beta1", "beta2"):
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name in ("final_share", "warmup_share", "decay_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
-        if self.schedule == "wsd" and not 0 < self.decay_share <= 1 - self.warmup_share:
+        if self.schedule == "wsd" and not 0 < self.decay_share <= 1 - self.warmup_share + 1e-9:  # 0.8 and 0.2 are 1
             raise ValueError(
                 f"decay_share is {self.decay_share} and warmup_share {self.warmup_share}; the first must be positive and both together at most 1"
             )

@@ -6,9 +6,11 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from cehrxgpt.train.checkpoint import storage
 from cehrxgpt.train.trackers import Trackers
 
 LOG_FILE = "train.jsonl"
@@ -34,47 +36,64 @@ class Journal:
         self.path, self.active = path, active
         self.say, self.trackers = (say, trackers) if active else (silent, None)
 
-    def start(self, last_step: int) -> None:
-        """Go on after `last_step`: what was written later is dropped."""
+    def start(self, last_step: int, length_bytes: int | None = None) -> None:
+        """Go on after the checkpoint of `last_step`, when the log was so long: what was written later is dropped.
+
+        Raises:
+            StorageError: the log cannot be written; so do `write` and `flush`.
+        """
         if not self.active:
             return
-        trim_log(self.path, last_step)
+        with self._storage():
+            trim_log(self.path, last_step, length_bytes)
         if self.trackers is not None:
-            self.trackers.start(last_step)
+            with storage(f"begin {self.trackers}"):
+                self.trackers.start(last_step)
 
     def finish(self) -> None:
         """Nothing more will be written."""
         if self.trackers is not None:
-            self.trackers.finish()
+            with storage(f"finish {self.trackers}"):
+                self.trackers.finish()
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; it has at least `kind` and `step`."""
         if not self.active:
             return
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._storage(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_plain(line)) + "\n")
         if self.trackers is not None:
-            self.trackers.log(line)
+            with storage(f"write to {self.trackers}"):
+                self.trackers.log(line)
 
-    def flush(self) -> None:
-        """Bring what is written to the device, so that no checkpoint is ahead of its log."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+    def flush(self) -> int:
+        """Bring what is written to the device, so that no checkpoint is ahead of its log; its length in bytes."""
+        if not self.active or not self.path.exists():
+            return 0
+        with self._storage(), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def _storage(self) -> AbstractContextManager[None]:
+        return storage(f"write {self.path}")
 
 
-def trim_log(path: Path, last_step: int) -> None:
-    """Drop the lines of `train.jsonl` that lie after a checkpoint, or were cut off in the middle; whole or not at all."""
+def trim_log(path: Path, last_step: int, length_bytes: int | None = None) -> None:
+    """Drop what was written to `train.jsonl` after a checkpoint, or was cut off or damaged; whole or not at all.
+
+    Args:
+        last_step: of the checkpoint.
+        length_bytes: how long the log was then; None: not known, so that lines of the very step are kept.
+    """
     kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= last_step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                break
+    for line in path.read_bytes()[:length_bytes].splitlines() if path.exists() else ():
+        try:
+            if json.loads(line.decode("utf-8"))["step"] <= last_step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError):
+            break
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    partial.write_bytes(b"".join(kept))
     os.replace(partial, path)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from cehrxgpt.atomic import atomic_path, refuse_existing, write_json
 from cehrxgpt.config import fingerprint, from_dict, to_dict
@@ -63,6 +64,7 @@ def pretrain(
         OutputExistsError: `out`, or an interrupted training for it, is there and neither `resume` nor `force` says what to do.
         MismatchError: the checkpoints to resume are of other settings or another store.
         TrainingError: too many losses were not finite.
+        StorageError: the disk is full or cannot be written; checkpoints that were written are kept.
         KeyboardInterrupt: SIGTERM or Ctrl-C; the step under way was finished and saved, and the message says where it stands.
     """
     out = Path(out)
@@ -75,20 +77,23 @@ def pretrain(
     trackers = Trackers(config.trackers, out)
     folder = checkpoint.training_folder(out)
     ranks = connect(config.device)
-    done = ranks.first_does(lambda: _begin(out, folder, key, resume=resume, force=force))
+    done = ranks.first_does(lambda: _begin(out, folder, key, store.folder, resume=resume, force=force))
     if done is not None:
         return TrainSummary(**done)
     trainer = Trainer(store, config, folder, key, progress, start, say, trackers, ranks)
     summary = trainer.run()
-    ranks.first_does(lambda: _publish(out, trainer, summary, force=force))
+    try:
+        ranks.first_does(lambda: _publish(out, trainer, summary, force=force))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"training is done, all {summary.steps:,} steps, and saved; --resume writes the model") from None
     return summary
 
 
-def _begin(out: Path, folder: Path, key: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
+def _begin(out: Path, folder: Path, key: str, store: Path, *, resume: bool, force: bool) -> dict[str, Any] | None:
     """See that the way is free: the figures of a model that is there already and was asked for again, or None."""
     if resume and (done := _finished(out, key)) is not None:
         return asdict(done)
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, inputs=[store])
     _clear(folder, key, resume=resume, force=force)
     return None
 
@@ -131,7 +136,7 @@ def _clear(folder: Path, key: str, *, resume: bool, force: bool) -> None:
         if not same:
             raise MismatchError(f"{folder}: checkpoints of other settings or another token store; give the same ones, or --force to begin anew")
     if not (resume and (same or (found is None and damaged))):  # the trainer says that none is whole
-        shutil.rmtree(folder, ignore_errors=True)
+        checkpoint.discard(folder)
 
 
 def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool) -> None:
@@ -147,8 +152,11 @@ def _publish(out: Path, trainer: Trainer, summary: TrainSummary, *, force: bool)
     }
     extra = {} if store.population is None else {POPULATION_FILE: store.population}
     with atomic_path(out, force=force, folder=True) as folder:
-        save_model(folder, trainer.decoder, store.vocabulary, extra)
-        save_heads(folder, trainer.objectives, trainer.settings, trainer.facts)
+        try:
+            save_model(folder, trainer.decoder, store.vocabulary, extra)
+            save_heads(folder, trainer.objectives, trainer.settings, trainer.facts)
+        except SafetensorError as error:  # how it says that the disk is full
+            raise OSError(str(error)) from error
         shutil.copyfile(trainer.journal.path, folder / LOG_FILE)
         manifest["outputs"] = sizes(folder)
         write_json(folder / MANIFEST_FILE, manifest)

@@ -40,8 +40,9 @@ class Meter:
     def line(self, counters: Counters, rate: float, norm: float | None) -> dict[str, Any]:
         """The line of this moment; the next one begins anew."""
         losses = {name: total / count if count else None for name, (total, count) in self.window.items()}
-        if all(value is not None for value in losses.values()):
-            counters.last_loss = sum(self.weights[name] * value for name, value in losses.items() if value is not None)
+        # An objective without a term adds nothing, as in a step's loss.
+        if told := [self.weights[name] * value for name, value in losses.items() if value is not None]:
+            counters.last_loss = sum(told)
         tokens, seconds = counters.tokens_seen - self._logged[0], counters.training_seconds - self._logged[1]
         self.restore({name: [0.0, 0.0] for name in self.window}, counters)
         return {

@@ -20,7 +20,7 @@ class TrainSummary:
     skipped_steps: int
     resumed_from: int | None
     damaged_checkpoints: list[int]  # steps whose checkpoint was found damaged and passed over
-    parameters: int
+    parameters: int  # of the decoder; the objectives' heads are `head_parameters`
     tokens_per_second: float  # real tokens over the whole run, looks at the tuning split and checkpoints included
     padding_share: float
     mfu: float  # share of `matmul_rate` that the model's own multiplications reached while training
@@ -29,6 +29,7 @@ class TrainSummary:
     device: str
     ranks: int  # processes that trained together
     threads: int
+    head_parameters: int = 0  # of the objectives' heads, which are kept beside the decoder
 
 
 @dataclass

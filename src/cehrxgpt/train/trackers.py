@@ -57,6 +57,9 @@ class Trackers:
         self.names, self.out = chosen(names), out
         self._open: list[Any] = []
 
+    def __str__(self) -> str:
+        return f"the trackers of {self.out} ({', '.join(self.names)})"
+
     def start(self, step: int) -> None:
         """Open them; what an earlier attempt wrote after `step` is void."""
         if self.names:

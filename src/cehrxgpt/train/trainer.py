@@ -49,6 +49,7 @@ from cehrxgpt.train.spread import layout_of, load_local, local, spread, whole, w
 from cehrxgpt.train.summary import Counters, TrainSummary
 from cehrxgpt.train.trackers import Trackers
 
+FEWEST_PAIRS = 2  # in a batch, on average, that contrastive can make something of
 Progress = Callable[[int, int, str], None]
 """Called after every step with (step, steps expected, what to show beside them); under a limit of time the second is an estimate."""
 
@@ -148,19 +149,51 @@ class Trainer:
     def _run(self) -> TrainSummary:
         with Interruption() as interruption, torch.random.fork_rng():
             self._restore()
+            self._warn_of_lone_pairs()
             self.meter.matmul_rate = self.ranks.sum([matmul_rate(self.device, self.dtype)])[0]
             self._began = time.perf_counter() - self.counters.seconds
             reason = self._loop(interruption)
-        if self.counters.step % self.config.log_every:
-            self._log_training(learning_rate(self._progress(), self.config), None)
-        if self.counters.step % self.evaluate_every:
-            self._evaluate()
-        self.counters.seconds = time.perf_counter() - self._began
+            self._check_learnt()
+            self._conclude(interruption)
         if self.best is not None:
             load_local(self.module, self.best)
         if self.layout.lengths:
             self._bring_together()
         return self._summary(reason)
+
+    def _warn_of_lone_pairs(self) -> None:
+        pairs = self.loader.pairs_per_batch
+        if 0 < pairs < FEWEST_PAIRS:
+            self.journal.say(
+                f"objectives: contrastive gets about {pairs:.2g} pairs of windows in a batch, and learns only where there are two or more: raise "
+                "its share or tokens_per_batch, or leave it out"
+            )
+
+    def _conclude(self, interruption: Interruption) -> None:
+        """Save what the last step left, then log and look once more.
+
+        Raises:
+            TrainingError: no step had a term of any objective.
+            KeyboardInterrupt: a process was told to stop meanwhile; resumed, only this is done again.
+        """
+        self.save()
+        if self.counters.step % self.config.log_every:
+            self._log_training(learning_rate(self._progress(), self.config), None)
+        if self.counters.last_loss is None:
+            raise TrainingError(f"no objective ({', '.join(self.weights)}) found anything to learn in {self.counters.step} steps; add next_token")
+        if self.counters.step % self.evaluate_every:
+            self._evaluate()
+        if self._agree(interruption):
+            raise KeyboardInterrupt(self._where_it_stands())
+
+    def _check_learnt(self) -> None:
+        """Raise `TrainingError` where more steps were skipped than taken: such a model has hardly been trained."""
+        steps, skipped = self.counters.step, self.counters.skipped
+        if 2 * skipped > steps:
+            raise TrainingError(
+                f"{skipped} of {steps} steps had a loss or gradient that is not finite and were skipped: no model worth keeping came of it; "
+                f"lower learning_rate and the objectives' weights, or use precision: float32; {self.journal.path} names the subjects"
+            )
 
     def _bring_together(self) -> None:
         """Decoder and objectives in one piece again, on the processor; their weights on the first rank alone."""
@@ -349,7 +382,9 @@ class Trainer:
         if counters.best_loss is None or loss < counters.best_loss:
             counters.best_loss, counters.best_step = loss, counters.step
             self.best = {name: local(tensor).detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
-        if counters.reference_loss is None or loss < counters.reference_loss * (1 - self.config.minimum_improvement):
+        reference = counters.reference_loss
+        # Relative to the size of the loss, which may be negative: a likelihood of times is a density.
+        if reference is None or loss < reference - self.config.minimum_improvement * abs(reference):
             counters.reference_loss, counters.stale = loss, 0
         else:
             counters.stale += 1
@@ -370,12 +405,12 @@ class Trainer:
         }
         if self.best is not None:
             files[checkpoint.BEST] = self.best
-        state = {"key": self.key, "counters": asdict(self.counters), "window": self.meter.window}
-        self.journal.flush()
+        state = {"key": self.key, "counters": asdict(self.counters), "window": self.meter.window, "log_bytes": self.journal.flush()}
         checkpoint.save(self.folder, self.counters.step, files, state, self.layout if self.layout.lengths else checkpoint.WHOLE)
 
     def _restore(self) -> None:
         step, damaged = self.ranks.first_does(lambda: checkpoint.prepare(self.folder))
+        log_bytes: int | None = 0
         if step is not None:
             found = checkpoint.opened(self.folder, step)
             load_local(self.module, found.tensors(checkpoint.WEIGHTS, self.layout))
@@ -384,7 +419,9 @@ class Trainer:
             self.counters = Counters(**found.state["counters"])
             self.meter.restore(found.state["window"], self.counters)
             self.resumed_from = self.counters.step
-        self.journal.start(self.counters.step)
+            log_bytes = found.state["log_bytes"]
+        self.journal.start(self.counters.step, log_bytes)
+        damaged = [one for one in damaged if one not in self.counters.damaged]  # others were told of already
         if damaged:
             self.counters.damaged += damaged
             self.journal.write({"kind": "resumed", "step": self.counters.step, "damaged_checkpoints": damaged})
@@ -407,6 +444,7 @@ class Trainer:
             resumed_from=self.resumed_from,
             damaged_checkpoints=self.counters.damaged,
             parameters=sum(parameter.numel() for parameter in self.decoder.parameters()),
+            head_parameters=sum(parameter.numel() for parameter in self.objectives.parameters()),
             tokens_per_second=counters.tokens_seen / max(counters.seconds, 1e-9),
             padding_share=1 - counters.tokens_seen / max(counters.places, 1),
             mfu=self.meter.mfu(counters),
