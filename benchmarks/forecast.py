@@ -1,0 +1,341 @@
+"""Zero-shot forecasts against the truth: a population to train on, another to forecast, whose every risk is known.
+
+    python benchmarks/forecast.py --out FOLDER                     data, training (half an hour on two cores), forecasts, tables in docs/forecast.md
+    python benchmarks/forecast.py --out FOLDER --patients 2000 --test-patients 700 --steps 60 --rows 60 --samples 20 --least-events 5     to try it
+
+Both populations are simulated (`core`), with seeds of their own. The model sees the first one's records and no label. Every held-out row of a task
+with a true risk and at least 100 known events is forecast, or `--rows` of them drawn by seed, by Monte Carlo, SCOPE, REACH and the time-to-event
+head. Beside them: the true risk, counts + LightGBM taught with 100, 1,000 and all labels of `--labelled` training people, age and sex, a constant.
+Negative control: every patient's record is swapped for another's, drawn at random, and forecast again.
+
+FOLDER keeps everything; what is done is not done again, and forecasts that were cut off go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from objectives_data import TEST_IDS, join
+from results import write_between
+
+from cehrxgpt import schema as s
+from cehrxgpt.atomic import atomic_path, write_json
+from cehrxgpt.evaluate.predictions import evaluate_predictions
+from cehrxgpt.events import EventDataset
+from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, COUNTS_LIGHTGBM, constant, lightgbm, logistic, scale_columns
+from cehrxgpt.features.counts import count_features
+from cehrxgpt.simulate import SimulateConfig, simulate, true_risk, true_tasks
+from cehrxgpt.sources import IngestConfig, ingest
+from cehrxgpt.stages import forecast, label_all, pretrain, tokenize
+
+KEY = ["subject_id", "prediction_time"]
+BEGIN, END = "<!-- forecast:begin -->", "<!-- forecast:end -->"
+RECIPE = Path(__file__).with_name("forecast_recipe.yaml")
+ESTIMATORS = ("mc", "scope", "reach", "time_to_event")
+METHODS = {"mc": "monte_carlo", "scope": "scope", "reach": "reach", "time_to_event": "time_to_event"}
+TRUTH, SWAPPED = "true risk", "reach, histories swapped"
+
+
+def say(text: str) -> None:
+    """With the time."""
+    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
+
+
+def once(path: Path, work: Callable[[Path], Any]) -> None:
+    """Make a file or folder, unless it is there."""
+    if not path.exists():
+        say(path.name)
+        work(path)
+
+
+def make_data(data: Path, patients: int, test_patients: int) -> None:
+    """`train_cdm`, `test_cdm`, one event data set of both, its tokens and its labels."""
+    for which, count, seed in (("train", patients, 11), ("test", test_patients, 12)):
+        config = SimulateConfig(population="core", patients=count, seed=seed, truth_samples=0)
+        once(data / f"{which}_cdm", lambda path, config=config: simulate(path, config))
+        splits = {s.TRAIN: 0.97, s.TUNING: 0.03} if which == "train" else {s.HELD_OUT: 1.0}
+        reading = IngestConfig(splits=splits, threads=1)
+        once(data / f"{which}_events", lambda path, which=which, reading=reading: ingest(data / f"{which}_cdm", path, reading))
+    once(data / "events", lambda path: join(data / "train_events", data / "test_events", path))
+    once(data / "timeline", lambda path: tokenize(data / "events", path, {}))
+    once(data / "labels", lambda path: label_all(data / "events", true_tasks(data / "test_cdm"), path))
+
+
+def held_out(labels: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the test population."""
+    return labels.filter(pl.col("subject_id") > TEST_IDS)
+
+
+def choose(data: Path, rows: int, least_events: int) -> dict[str, pl.DataFrame]:
+    """task -> the labels that are forecast: all those of the test population, or a random `rows` of them."""
+    chosen = {}
+    for path in sorted((data / "labels").glob("*.parquet")):
+        labels = held_out(pl.read_parquet(path))
+        if labels.height > rows:
+            labels = labels.sample(rows, seed=0).sort(KEY)
+        if int(labels["boolean_value"].sum() or 0) >= least_events:
+            chosen[path.stem] = labels
+    return chosen
+
+
+def truth_of(data: Path, task: str, labels: pl.DataFrame, samples: int) -> pl.DataFrame:
+    """True risks as predictions."""
+    at = labels.select((pl.col("subject_id") - TEST_IDS).alias("subject_id"), "prediction_time")
+    risk = true_risk(data / "test_cdm", at, task, samples=samples, threads=1)["true_risk"]
+    return predictions(labels, TRUTH, risk.to_numpy())
+
+
+def predictions(labels: pl.DataFrame, method: str, probability: np.ndarray) -> pl.DataFrame:
+    """PREDICTION columns that metrics look at."""
+    values = pl.Series("predicted_boolean_probability", probability, dtype=pl.Float64).fill_nan(None)
+    return labels.select("subject_id", "prediction_time", "task").with_columns(values, pl.lit(method).alias("method"))
+
+
+def taught(data: Path, task: str, labels: pl.DataFrame, labelled: int) -> pl.DataFrame:
+    """What models of counts say that were taught with labels of training people."""
+    dataset = EventDataset(data / "events")
+    known = pl.read_parquet(data / "labels" / f"{task}.parquet").filter((pl.col("subject_id") <= labelled) & pl.col("boolean_value").is_not_null())
+    rows = pl.concat([known, labels])
+    at = rows.select(KEY)
+    fit = np.arange(rows.height) < known.height
+    tuning = fit & (np.random.default_rng(0).random(rows.height) < 0.15)  # the trees stop by them
+    outcome = rows["boolean_value"].fill_null(False).to_numpy()
+    features = count_features(dataset, at, fit)
+    subject = rows["subject_id"].to_numpy()
+    order = np.random.default_rng(1).permutation(np.flatnonzero(fit & ~tuning))
+    told = []
+    for count in (100, 1000, len(order)):
+        some = np.isin(np.arange(rows.height), order[:count])
+        few_tuning = tuning if count == len(order) else np.zeros_like(tuning)
+        found = lightgbm(features.matrix, outcome, some, few_tuning)
+        told.append(predictions(labels, f"{COUNTS_LIGHTGBM}, {count if count < len(order) else 'all'} labels", found.probability[~fit]))
+    scaled = scale_columns(features.matrix, fit & ~tuning)
+    person = np.asarray(scaled[:, features.columns("age", "sex:")].todense())
+    told.append(predictions(labels, AGE_SEX, logistic(person, outcome, fit & ~tuning, tuning, subject).probability[~fit]))
+    told.append(predictions(labels, CONSTANT, constant(outcome, fit).probability[~fit]))
+    return pl.concat(told).with_columns(pl.lit(int(fit.sum())).alias("labels_known"))
+
+
+def swapped_events(data: Path, out: Path) -> None:
+    """The test population, each person's record under the number of another, drawn at random."""
+    dataset = EventDataset(data / "test_events")
+    people = np.sort(dataset.subject_splits["subject_id"].to_numpy())
+    to = np.random.default_rng(3).permutation(people)
+    mapping = pl.DataFrame({"subject_id": people, "_to": to + TEST_IDS})
+    with atomic_path(out, folder=True) as partial:
+        shutil.copytree(data / "test_events", partial, dirs_exist_ok=True)
+        shutil.rmtree(partial / "data")
+        (partial / "data" / s.HELD_OUT).mkdir(parents=True)
+        every = pl.concat([dataset.read_shard(path) for path in dataset.shards()])
+        every = (
+            every.join(mapping, on="subject_id").with_columns(pl.col("_to").alias("subject_id")).drop("_to").sort("subject_id", maintain_order=True)
+        )
+        every.write_parquet(partial / "data" / s.HELD_OUT / "0.parquet")
+        splits = dataset.subject_splits.join(mapping, on="subject_id").with_columns(pl.col("_to").alias("subject_id")).drop("_to")
+        splits.write_parquet(partial / "metadata" / "subject_splits.parquet")
+
+
+def draw(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> None:
+    """Forecasts of every estimator, one file each, and what they cost."""
+    asked = out / "asked"
+    asked.mkdir(exist_ok=True)
+    for task, labels in chosen.items():
+        if not (asked / f"{task}.parquet").exists():
+            labels.write_parquet(asked / f"{task}.parquet")
+    files = [asked / f"{task}.parquet" for task in chosen]
+    once(out / "swapped_events", lambda path: swapped_events(data, path))
+    for name in (*ESTIMATORS, "swapped"):
+        estimator = "reach" if name == "swapped" else name
+        settings: dict[str, Any] = {"estimator": estimator}
+        if estimator != "time_to_event":
+            settings |= {
+                "samples": arguments.samples if name != "swapped" else 4,
+                "seed": 5,
+                "max_new_tokens": arguments.max_tokens,
+                "dtype": arguments.dtype,
+            }
+        target = out / f"{name}.parquet"
+        if target.exists():
+            continue
+        say(f"forecast: {name}")
+        started = time.perf_counter()
+        events = out / "swapped_events" if name == "swapped" else data / "events"
+        found = forecast(out / "model", events, files, target, settings, curves=name != "swapped")
+        write_json(out / f"{name}.json", {**found, "seconds": time.perf_counter() - started})
+
+
+def metrics_of(out: Path, chosen: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Metric rows of every method on the rows that all could be asked about."""
+    parts = []
+    for task, labels in chosen.items():
+        found = [pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in (*ESTIMATORS, "swapped")]
+        found[-1] = found[-1].with_columns(pl.lit(SWAPPED).alias("method"))
+        columns = ["subject_id", "prediction_time", "task", "predicted_boolean_probability", "method"]
+        every = [frame.select(columns) for frame in found]
+        every += [pl.read_parquet(out / kind / f"{task}.parquet").select(columns) for kind in ("truth", "taught")]
+        answered = found[0].filter(pl.col("predicted_boolean_probability").is_not_null()).select(KEY)
+        frame = pl.concat(every).join(answered, on=KEY, how="semi", maintain_order="left")
+        names = {"num_samples": pl.Int32, "std_error": pl.Float64, "completion": pl.Float64, "lower_bound": pl.Float64, "upper_bound": pl.Float64}
+        frame = frame.with_columns(pl.lit(None, dtype=kind).alias(name) for name, kind in names.items())
+        parts.append(evaluate_predictions(frame, labels, replicates=500, seed=0))
+    return pl.concat(parts)
+
+
+def likeness(out: Path, task: str) -> dict[str, tuple[float, float, float]]:
+    """method -> correlation with the true risk, root mean square error, mean difference."""
+    truth = pl.read_parquet(out / "truth" / f"{task}.parquet").select(*KEY, pl.col("predicted_boolean_probability").alias("_true"))
+    parts = [pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in ESTIMATORS]
+    parts.append(pl.read_parquet(out / "taught" / f"{task}.parquet"))
+    found = {}
+    for frame in parts:
+        for (method,), group in frame.group_by("method", maintain_order=True):
+            both = group.join(truth, on=KEY).drop_nulls(["predicted_boolean_probability", "_true"])
+            p, t = both["predicted_boolean_probability"].to_numpy(), both["_true"].to_numpy()
+            r = float(np.corrcoef(p, t)[0, 1]) if len(p) > 2 and np.ptp(p) > 0 else float("nan")
+            found[str(method)] = (r, float(np.sqrt(((p - t) ** 2).mean())), float((p - t).mean()))
+    return found
+
+
+def cost(out: Path, chosen: dict[str, pl.DataFrame]) -> list[list[str]]:
+    """Tokens at equal standard error, against Monte Carlo: of every row, variance of one future times tokens of one future."""
+    tokens = {name: (facts := json.loads((out / f"{name}.json").read_text()))["tokens"] / facts["futures"] for name in ("mc", "scope", "reach")}
+    rows, ratios = [], {"scope": [], "reach": []}
+    for task in chosen:
+        frames = {name: pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in ("mc", "scope", "reach")}
+        p = frames["reach"]["predicted_boolean_probability"].to_numpy()
+        count = frames["mc"]["num_samples"].to_numpy()
+        said = [task]
+        for name in ("scope", "reach"):
+            variance = frames[name]["std_error"].to_numpy() ** 2 * frames[name]["num_samples"].to_numpy()
+            fine = np.isfinite(variance) & np.isfinite(p) & (count > 0) & (p > 0) & (p < 1)
+            ratio = (variance[fine] * tokens[name]).sum() / ((p * (1 - p))[fine] * tokens["mc"]).sum()
+            each = float(np.median(variance[fine] * tokens[name] / ((p * (1 - p))[fine] * tokens["mc"])))
+            ratios[name].append(ratio)
+            said.append(f"{ratio:.2f} ({each:.2f})")
+        rows.append(said)
+    rows.append(["median over tasks", *(f"{np.median(values):.2f}" for values in ratios.values())])
+    return rows
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    return "\n".join(["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)])
+
+
+def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> str:
+    """The tables."""
+    metrics = metrics_of(out, chosen)
+    metrics.write_parquet(out / "metrics.parquet")
+
+    def cell(task: str, method: str, metric: str, digits: int = 2, limits: bool = True) -> str:
+        row = metrics.filter((pl.col("task") == task) & (pl.col("method") == method) & (pl.col("metric") == metric)).row(0, named=True)
+        if row["value"] is None:
+            return "-"
+        inside = f" ({row['lower']:.{digits}f} to {row['upper']:.{digits}f})" if limits and row["lower"] is not None else ""
+        return f"{row['value']:.{digits}f}{inside}"
+
+    methods = metrics["method"].unique(maintain_order=True).to_list()
+    auroc = [[method, *(cell(task, method, "auroc") for task in chosen)] for method in methods if method != CONSTANT]
+    judged = []
+    for task in chosen:
+        alike = likeness(out, task)
+        prevalence = float(cell(task, TRUTH, "prevalence", 6, limits=False))
+        for method in methods:
+            ece = float(cell(task, method, "ece", 6, limits=False))
+            r, rmse, bias = alike.get(method, (float("nan"),) * 3)
+            told = [f"{value:.3f}" if np.isfinite(value) else "-" for value in (r, rmse, bias)]
+            judged.append(
+                [
+                    task,
+                    method,
+                    cell(task, method, "calibration_slope"),
+                    cell(task, method, "calibration_intercept"),
+                    f"{ece:.3f}",
+                    f"{ece / prevalence:.2f}",
+                    *told,
+                ]
+            )
+    counts = [
+        f"`{task}` {int(labels['boolean_value'].sum())} events among {labels['boolean_value'].count():,} known labels"
+        for task, labels in chosen.items()
+    ]
+    summary = json.loads((out / "model" / "training.json").read_text()) if (out / "model" / "training.json").exists() else {}
+    costs = {name: json.loads((out / f"{name}.json").read_text()) for name in ("mc", "scope", "reach")}
+    speed = [
+        [
+            name,
+            f"{facts['futures']:,}",
+            f"{facts['tokens']:,}",
+            f"{facts['tokens'] / facts['futures']:.1f}",
+            f"{facts['tokens'] / facts['seconds']:,.0f}",
+            f"{facts['completion']:.4f}",
+        ]
+        for name, facts in costs.items()
+    ]
+    return "\n\n".join(
+        [
+            f"{datetime.now(UTC):%Y-%m-%d}. {arguments.patients:,} people to train on, {arguments.test_patients:,} others forecast; {'; '.join(counts)}. "
+            f"{arguments.samples} futures a row. {arguments.note} {summary.get('note', '')}".strip(),
+            "AUROC, weighted for censored labels, 95% intervals by patient:",
+            table(["risk by", *(f"`{task}`" for task in chosen)], auroc),
+            "Calibration before any recalibration, and likeness to the true risk (correlation, root mean square error, mean difference):",
+            table(["task", "risk by", "slope", "intercept", "ECE", "ECE / prevalence", "r", "RMSE", "mean difference"], judged),
+            "Tokens that an estimator needs at the standard error of Monte Carlo, relative to it (in brackets: the median row):",
+            table(["task", "SCOPE", "REACH"], cost(out, chosen)),
+            "What was drawn:",
+            table(["estimator", "futures", "tokens drawn", "tokens a future", "tokens a second", "completion"], speed),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/forecast"))
+    parser.add_argument("--page", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "forecast.md")
+    for name, default in (
+        ("patients", 120_000),
+        ("test-patients", 4_000),
+        ("labelled", 20_000),
+        ("rows", 2_000),
+        ("samples", 32),
+        ("truth-samples", 1_000),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("max-tokens", 256), ("least-events", 100), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--steps", type=int, help="of training; the recipe's own otherwise")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--note", default="", help="a sentence for the page")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    out, data = arguments.out, arguments.out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    make_data(data, arguments.patients, arguments.test_patients)
+    chosen = choose(data, arguments.rows, arguments.least_events)
+    (out / "truth").mkdir(exist_ok=True)
+    (out / "taught").mkdir(exist_ok=True)
+    for task, labels in chosen.items():
+        once(
+            out / "truth" / f"{task}.parquet", lambda path, t=task, rows=labels: truth_of(data, t, rows, arguments.truth_samples).write_parquet(path)
+        )
+        once(out / "taught" / f"{task}.parquet", lambda path, t=task, rows=labels: taught(data, t, rows, arguments.labelled).write_parquet(path))
+    if not (out / "model").exists():
+        say("training")
+        pretrain(data / "timeline", out / "model", str(RECIPE), overrides={} if arguments.steps is None else {"steps": arguments.steps}, resume=True)
+    draw(out, data, chosen, arguments)
+    write_between(arguments.page, BEGIN, END, report(out, chosen, arguments))
+    say("done")
+
+
+if __name__ == "__main__":
+    main()
