@@ -180,12 +180,13 @@ def metrics_of(out: Path, chosen: dict[str, pl.DataFrame]) -> pl.DataFrame:
     for task, labels in chosen.items():
         found = [pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in (*ESTIMATORS, "swapped")]
         found[-1] = found[-1].with_columns(pl.lit(SWAPPED).alias("method"))
-        columns = ["subject_id", "prediction_time", "task", "predicted_boolean_probability", "method"]
+        columns = ["subject_id", "prediction_time", "task", "predicted_boolean_probability", "method", "num_samples"]
         every = [frame.select(columns) for frame in found]
-        every += [pl.read_parquet(out / kind / f"{task}.parquet").select(columns) for kind in ("truth", "taught")]
+        unsampled = [pl.read_parquet(out / kind / f"{task}.parquet") for kind in ("truth", "taught")]
+        every += [frame.with_columns(pl.lit(None, dtype=pl.Int32).alias("num_samples")).select(columns) for frame in unsampled]
         answered = found[0].filter(pl.col("predicted_boolean_probability").is_not_null()).select(KEY)
         frame = pl.concat(every).join(answered, on=KEY, how="semi", maintain_order="left")
-        names = {"num_samples": pl.Int32, "std_error": pl.Float64, "completion": pl.Float64, "lower_bound": pl.Float64, "upper_bound": pl.Float64}
+        names = {"std_error": pl.Float64, "completion": pl.Float64, "lower_bound": pl.Float64, "upper_bound": pl.Float64}
         frame = frame.with_columns(pl.lit(None, dtype=kind).alias(name) for name, kind in names.items())
         parts.append(evaluate_predictions(frame, labels, replicates=500, seed=0))
     return pl.concat(parts)
@@ -254,38 +255,21 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
             ece = float(cell(task, method, "ece", 6, limits=False))
             r, rmse, bias = alike.get(method, (float("nan"),) * 3)
             told = [f"{value:.3f}" if np.isfinite(value) else "-" for value in (r, rmse, bias)]
-            judged.append(
-                [
-                    task,
-                    method,
-                    cell(task, method, "calibration_slope"),
-                    cell(task, method, "calibration_intercept"),
-                    f"{ece:.3f}",
-                    f"{ece / prevalence:.2f}",
-                    *told,
-                ]
-            )
-    counts = [
+            slope, intercept = (cell(task, method, f"calibration_{name}") for name in ("slope", "intercept"))
+            judged.append([task, method, slope, intercept, f"{ece:.3f}", f"{ece / prevalence:.2f}", *told])
+    counts = "; ".join(
         f"`{task}` {int(labels['boolean_value'].sum())} events among {labels['boolean_value'].count():,} known labels"
         for task, labels in chosen.items()
-    ]
-    summary = json.loads((out / "model" / "training.json").read_text()) if (out / "model" / "training.json").exists() else {}
-    costs = {name: json.loads((out / f"{name}.json").read_text()) for name in ("mc", "scope", "reach")}
-    speed = [
-        [
-            name,
-            f"{facts['futures']:,}",
-            f"{facts['tokens']:,}",
-            f"{facts['tokens'] / facts['futures']:.1f}",
-            f"{facts['tokens'] / facts['seconds']:,.0f}",
-            f"{facts['completion']:.4f}",
-        ]
-        for name, facts in costs.items()
-    ]
+    )
+    speed = []
+    for name in ("mc", "scope", "reach"):
+        facts = json.loads((out / f"{name}.json").read_text())
+        each, rate = facts["tokens"] / facts["futures"], facts["tokens"] / facts["seconds"]
+        speed.append([name, f"{facts['futures']:,}", f"{facts['tokens']:,}", f"{each:.1f}", f"{rate:,.0f}", f"{facts['completion']:.4f}"])
+    people = f"{arguments.patients:,} people to train on, {arguments.test_patients:,} others to forecast"
     return "\n\n".join(
         [
-            f"{datetime.now(UTC):%Y-%m-%d}. {arguments.patients:,} people to train on, {arguments.test_patients:,} others forecast; {'; '.join(counts)}. "
-            f"{arguments.samples} futures a row. {arguments.note} {summary.get('note', '')}".strip(),
+            f"{datetime.now(UTC):%Y-%m-%d}. {people}; {counts}. {arguments.samples} futures a row. {arguments.note}".strip(),
             "AUROC, weighted for censored labels, 95% intervals by patient:",
             table(["risk by", *(f"`{task}`" for task in chosen)], auroc),
             "Calibration before any recalibration, and likeness to the true risk (correlation, root mean square error, mean difference):",

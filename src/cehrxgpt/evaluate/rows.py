@@ -107,9 +107,11 @@ class Judged:
 
 
 def clip(rows: pl.DataFrame) -> Array:
-    """How far from 0 and 1 the logit keeps each probability, float64[n]."""
-    samples = rows["num_samples"].cast(pl.Float64).to_numpy() if "num_samples" in rows.columns else None
-    return calibration.clip_for_samples(samples, rows.height)
+    """How far from 0 and 1 the logit keeps each probability, float64[n]: SCOPE's and REACH's are no shares of their futures and may be smaller."""
+    if "num_samples" not in rows.columns:
+        return calibration.clip_for_samples(None, rows.height)
+    shares = rows.select(pl.when(~pl.col("method").is_in(["scope", "reach"])).then("num_samples").cast(pl.Float64).alias("count"))["count"]
+    return calibration.clip_for_samples(shares.to_numpy(), rows.height)
 
 
 def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFrame, FollowUp]:
