@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cehrxgpt.errors import InputError
+from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import OBJECTIVES, Objective, build, prepare, read_settings
 from cehrxgpt.objectives.heads import HEADS_FILE, load_heads, save_heads
@@ -206,3 +206,15 @@ def test_damaged_facts_are_one_line(tmp_path: Path, fact: str | None, value: obj
         load_heads(tmp_path, VOCABULARY, shape)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_data_cannot_serve_is_left_out_where_that_is_allowed(tmp_path: Path) -> None:
+    """This store's values are fused with their codes, so that `value` has nothing to learn."""
+    store = TokenStore(toy_store(tmp_path / "store", train=20, units=(2, 4)))
+    shape, said = replace(decoder().config, vocabulary_size=len(store.vocabulary)), []
+    with pytest.raises(ConfigError, match="value"):
+        prepare(read_settings({"next_token": 1.0, "value": 1.0}), store, shape)
+    facts = prepare(read_settings({"next_token": 1.0, "value": {"where_possible": True}}), store, shape, said.append)
+    assert list(facts) == ["next_token"]
+    assert len(said) == 1
+    assert said[0].startswith("value is left out: ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -45,9 +45,24 @@ def read_settings(named: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def prepare(settings: Mapping[str, Any], store: TokenStore, shape: ModelConfig) -> dict[str, dict[str, Any]]:
-    """What each objective needs to know of the training split, as plain JSON."""
-    return {name: OBJECTIVES[name].prepare(store, one, shape) for name, one in settings.items()}
+def prepare(
+    settings: Mapping[str, Any], store: TokenStore, shape: ModelConfig, say: Callable[[str], None] = lambda line: None
+) -> dict[str, dict[str, Any]]:
+    """What each objective needs to know of the training split, as plain JSON; those wanted `where_possible` are missing where it cannot serve
+    them, and `say` is told why.
+
+    Raises:
+        ConfigError: the training split cannot serve another.
+    """
+    facts = {}
+    for name, one in settings.items():
+        try:
+            facts[name] = OBJECTIVES[name].prepare(store, one, shape)
+        except ConfigError as error:
+            if not one.where_possible:
+                raise
+            say(f"{name} is left out: {error}")
+    return facts
 
 
 def build(settings: Mapping[str, Any], facts: Mapping[str, dict[str, Any]], vocabulary: Vocabulary, shape: ModelConfig) -> nn.ModuleDict:

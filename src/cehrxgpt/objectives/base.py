@@ -31,9 +31,11 @@ class ObjectiveSettings:
 
     Attributes:
         weight: of its mean in the loss.
+        where_possible: leave it out, and say so, where the training split cannot serve it; otherwise that is an error.
     """
 
     weight: float = 1.0
+    where_possible: bool = False
 
     def __post_init__(self) -> None:
         check_numbers(self)

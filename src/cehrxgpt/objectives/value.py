@@ -22,6 +22,7 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.base import Objective, nothing, wide
 from cehrxgpt.store.batch import IGNORE, PackedBatch
+from cehrxgpt.store.format import TokenStore
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -34,6 +35,15 @@ def lab_bins(vocabulary: Vocabulary) -> Tensor:
 def value_places(batch: PackedBatch, bins_V: Tensor) -> Tensor:
     """bool[B, T]: the token is a lab and has a target, which then is its bin."""
     return (bins_V.to(batch.token_id.device)[batch.token_id] > 0) & (batch.target != IGNORE)
+
+
+def check_split(vocabulary: Vocabulary) -> None:
+    """Raise `ConfigError` unless values are tokens of their own."""
+    if vocabulary.split_values:
+        return
+    if vocabulary.settings.get("values") == "split":
+        raise ConfigError("objectives: value finds nothing to learn: this data has no numeric values that enough patients have; leave it out")
+    raise ConfigError("objectives: value needs values that are tokens of their own; tokenize with --values split, or leave it out")
 
 
 class Value(Objective):
@@ -53,16 +63,19 @@ class Value(Objective):
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
-        if not vocabulary.split_values:
-            if vocabulary.settings.get("values") == "split":
-                raise ConfigError("objectives: value finds nothing to learn: this data has no numeric values that enough patients have; leave it out")
-            raise ConfigError("objectives: value needs values that are tokens of their own; tokenize with --values split, or leave it out")
+        check_split(vocabulary)
         ids = vocabulary.amount_to_id[Kind.BIN]
         bin_id = torch.tensor([ids[number] for number in range(len(ids))])
         place = torch.full((len(vocabulary),), -1)
         place[bin_id] = torch.arange(len(bin_id))
         for name, table in (("bins", lab_bins(vocabulary)), ("bin_id", bin_id), ("place", place)):
             self.register_buffer(name, table, persistent=False)
+
+    @classmethod
+    def prepare(cls, store: TokenStore, settings: Any, shape: ModelConfig) -> dict[str, Any]:
+        """See `Objective.prepare`."""
+        check_split(store.vocabulary)
+        return {}
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, shape: ModelConfig, settings: Any, facts: dict[str, Any]) -> Value:

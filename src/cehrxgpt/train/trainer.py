@@ -90,9 +90,10 @@ class Trainer:
         # Measured, and so decided by one for all.
         self.dtype: torch.dtype = getattr(torch, self.ranks.first_does(lambda: str(choose_precision(config, self.device)).removeprefix("torch.")))
         shape = config.model_config(len(store.vocabulary))
-        self.settings = config.objective_settings()
+        wanted = config.objective_settings()
+        self.facts = prepare(wanted, store, shape, self.journal.say)
+        self.settings = {name: one for name, one in wanted.items() if name in self.facts}
         self.weights: dict[str, float] = {name: one.weight for name, one in self.settings.items()}
-        self.facts = prepare(self.settings, store, shape)
         self.module = self._make_module(shape)
         if start is not None:
             if start.config != shape:
