@@ -137,7 +137,7 @@ def test_sums_of_chances_are_averaged_and_their_spread_is_the_error() -> None:
         died=nothing,
         end_minutes=np.full(shape, 100),
         conditional=True,
-        most=np.ones(shape),
+        rest=np.ones(shape),
     )
     risk = estimate(evidence)
     assert (risk.probability[0], risk.std_error[0]) == (pytest.approx(0.3), pytest.approx(0.1))

@@ -76,7 +76,7 @@ def drawn(model, asked, method: str, *, elapsed: int, stop: bool = True, repeats
 
 def split(evidence: Evidence, futures: int) -> Evidence:
     """The futures as repeats of so many each."""
-    wide = {name: getattr(evidence, name).reshape(-1, futures) for name in ("outcome", "unfinished", "died", "end_minutes", "most")}
+    wide = {name: getattr(evidence, name).reshape(-1, futures) for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
     return Evidence(future=evidence.future, minutes=evidence.minutes, amount=evidence.amount, conditional=evidence.conditional, **wide)
 
 

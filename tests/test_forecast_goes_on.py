@@ -111,3 +111,52 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             from_dict(ForecastConfig, settings, where="forecast")
+
+
+def test_deaths_after_a_window_are_no_competing_events_of_it() -> None:
+    """A pool that runs on for a longer task: what competes by day ten is what it is when the shorter task asks alone."""
+    model = markov(bare_chain({1: 1.0}, 0.001, 0.03))
+    rows = at(1, LAST + timedelta(days=1, hours=12))
+    config = ForecastConfig(samples=400, curve_points=5, max_new_tokens=400)
+    told = forecast(model, history(1), rows, [task("near", horizon=10), task("far", horizon=150)], config).curves
+    near = told.filter(pl.col("task") == "near")["competing_incidence"].to_list()
+    assert near[-1] == pytest.approx(1 - 0.969**9, abs=0.07)  # a death of the last date is dated to its end, past the window
+    assert near[-1] - near[-2] < 0.1
+    deaths = forecast(model, history(1), rows, [task("death", horizon=10, outcome="{death: true}"), task("far", horizon=150)], config).curves
+    assert deaths.filter(pl.col("task") == "death")["competing_incidence"].to_list() == [0.0] * 5
+
+
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+def test_outcome_and_death_make_no_more_than_one(estimator: str) -> None:
+    found = forecast(
+        markov(bare_chain({1: 1.0}, 0.3, 0.3)),
+        history(1),
+        at(1, LAST + timedelta(days=1)),
+        [task(horizon=40)],
+        ForecastConfig(estimator=estimator, samples=400, curve_points=4),
+    )
+    end = found.curves.row(-1, named=True)
+    assert end["competing_incidence"] == pytest.approx(0.5, abs=0.1)
+    assert end["cumulative_incidence"] + end["competing_incidence"] == pytest.approx(1.0, abs=0.1 if estimator == "scope" else 1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["scope", "reach"])
+def test_futures_that_all_say_nothing_do_not_say_that_they_are_sure(estimator: str) -> None:
+    rare = markov(bare_chain({5: 1.0}, 0.0, 0.0))
+    found = forecast(
+        rare, history(1), at(1, LAST + timedelta(days=1)), [task()], ForecastConfig(estimator=estimator, samples=50, target_std_error=0.01)
+    )
+    assert found.predictions["std_error"][0] > 0.005
+    assert found.predictions["num_samples"][0] == 50
+    short = ForecastConfig(estimator=estimator, samples=40, target_std_error=0.02, max_new_tokens=1, curve_points=3)
+    unfinished = run(config=short)
+    assert (unfinished.predictions["num_samples"] == 40).all()
+    assert (unfinished.predictions["std_error"] > 0.05).all()
+    ends = unfinished.curves.filter(pl.col("days") == pl.col("days").max().over("task"))
+    assert ends["cumulative_incidence"].to_list() == pytest.approx(unfinished.predictions["predicted_boolean_probability"].to_list())
+
+
+def test_a_silence_that_no_token_can_say_is_no_forecast() -> None:
+    found = forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), at(2, LAST + timedelta(days=200)), [task()], ForecastConfig(samples=4))
+    assert found.predictions["predicted_boolean_probability"].null_count() == 2
+    assert all("nothing happened for so long" in note for note in found.predictions["note"])

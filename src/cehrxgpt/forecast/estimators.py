@@ -52,7 +52,8 @@ class Evidence:
         died: bool[P, n]; ended by death, or another competing event, without the outcome.
         end_minutes: int64[P, n], from the prediction time: the outcome's time, death, the window's close, or where the budget ran out.
         conditional: increments are probabilities (SCOPE, REACH) and not outcomes (Monte Carlo).
-        most: float64[P, n]; what the increments to come of an unfinished future can add at most, in the mean.
+        rest: float64[P, n]; what is left of 1 at the end of each future: what the increments to come of an unfinished one can add at most, in
+            the mean, and what the death at the end of another counts for. 1, but for REACH, whose futures go on behind chances of the outcome.
     """
 
     future: Int
@@ -63,7 +64,7 @@ class Evidence:
     died: Bool
     end_minutes: Int
     conditional: bool
-    most: Float
+    rest: Float
 
     def __post_init__(self) -> None:
         shapes = {self.outcome.shape, self.unfinished.shape, self.died.shape, self.end_minutes.shape}
@@ -81,7 +82,7 @@ class Evidence:
         place[rows] = np.arange(len(rows))
         at, sample = np.divmod(self.future, self.shape[1])
         kept = place[at] >= 0
-        wide = {name: getattr(self, name)[rows] for name in ("outcome", "unfinished", "died", "end_minutes", "most")}
+        wide = {name: getattr(self, name)[rows] for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
         future = place[at[kept]] * self.shape[1] + sample[kept]
         return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], conditional=self.conditional, **wide)
 
@@ -94,7 +95,7 @@ class Evidence:
             futures.append(at * total + before + sample)
         wide = {
             name: np.concatenate([getattr(self, name), getattr(other, name)], axis=1)
-            for name in ("outcome", "unfinished", "died", "end_minutes", "most")
+            for name in ("outcome", "unfinished", "died", "end_minutes", "rest")
         }
         both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("minutes", "amount")}
         return Evidence(future=np.concatenate(futures), conditional=self.conditional, **both, **wide)
@@ -129,7 +130,7 @@ def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: Int, *, died: Bool
         died=np.zeros_like(outcome) if died is None else died,
         end_minutes=end_minutes,
         conditional=False,
-        most=np.ones(outcome.shape),
+        rest=np.ones(outcome.shape),
     )
 
 
@@ -190,11 +191,15 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     exposure = np.maximum(evidence.end_minutes - open_minutes, 0).sum(1).astype(np.float64)
     last = np.maximum(evidence.end_minutes.max(1), open_minutes)
     remaining = None if close_minutes is None else np.maximum(close_minutes - last, 0).astype(np.float64)
-    probability = weighted.sum(1) / samples + masses.left_over * _rest(found, decided, deaths, exposure, remaining)
+    later = _rest(found, decided, deaths, exposure, remaining)
+    probability = weighted.sum(1) / samples + masses.left_over * later
     lower = np.minimum(found / samples, 1.0)
-    upper = np.minimum((found + (evidence.unfinished * evidence.most).sum(1)) / samples, 1.0)
+    upper = np.minimum((found + (evidence.unfinished * evidence.rest).sum(1)) / samples, 1.0)
     probability = np.clip(probability, lower, upper)
-    error = _mean_error(weighted) if evidence.conditional else jeffreys_std_error(probability, decided)
+    if evidence.conditional:
+        error = np.hypot(_mean_error(weighted, found, decided), masses.left_over * jeffreys_std_error(later, decided))
+    else:
+        error = jeffreys_std_error(probability, decided)
     return Risk(probability, error, decided / samples, lower, upper)
 
 
@@ -204,10 +209,13 @@ def _sums(evidence: Evidence, amount: Float) -> Float:
     return np.bincount(evidence.future, amount, minlength=rows * samples).astype(np.float64).reshape(rows, samples)
 
 
-def _mean_error(values: Float) -> Float:
-    """Standard error of the mean along the last axis; NaN where there is one value."""
-    count = values.shape[-1]
-    return values.std(axis=-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(values.shape[:-1], np.nan)
+def _mean_error(values: Float, found: Float, decided: Float) -> Float:
+    """Standard error of the mean along the second axis, as of the futures whose answer is known; where nothing was `found` in any future that of
+    Monte Carlo, as zeros that agree say no more than that. NaN where there is one future."""
+    if values.shape[1] == 1:
+        return np.full(found.shape, np.nan)
+    silent = jeffreys_std_error(np.zeros_like(found), decided)
+    return np.where(found > 0, values.std(axis=1, ddof=1) / np.sqrt(np.maximum(decided, 1.0)), silent)
 
 
 @dataclass(frozen=True)
@@ -224,23 +232,34 @@ class Curves:
     death: Float
 
 
-def curves(evidence: Evidence, grid_minutes: Int) -> Curves:
-    """How the risk builds up; at the window's close it is the estimate but for what unfinished futures leave over."""
+def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> Curves:
+    """How the risk builds up to the window's close, the last time of the grid.
+
+    Args:
+        evidence: of the prediction times.
+        grid_minutes: int64[G], times from the prediction time, ascending.
+        risk: as estimated; what it adds for unfinished futures comes evenly from where the last one stopped to the close. None: nothing is added.
+    """
     rows, samples = evidence.shape
     masses, grid = _Masses(evidence), len(grid_minutes)
     row = evidence.future // samples
     place = np.searchsorted(grid_minutes, evidence.minutes, side="left")
     amount, inside = evidence.amount * masses.at(row, evidence.minutes), place < grid
     flat = np.bincount(evidence.future[inside] * grid + place[inside], amount[inside], minlength=rows * samples * grid)
-    by_future = flat.reshape(rows, samples, grid).cumsum(axis=2)
-    incidence = np.minimum(by_future.mean(axis=1), 1.0)
-    if evidence.conditional:
-        error = _mean_error(by_future.swapaxes(1, 2))
-    else:
-        error = jeffreys_std_error(incidence, np.broadcast_to((samples - evidence.unfinished.sum(1)).astype(np.float64)[:, None], incidence.shape))
+    by_future = flat.astype(np.float64).reshape(rows, samples, grid).cumsum(axis=2)
+    incidence = by_future.mean(axis=1)
+    if risk is not None:
+        last = evidence.end_minutes.max(axis=1, keepdims=True)
+        gone = np.clip((grid_minutes - last) / np.maximum(grid_minutes[-1] - last, 1), 0.0, 1.0)
+        gone[:, -1] = 1.0
+        incidence = incidence + gone * np.maximum(risk.probability - incidence[:, -1], 0.0)[:, None]
+    incidence = np.minimum(incidence, 1.0)
+    decided = np.broadcast_to((samples - evidence.unfinished.sum(1)).astype(np.float64)[:, None], incidence.shape)
+    error = _mean_error(by_future, by_future.sum(axis=1), decided) if evidence.conditional else jeffreys_std_error(incidence, decided)
     dead = np.flatnonzero(evidence.died & ~evidence.outcome)
     when = evidence.end_minutes.ravel()[dead]
     place = np.searchsorted(grid_minutes, when, side="left")
     at, inside = dead // samples, place < grid
-    deaths = np.bincount(at[inside] * grid + place[inside], masses.at(at, when)[inside], minlength=rows * grid).reshape(rows, grid).cumsum(axis=1)
+    weight = masses.at(at, when) * evidence.rest.ravel()[dead]
+    deaths = np.bincount(at[inside] * grid + place[inside], weight[inside], minlength=rows * grid).reshape(rows, grid).cumsum(axis=1)
     return Curves(incidence, error, deaths / samples)

@@ -78,18 +78,16 @@ def expected(task: Task, verdict: Verdict, pool: Pool, place: int, tokens: npt.N
         died=counted.died,
         end_minutes=counted.end_minutes,
         conditional=True,
-        most=rest.reshape(counted.shape),
+        rest=rest.reshape(counted.shape),
     )
 
 
 def _left(chance: npt.NDArray[np.float64], begins: Int, future: Int) -> npt.NDArray[np.float64]:
-    """prod(1 - chance) over the earlier draws of the same future."""
-    with np.errstate(divide="ignore"):
-        log_rest = np.log1p(-np.minimum(chance, 1.0))
-    log_rest = np.maximum(log_rest, -745.0)  # exp of it is the smallest positive number: nothing is left
-    before = np.cumsum(log_rest) - log_rest
-    begin = before[np.minimum(begins, max(len(before) - 1, 0))] if len(before) else np.zeros(len(begins))
-    return np.exp(before - begin[future]) if len(before) else chance
+    """prod(1 - chance) over the earlier draws of the same future; of each future by itself, so that it does not depend on the others."""
+    place = np.arange(len(chance)) - begins[future]
+    kept = np.ones((len(begins), int(place.max(initial=0)) + 2))
+    kept[future, place + 1] = 1 - np.minimum(chance, 1.0)
+    return np.cumprod(kept, axis=1)[future, place]
 
 
 def _drawn_tokens(pool: Pool, tokens: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

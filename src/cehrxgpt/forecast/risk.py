@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +37,9 @@ from cehrxgpt.timeline.timeline import Timeline
 
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
+
+
+_WITHOUT: dict[str, Any] = {"task": pl.String, "_moment": pl.Int64, "method": pl.String}
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ class _Worker:
         while cases:
             count = self.config.next_samples(drawn)
             pool = self._futures(group, cases, count, drawn, found)
+            unsaid = np.zeros(len(cases), dtype=bool)
+            unsaid[pool.rollouts.prompt_index[~pool.rollouts.conditioned]] = True
             for name in group.names:
                 more = self._evidence(name, group, pool)
                 evidence[name] = evidence[name].beside(more) if drawn else more
@@ -206,8 +211,10 @@ class _Worker:
             if self.config.target_std_error is not None and drawn < self.config.samples:
                 for risk in risks.values():
                     go_on |= ~(risk.std_error <= self.config.target_std_error)
+            go_on &= ~unsaid
             for name in group.names:
-                self._tell(name, cases, np.flatnonzero(~go_on), risks[name], evidence[name], drawn, found)
+                self._tell(name, cases, np.flatnonzero(~go_on & ~unsaid), risks[name], evidence[name], drawn, found)
+                found.risks.append(self._unsaid(name, [cases[place].moment for place in np.flatnonzero(unsaid)]))
             left = np.flatnonzero(go_on)
             cases, evidence = [cases[place] for place in left], {name: one.take(left) for name, one in evidence.items()}
         return found
@@ -266,6 +273,13 @@ class _Worker:
         close = None if task.follow_days is None else round(task.follow_days * MINUTES_PER_DAY)
         return estimate(evidence, open_minutes=round(task.gap_days * MINUTES_PER_DAY), close_minutes=close)
 
+    def _unsaid(self, name: str, moments: Sequence[int]) -> pl.DataFrame:
+        """Rows without numbers: futures that say nothing of the silence before the prediction time say nothing of the risk after it either."""
+        empty = pl.DataFrame(
+            {"task": [name] * len(moments), "_moment": list(moments), "method": [self._method(name)] * len(moments)}, schema=_WITHOUT
+        )
+        return empty.with_columns(pl.lit(None, dtype=kind).alias(k) for k, kind in RISK_TYPES.items() if k not in _WITHOUT).select(list(RISK_TYPES))
+
     def _tell(self, name: str, cases: list[Case], places: npt.NDArray[np.int64], risk: Risk, evidence: Evidence, drawn: int, found: Found) -> None:
         """Write down the risks of the cases at these places, and their curves."""
         moments = np.array([cases[place].moment for place in places], dtype=np.int64)
@@ -276,7 +290,8 @@ class _Worker:
         follow = self.tasks[name].follow_days
         if self.config.curve_points and follow is not None and len(places):
             days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
-            told = curves(evidence.take(places), np.round(days * MINUTES_PER_DAY).astype(np.int64))
+            of_these = Risk(*(getattr(risk, field.name)[places] for field in fields(risk)))
+            told = curves(evidence.take(places), np.round(days * MINUTES_PER_DAY).astype(np.int64), of_these)
             found.curves.append(_curve_rows(name, self._method(name), moments, days, told))
 
 

@@ -22,7 +22,7 @@ class Verdict:
     Attributes:
         outcome: bool[N]; seen within the window.
         unfinished: bool[N]; neither seen nor ruled out when the future ended.
-        died: bool[N].
+        died: bool[N]; death, or another competing event, within the window.
         end_minutes: int64[N], from the prediction time to the outcome, death, the window's close or the future's end, the first of them.
         outcome_minutes: int64[N], when the first outcome happened, minutes since 1970-01-01; a very large number where there is none.
     """
@@ -50,7 +50,8 @@ def judge(task: Task, pool: Pool) -> Verdict:
     found = outcome_in_window(task, pool.trajectories, at)
     found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
-    outcome, died = found["outcome_time"].is_not_null().to_numpy(), found["death_time"].is_not_null().to_numpy()
+    outcome = found["outcome_time"].is_not_null().to_numpy()
+    died = found["death_time"].is_not_null().to_numpy() & (minutes["death_time"] <= minutes["window_close"])  # a pool may run on for other tasks
     closed = found["window_close"].is_not_null().to_numpy() & (pool.end_minutes >= minutes["window_close"])
     ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
     unfinished = ~(outcome | died | closed | ended)
