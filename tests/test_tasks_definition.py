@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from cehrxgpt.errors import InputError, TaskError
-from cehrxgpt.tasks import label, library_tasks, load_task, parse_task, resolve
+from cehrxgpt.tasks import label, library_tasks, load_task, parse_task, resolve, task_text
 from cehrxgpt.tasks.codes import matching_codes
 from test_tasks_labeler import START, row, table
 
@@ -215,3 +215,13 @@ def test_labels_are_written_whole(tmp_path):
     assert pl.read_parquet(tmp_path / "labels.parquet").equals(labelled.labels)
     with pytest.raises(InputError, match="exists already"):
         labelled.write(tmp_path / "labels.parquet")
+
+
+def test_a_file_with_a_library_s_name_asks_what_the_library_asks(tmp_path) -> None:
+    """Labels carry the name alone, so another question under it would be forecast wrongly."""
+    same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    same.write_text(task_text("readmission_30d"))
+    other.write_text(task_text("readmission_30d").replace("horizon_days: 30", "horizon_days: 60"))
+    assert load_task(same) == load_task("readmission_30d")
+    with pytest.raises(TaskError, match="a name of its own"):
+        load_task(other)

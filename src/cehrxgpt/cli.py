@@ -290,11 +290,13 @@ def adapt(
 def tasks(
     action: Annotated[Optional[str], typer.Argument(metavar="[show]", help="'show' prints one task's file.")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Argument(metavar="[NAME]")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option("--out", help="Write the task shown here, to start a task of your own from.")] = None,  # noqa: UP045
+    force: Force = False,
     json_only: Json = False,
 ) -> None:
     """The task library; `tasks show NAME` prints one.
 
-    Example: cehrxgpt tasks show t2dm_hf_1y
+    Example: cehrxgpt tasks show t2dm_hf_1y --out mine.yaml
     """
     from cehrxgpt import stages
 
@@ -306,7 +308,9 @@ def tasks(
         return
     if action != "show" or name is None:
         raise InputError("tasks: expected nothing, or 'show NAME'; list the names with: cehrxgpt tasks")
-    console.say(stages.show_task(name))
+    text = stages.show_task(name, out, force=force)
+    if out is None:
+        console.say(text)
     console.result({"task": name})
 
 
@@ -460,6 +464,12 @@ def forecast(
     from cehrxgpt import stages
 
     console = _prepare(threads, quiet=quiet, json_only=json_only)
+    if estimator not in (known := ("mc", "scope", "reach", "time_to_event")):
+        raise InputError(f"--estimator: no '{estimator}' here; valid: {', '.join(known)}")
+    if estimator == "time_to_event" and target_std_error is not None:
+        raise InputError("--target-std-error: time_to_event draws no futures; leave it out")
+    if estimator != "time_to_event" and timeline is not None:
+        raise InputError("--timeline: only time_to_event looks at it; leave it out")
     settings = {"estimator": estimator, "samples": samples, "target_std_error": target_std_error, "seed": seed, "max_new_tokens": max_tokens}
     with console.progress("forecast") as progress:
         figures = stages.forecast(

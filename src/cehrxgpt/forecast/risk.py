@@ -321,14 +321,15 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "rows": rows.height,
         "predicted": rows.height - sum(refused.values()),
         "refused": refused,
-        "estimator": worker.config.estimator,
+        "methods": dict(predictions.filter(pl.col("note").is_null())["method"].value_counts(sort=True).iter_rows()),
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],
         "tokens": found.counts["tokens"],
         "stopped": {reason: found.counts[f"stopped/{reason}"] for reason in s.STOP_REASONS},
         "gap_not_conditioned": found.counts["gap_not_conditioned"],
         "completion": _mean(predictions["completion"]),
-        "std_error": _mean(predictions["std_error"]),
+        "mean_std_error": _mean(predictions["std_error"]),
+        "error_above_target": int((predictions["std_error"] > target).sum()) if (target := worker.config.target_std_error) is not None else None,
     }
     told = _curves(found, rows) if worker.config.curve_points else None
     return Forecast(predictions, _samples(found.samples), trajectories, told, summary)

@@ -19,11 +19,15 @@ def list_tasks() -> list[dict[str, str]]:
     return [{"name": name, "description": load_task(name).description} for name in library_tasks()]
 
 
-def show_task(name: str) -> str:
-    """A library task's file."""
+def show_task(name: str, out: Path | None = None, *, force: bool = False) -> str:
+    """A library task's file; written to `out` as well, to start a task of one's own from."""
     from cehrxgpt.tasks import task_text
 
-    return task_text(name)
+    text = task_text(name)
+    if out is not None:
+        with atomic_path(out, force=force) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return text
 
 
 def label(events: Path, task: str | None, out: Path, settings: Settings | None = None, *, force: bool = False) -> dict[str, Any]:

@@ -452,5 +452,9 @@ def load_task(name_or_path: str | Path | Task) -> Task:
             raise TaskError(f"{path}: not a YAML text file") from error
         from cehrxgpt.tasks.aces import is_aces, load_aces
 
-        return load_aces(path) if is_aces(text) else parse_task(text, where=str(path))
+        task = load_aces(path) if is_aces(text) else parse_task(text, where=str(path))
+        if task.name in library_tasks() and task != load_task(task.name):
+            # Labels carry a task's name alone: a forecast of them would look for the library's outcome.
+            raise TaskError(f"{path}: name '{task.name}' is that of a library task that asks something else; give this one a name of its own")
+        return task
     return parse_task(task_text(str(name_or_path)), where=f"task {name_or_path}")
