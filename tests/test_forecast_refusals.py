@@ -7,6 +7,7 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
+from cehrxgpt.errors import InputError, SchemaError
 from cehrxgpt.forecast import ForecastConfig, forecast
 from cehrxgpt.tasks import parse_task
 from test_forecast_truth import LAST, SHARES, at, task
@@ -34,3 +35,14 @@ def test_the_dead_have_no_future() -> None:
     found = asked(events, at(2, TOMORROW), [task(), task("far", horizon=60)])
     assert found["note"].to_list() == ["the history ends in death", None] * 2
     assert found["predicted_boolean_probability"].is_null().to_list() == [True, False] * 2
+
+
+def test_rows_that_ask_for_nothing_or_for_nobody_are_errors() -> None:
+    rows = at(2, TOMORROW)
+    with pytest.raises(InputError, match="1 of 2 rows name no task"):
+        asked(history(2), rows.with_columns(pl.Series("task", ["toy", None])), [task()])
+    with pytest.raises(SchemaError, match="2 of 2 values are no whole number"):
+        asked(history(2), rows.with_columns(pl.col("subject_id") + 0.5), [task()])
+    with pytest.raises(SchemaError, match="time zone America/New_York"):
+        asked(history(2), rows.with_columns(pl.col("prediction_time").dt.replace_time_zone("America/New_York")), [task()])
+    assert asked(history(2), rows.with_columns(pl.col("subject_id").cast(pl.Float64)), [task()])["note"].null_count() == 2

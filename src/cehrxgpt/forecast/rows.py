@@ -82,7 +82,7 @@ def ask(events: EventDataset | pl.DataFrame, at: pl.DataFrame, tasks: Sequence[s
         tasks: names, files or Tasks.
 
     Raises:
-        InputError: two tasks share a name, or a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
+        InputError: two tasks share a name, or a row asks for a task that was not given, or for none.  SchemaError: see `check_moments`.
     """
     codes = events.codes if isinstance(events, EventDataset) else None
     known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
@@ -101,6 +101,9 @@ def _rows(at: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     keys = keys.with_columns(label)
     if "task" in at.columns:
         asked = keys.with_columns(at["task"].cast(pl.String))
+        nameless = asked["task"].null_count()
+        if nameless:
+            raise InputError(f"forecast: {nameless} of {at.height} rows name no task; expected one of {', '.join(names)} in each")
         unknown = asked.filter(~pl.col("task").is_in(list(names)))["task"].unique().to_list()
         if unknown:
             raise InputError(f"forecast: rows ask for task '{unknown[0]}', which was not given; given: {', '.join(names)}")
