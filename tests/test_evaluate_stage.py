@@ -102,3 +102,14 @@ def test_a_report_shows_everybody_and_no_curve_is_a_task(files):
 
 def test_where_curves_lie(tmp_path):
     assert curves_beside(tmp_path / "risk.parquet") == tmp_path / "risk.curves.parquet"
+
+
+def test_curves_of_another_forecast_are_refused(files):
+    labels = [files / "t.parquet", files / "u.parquet"]
+    risk = pl.read_parquet(files / "risk.parquet")
+    other = risk.with_columns((pl.col("predicted_boolean_probability") * 0.9).alias("predicted_boolean_probability"))
+    other.write_parquet(files / "risk.parquet")
+    with pytest.raises(MismatchError, match="curves of another forecast: 200 of 200"):
+        stages.evaluate_predictions(files / "risk.parquet", labels, None)
+    other.with_columns(pl.lit(0.8).alias("completion")).write_parquet(files / "risk.parquet")  # what unfinished futures leave over is in no curve
+    assert "t monte_carlo integrated_brier" in stages.evaluate_predictions(files / "risk.parquet", labels, None)["metrics"]
