@@ -10,7 +10,18 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, MismatchError
-from cehrxgpt.stages.tables import check_subjects, interval, label_files, method_name, number, read_labels, read_table, silent, write_table
+from cehrxgpt.stages.tables import (
+    check_subjects,
+    interval,
+    label_files,
+    method_name,
+    number,
+    read_labels,
+    read_table,
+    safe_names,
+    silent,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -163,6 +174,7 @@ def _write_judgement(
 
     tables = {"calibration": calibration_table(predictions, labels, seed=seed), "net_benefit": net_benefit_table(predictions, labels, seed=seed)}
     charts = {"calibration": calibration_chart, "net_benefit": net_benefit_chart}
+    tasks, methods = (safe_names(predictions[column].unique(maintain_order=True)) for column in ("task", "method"))
     with atomic_path(out, folder=True, force=force) as partial:
         metrics.write_parquet(partial / "metrics.parquet")
         for kind, table in tables.items():
@@ -170,12 +182,12 @@ def _write_judgement(
             for task in table["task"].unique(maintain_order=True).to_list():
                 drawn = charts[kind](table.filter(pl.col("task") == task), task)
                 if drawn is not None:
-                    (partial / f"{kind}.{task}.svg").write_text(drawn, encoding="utf-8")
+                    (partial / f"{kind}.{tasks[task]}.svg").write_text(drawn, encoding="utf-8")
         if mapped is not None:
             mapped.write_parquet(partial / "recalibrated.parquet")
         (partial / "meds").mkdir()
         for (task, method), rows in meds_predictions(predictions, labels).items():
-            rows.write_parquet(partial / "meds" / f"{task}.{method}.parquet")
+            rows.write_parquet(partial / "meds" / f"{tasks[task]}.{methods[method]}.parquet")
 
 
 def _subgroup_table(metrics: pl.DataFrame) -> list[list[str]]:
