@@ -11,6 +11,8 @@ import pytest
 from cehrxgpt import schema as s
 from cehrxgpt.errors import MismatchError, SchemaError
 from cehrxgpt.evaluate import evaluate_predictions
+from cehrxgpt.evaluate.predictions import calibration_table
+from cehrxgpt.report.judging_charts import calibration_chart
 
 T0 = datetime(2020, 1, 1)
 
@@ -201,3 +203,27 @@ def test_shares_of_few_samples_have_a_slope():
     predictions = predictions_frame(labels, shares, num_samples=pl.lit(16, dtype=pl.Int32))
     metrics = evaluate_predictions(predictions, labels, replicates=0)
     assert 0.3 < value(metrics, "calibration_slope") < 1.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.01, 1.01])
+def test_what_is_no_probability_is_refused(value):
+    labels = labels_frame([True, False, True])
+    with pytest.raises(SchemaError, match="1 of 2 values are no probability") as told:
+        evaluate_predictions(predictions_frame(labels, [value, 1.0, None]), labels)
+    assert str(value) not in str(told.value)
+
+
+def test_small_bins_tell_the_predicted_risk_only():
+    """Two heaps of risks: the one of ten people is hidden, and with it the next smallest, or subtraction would tell."""
+    people = [10, 40, 60, 90]
+    labels = labels_frame([row % 3 == 0 for row in range(sum(people))])
+    predictions = predictions_frame(labels, np.repeat([0.1, 0.3, 0.5, 0.7], people).tolist())
+    table = calibration_table(predictions, labels, bins=200, replicates=5)
+    assert table["predicted"].to_list() == pytest.approx([0.1, 0.3, 0.5, 0.7])
+    for column in ("observed", "lower", "upper", "rows", "subjects"):
+        assert table[column].is_null().to_list() == [True, True, False, False]
+    assert table["subjects"].to_list() == [None, None, 60, 90]
+    drawn = calibration_chart(table, "t")
+    assert drawn is not None
+    assert drawn.count("predicted 10%") == 0
+    assert calibration_chart(table.head(3), "t") is None

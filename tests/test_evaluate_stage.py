@@ -102,3 +102,30 @@ def test_a_report_shows_everybody_and_no_curve_is_a_task(files):
 
 def test_where_curves_lie(tmp_path):
     assert curves_beside(tmp_path / "risk.parquet") == tmp_path / "risk.curves.parquet"
+
+
+def test_curves_of_another_forecast_are_refused(files):
+    labels = [files / "t.parquet", files / "u.parquet"]
+    risk = pl.read_parquet(files / "risk.parquet")
+    other = risk.with_columns((pl.col("predicted_boolean_probability") * 0.9).alias("predicted_boolean_probability"))
+    other.write_parquet(files / "risk.parquet")
+    with pytest.raises(MismatchError, match="curves of another forecast: 200 of 200"):
+        stages.evaluate_predictions(files / "risk.parquet", labels, None)
+    other.with_columns(pl.lit(0.8).alias("completion")).write_parquet(files / "risk.parquet")  # what unfinished futures leave over is in no curve
+    assert "t monte_carlo integrated_brier" in stages.evaluate_predictions(files / "risk.parquet", labels, None)["metrics"]
+
+
+def test_any_name_of_a_task_or_method_makes_a_file(files):
+    """A slash in a name is no folder, and names that are told apart by a sign alone stay apart."""
+    for name in ("risk", "t"):
+        table = pl.read_parquet(files / f"{name}.parquet").filter(pl.col("task") == "t")
+        both = [table.with_columns(pl.lit(task).alias("task")) for task in ("../a/b", "../a b")]
+        both = [one.with_columns(pl.lit("my/model").alias("method")) for one in both] if name == "risk" else both
+        pl.concat(both).write_parquet(files / f"{name}.parquet")
+    (files / "risk.curves.parquet").unlink()
+    stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet"], files / "out" / "judged")
+    names = sorted(
+        path.relative_to(files / "out").as_posix() for path in (files / "out").rglob("*") if path.suffix == ".svg" or path.parent.name == "meds"
+    )
+    drawn = [f"judged/{kind}.{task}.svg" for kind in ("calibration", "net_benefit") for task in (".._a_b", ".._a_b_2")]
+    assert names == sorted([*drawn, "judged/meds/.._a_b.my_model.parquet", "judged/meds/.._a_b_2.my_model.parquet"])

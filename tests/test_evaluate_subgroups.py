@@ -83,17 +83,25 @@ def test_metrics_of_a_level_are_those_of_its_rows_alone():
 
 @pytest.mark.parametrize(("people", "positives", "shown"), [(40, 11, True), (40, 10, False), (21, 11, False), (22, 11, True), (10, 5, False)])
 def test_small_levels_are_counted_and_not_shown(people, positives, shown):
-    values = [row < positives for row in range(people)] + [row % 2 == 0 for row in range(60)]
+    values = [row < positives for row in range(people)] + [row % 2 == 0 for row in range(160)]
     labels = labels_frame(values)
     rng = np.random.default_rng(0)
-    groups = grouped(labels, ["small"] * people + ["large"] * 60)
+    groups = grouped(labels, ["small"] * people + ["middle"] * 60 + ["large"] * 100)
     metrics = evaluate_predictions(predictions_frame(labels, rng.random(len(values))), labels, groups=groups, replicates=5)
-    assert ("small" in metrics["level"].to_list()) == shown
-    assert "large" in metrics["level"].to_list()
+    # Where the small level alone was withheld, everybody less the others would be it.
+    assert set(metrics["level"].drop_nulls()) == ({"small", "middle", "large"} if shown else {"large"})
     withheld = metrics.filter(pl.col("metric") == WITHHELD).to_dicts()
     assert [(row["value"], row["subgroup"], row["level"], row["subjects"], row["positives"]) for row in withheld] == (
-        [] if shown else [(1, "g", None, 0, 0)]
+        [] if shown else [(2, "g", None, 0, 0)]
     )
+
+
+def test_small_levels_together_are_not_small():
+    labels = labels_frame([row % 2 == 0 for row in range(160)])
+    levels = ["a"] * 2 + ["b"] * 2 + ["c"] * 56 + ["d"] * 100
+    metrics = evaluate_predictions(predictions_frame(labels, [0.5] * 160), labels, groups=grouped(labels, levels), replicates=0)
+    assert metrics["level"].drop_nulls().unique().to_list() == ["d"]
+    assert metrics.filter(pl.col("metric") == WITHHELD)["value"].to_list() == [3]
 
 
 def test_people_are_counted_and_not_rows():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 
 import numpy as np
@@ -9,8 +10,9 @@ import polars as pl
 import pytest
 
 from cehrxgpt.config import from_dict
-from cehrxgpt.errors import ConfigError
+from cehrxgpt.errors import ConfigError, StorageError
 from cehrxgpt.forecast import ForecastConfig, Journal, forecast
+from cehrxgpt.forecast.journal import Found
 from test_forecast_truth import LAST, SHARES, at, task
 from toy_capabilities import bare_chain, exact_risk, history, markov
 
@@ -62,6 +64,42 @@ def test_pools_of_another_forecast_or_damaged_ones_are_drawn_again(tmp_path) -> 
     run(Journal(tmp_path, "key"))
     damaged.write_bytes(damaged.read_bytes()[:-30])
     assert same(run(Journal(tmp_path, "key")), run())
+
+
+def pool() -> Found:
+    """A small one with a frame of each kind but one."""
+    frame = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
+    return Found(risks=[frame], curves=[frame], samples=[frame], counts=Counter({"futures": 3}))
+
+
+def test_no_damage_goes_unseen_or_ends_the_forecast(tmp_path) -> None:
+    """Whatever byte is wrong, or missing, a pool is read as it was written or not at all."""
+    journal = Journal(tmp_path, "key")
+    journal.write(0, pool())
+    file = tmp_path / "pool-000000.zip"
+    good, rng = file.read_bytes(), np.random.default_rng(0)
+    written, none = journal.read(0), 0
+    assert written is not None
+    for place in rng.integers(len(good), size=600):
+        broken = bytearray(good)
+        broken[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(broken if rng.random() < 0.8 else good[:place])
+        found = journal.read(0)
+        none += found is None
+        if found is not None:
+            assert found.counts == written.counts
+            for name in ("risks", "curves", "samples", "trajectories"):
+                assert [one.to_dicts() for one in getattr(found, name)] == [one.to_dicts() for one in getattr(written, name)]
+    assert none > 300
+
+
+def test_a_folder_of_pools_that_is_none_is_a_storage_error(tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    journal = Journal(tmp_path / "file", "key")
+    with pytest.raises(StorageError, match="file"):
+        journal.read(0)
+    with pytest.raises(StorageError, match="file"):
+        journal.write(0, pool())
 
 
 @pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])

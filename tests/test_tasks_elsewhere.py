@@ -253,6 +253,8 @@ BAD_TABLES = {
     "a column twice": ("SUBJECT_ID," + GOOD + "1,1,1,2020-01-01\n", SchemaError, "stands twice"),
     "several definitions": (GOOD + "1,1,2020-01-01\n2,1,2020-01-01\n", InputError, "2 cohort definitions (1, 2); choose one with --cohort-id"),
     "no date": (GOOD + "1,1,2020-01-01\n1,2,soon\n", SchemaError, "1 of 2 values are no date such as 2020-01-31 (the first in row 2)"),
+    "no header": ("1,4711,soon,A17\n1,4712,2020-01-01,A17\n", SchemaError, "(4 columns there, none of these: is the header line missing?)"),
+    "the year 0": (GOOD + "1,1,0000-01-31\n", SchemaError, "1 of 1 values are no date such as 2020-01-31"),
     "a date left out": (GOOD + "1,1,\n", SchemaError, "no date"),
     "no number": (GOOD + "1,A17,2020-01-01\n", SchemaError, "'subject_id': 1 of 1 values are no whole number"),
     "ragged rows": (GOOD + "1,1,2020-01-01,5,6,7\n", InputError, "not readable as csv"),
@@ -272,6 +274,7 @@ def test_a_bad_cohort_table_is_one_clear_line(name: str, tmp_path: Path) -> None
     assert str(path) in str(told.value)
     assert "soon" not in str(told.value)
     assert "A17" not in str(told.value)
+    assert "4711" not in str(told.value)
 
 
 def test_cohort_tables_in_many_guises(tmp_path: Path) -> None:
@@ -296,6 +299,18 @@ def test_cohort_tables_in_many_guises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no cohort table by its name"):
         (tmp_path / "e.xlsx").write_bytes(b"")
         read_cohort(tmp_path / "e.xlsx")
+
+
+def test_a_label_file_tells_no_names_of_columns_and_no_year_0(tmp_path: Path) -> None:
+    when = pl.Series("prediction_time", [-62_167_219_200_000_000, 0]).cast(pl.Datetime("us"))
+    labels = pl.DataFrame({"subject_id": [1, 2], "boolean_value": [True, False]}).with_columns(when)
+    labels.write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(SchemaError, match="1 of 2 times lie outside the years 1 to 9999"):
+        read_labels(tmp_path / "a.parquet")
+    for missing, kind in (("subject_id", "whole numbers"), ("boolean_value", "yes and no")):
+        labels.tail(1).rename({missing: "4711"}).write_parquet(tmp_path / "b.parquet")
+        with pytest.raises(SchemaError, match=rf"'{missing}' is missing; expected {kind} \(3 columns there\)"):
+            read_labels(tmp_path / "b.parquet")
 
 
 def test_strangers_are_refused(events: Path, tmp_path: Path) -> None:

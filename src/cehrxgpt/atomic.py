@@ -52,7 +52,7 @@ def _partial_beside(out: Path) -> Path:
     """A fresh path beside `out`; leftovers of processes that are gone are removed."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise StorageError(f"cannot make the folder {out.parent}: {error.strerror}") from error
     # A kill between the two renames of `_replace` leaves the former folder under another name: put it back, or drop it if it was replaced.
     for former in out.parent.glob(f".{out.name}.old-*"):

@@ -63,7 +63,8 @@ def evaluate_predictions(
         curves: CURVE_SCHEMA rows; a method that has them gets `integrated_brier` too.
         groups: `task`, `subject_id`, `prediction_time`, `subgroup`, `level` (`subgroups.subgroup_levels`); weights for censoring are estimated within
             each level. A level of fewer than 11 people, or fewer than 11 with the outcome or 11 without it, is not shown: a row
-            `levels_withheld` of its subgroup counts such levels (its `subjects` and `positives` are 0: they are not told).
+            `levels_withheld` of its subgroup counts such levels (its `subjects` and `positives` are 0: they are not told). Nor are the next smallest,
+            as long as there is one such level or all of them together are so small: else subtraction would tell.
         replicates, seed: of the bootstrap by patient (95% percentile intervals; centred for the calibration error, which grows with noise);
             subgroups have at most GROUP_REPLICATES.
         bins: of the calibration error, of equal mass.
@@ -113,17 +114,30 @@ def _subgroup_rows(
     """Metric rows of the levels that may be shown, then how many may not, subgroup by subgroup."""
     placed = group.with_row_index("_place").join(groups, on=list(KEY), how="inner", maintain_order="left")
     for subgroup in groups["subgroup"].unique(maintain_order=True).to_list():
-        withheld = 0
         mine = placed.filter(pl.col("subgroup") == subgroup)
-        for level in mine["level"].unique().sort().to_list():
-            rows = mine.filter(pl.col("level") == level)
-            if min(Judged.of(rows, weighted=weighted).subjects) < s.SMALL_CELL:
-                withheld += 1
+        levels = {level: mine.filter(pl.col("level") == level) for level in mine["level"].unique().sort().to_list()}
+        withheld = _withheld(levels)
+        for level, rows in levels.items():
+            if level in withheld:
                 continue
             part = None if incidence is None else (incidence[0], incidence[1][rows["_place"].to_numpy()])
             yield _rows(named | {"subgroup": subgroup, "level": level}, rows, part, weighted=weighted, **settings)
         if withheld:
-            yield _table(named | {"subgroup": subgroup}, {WITHHELD: (float(withheld), np.nan, np.nan)}, 0, 0)
+            yield _table(named | {"subgroup": subgroup}, {WITHHELD: (float(len(withheld)), np.nan, np.nan)}, 0, 0)
+
+
+def _withheld(levels: dict[str, pl.DataFrame]) -> list[str]:
+    """Levels that are not shown: the small ones, and the next smallest until what everybody has more than those shown is not small either."""
+    people = {level: Judged.of(rows, weighted=False).subjects for level, rows in levels.items()}
+    withheld = [level for level, counts in people.items() if min(counts) < s.SMALL_CELL]
+    rest = sorted((level for level in levels if level not in withheld), key=lambda level: people[level])
+    while rest and withheld and (len(withheld) == 1 or _is_small(pl.concat([levels[level] for level in withheld]))):
+        withheld.append(rest.pop(0))
+    return withheld
+
+
+def _is_small(rows: pl.DataFrame) -> bool:
+    return min(Judged.of(rows, weighted=False).subjects) < s.SMALL_CELL
 
 
 def _rows(
@@ -207,17 +221,28 @@ def _close(rows: pl.DataFrame) -> float:
 def calibration_table(
     predictions: pl.DataFrame, labels: pl.DataFrame, *, bins: int = 10, replicates: int = 1000, seed: int = 0, weighted: bool = True
 ) -> pl.DataFrame:
-    """`task`, `method`, and what `calibration.calibration_curve` says of each bin of equal mass."""
+    """`task`, `method`, and what `calibration.calibration_curve` says of each bin of equal mass.
+
+    Of a bin of fewer than 11 people only `predicted` is told, the rest is null; where it is the only one, the next smallest says no more.
+    """
     figures = ("predicted", "observed", "lower", "upper", "rows", "subjects")
     types: dict[str, pl.DataType] = {"task": pl.String(), "method": pl.String(), **dict.fromkeys(figures, pl.Float64())}
-    parts: list[dict[str, str | float]] = []
+    parts: list[dict[str, str | float | None]] = []
     for task, method, group in by_method(join_labels(predictions, labels)):
         rows = Judged.of(group, weighted=weighted)
         curve = calibration.calibration_curve(
             rows.truth, rows.probability, rows.weight, bins=bins, subject_id=rows.subject_id, replicates=replicates, seed=seed
         )
-        parts += [{"task": task, "method": method, **point} for point in curve]
+        parts += [{"task": task, "method": method, **point} for point in _told(curve)]
     return pl.DataFrame(parts, schema=types).with_columns(pl.col("rows", "subjects").cast(pl.Int64))
+
+
+def _told(curve: list[dict[str, float]]) -> list[dict[str, float | None]]:
+    """The bins, without what small ones have observed."""
+    order = sorted(range(len(curve)), key=lambda index: curve[index]["subjects"])
+    small = sum(point["subjects"] < s.SMALL_CELL for point in curve)
+    hidden = set(order[: max(small, 2) if small else 0])
+    return [{name: None if index in hidden and name != "predicted" else value for name, value in point.items()} for index, point in enumerate(curve)]
 
 
 def net_benefit_table(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.errors import MismatchError
+from cehrxgpt.errors import MismatchError, SchemaError
 from cehrxgpt.evaluate import calibration
 from cehrxgpt.evaluate.bootstrap import censoring_weights
 from cehrxgpt.evaluate.time_to_event import FollowUp, ending
@@ -25,13 +25,19 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
 
     Raises:
         MismatchError: a prediction has no label (another task, other subjects, other times), or a key stands twice.
-        SchemaError: either table is not what it should be.
+        SchemaError: either table is not what it should be; a probability is none.
     """
     needed = ["subject_id", "prediction_time", "predicted_boolean_probability", "task", "method"]
     s.check_columns(
         predictions.to_arrow(), s.PREDICTION_SCHEMA, where="predictions", optional=[f.name for f in s.PREDICTION_SCHEMA if f.name not in needed]
     )
     s.check_columns(labels.to_arrow(), s.LABEL_SCHEMA, where="labels", optional=("observed",))
+    told = predictions["predicted_boolean_probability"].drop_nulls()
+    wrong = int((~told.is_between(0, 1)).sum())  # NaN is not between
+    if wrong:
+        raise SchemaError(
+            f"predictions: column 'predicted_boolean_probability': {wrong} of {told.len()} values are no probability; expected 0 to 1 or null"
+        )
     if labels.select(KEY).is_duplicated().any():
         raise MismatchError("labels: a (task, subject_id, prediction_time) stands twice; expected one label each")
     if predictions.select(*KEY, "method").is_duplicated().any():
@@ -45,11 +51,11 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
     lost = joined.filter(pl.col("_labelled").is_null())
     if lost.height:
         tasks = set(labels["task"].to_list())
-        wrong = sorted(set(lost["task"].to_list()) - tasks)
+        strange = sorted(set(lost["task"].to_list()) - tasks)
         strangers = lost.join(labels.select("subject_id"), on="subject_id", how="anti")["subject_id"].n_unique()
         why = f"{strangers} of their subjects are not in the labels at all" if strangers else "the subjects are there, at other prediction times"
-        if wrong:
-            why = f"the labels are of {', '.join(sorted(tasks)) or 'no task'}, the predictions of {', '.join(wrong)}"
+        if strange:
+            why = f"the labels are of {', '.join(sorted(tasks)) or 'no task'}, the predictions of {', '.join(strange)}"
         raise MismatchError(f"{lost.height} of {joined.height} predictions have no label ({why}); give the labels that the predictions were made for")
     return joined.drop("_labelled")
 

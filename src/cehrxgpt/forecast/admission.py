@@ -1,16 +1,17 @@
-"""Which cases a task can ask about: their stay, their history, the vocabulary."""
+"""Which cases a task can ask about: their life, their stay, their history, the vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt.forecast.futures import Case
-from cehrxgpt.forecast.rows import KEY, NO_TOKEN, Key, wrong_onset
+from cehrxgpt.forecast.rows import DEAD, KEY, NO_TOKEN, Key, ends_in_death, wrong_onset
 from cehrxgpt.tasks import Task, attach_stay
 from cehrxgpt.timeline.moments import Moments
 
@@ -23,6 +24,7 @@ def admit(
     asked: Mapping[int, Sequence[str]],
     moments: Moments,
     cases: list[Case],
+    kind: npt.NDArray[np.integer[Any]],
 ) -> tuple[list[Case], dict[Key, str]]:
     """What each task cannot ask of these cases.
 
@@ -31,6 +33,7 @@ def admit(
         asked: moment -> names of the tasks that ask about it.
         moments: the chunk that the cases come from.
         cases: of the chunk.
+        kind: of each token of the vocabulary.
 
     Returns:
         the cases, with the start of the index stay of tasks about one; and (task, moment) -> why there will be no prediction.
@@ -61,4 +64,6 @@ def admit(
                     notes[(name, moment)] = NO_STAY
                 else:
                     starts[moment][name] = np.datetime64(start, "us")
+    dead = [case.moment for case in cases if ends_in_death(case.prompt.token_id, kind)]
+    notes |= {(name, moment): DEAD for moment in dead for name in asked[moment]}
     return [replace(case, stay_start=starts[case.moment]) for case in cases], notes

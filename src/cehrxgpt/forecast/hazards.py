@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from cehrxgpt.events import EventDataset
-from cehrxgpt.forecast.rows import CURVE_TYPES, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, refusals, wrong_onset
+from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 METHOD = "time_to_event"
 NO_HEAD = "the model was trained without the objective time_to_event"
 NO_SET = "the outcome is no set of tokens, so that no hazard is its own"
-DEAD = "the history ends in death"
 _PENDING = 2048  # histories gathered before they are sorted by length and read
 
 
@@ -197,7 +196,7 @@ def one_pass(
         if progress is not None:
             progress(done, len(questions.asked), "histories")
     _estimate(model, head, pending, questions, covers, errors, config, found)
-    predictions = answer(questions.rows, _risk_rows(found.risk), found.note, method=METHOD)
+    predictions = answer(questions.rows, _risk_rows(found.risk), found.note, methods=dict.fromkeys(questions.tasks, METHOD))
     summary = {
         "rows": predictions.height,
         "predicted": predictions["note"].null_count(),
@@ -275,7 +274,7 @@ def _readings(
             found.note |= {(name, int(moment)): reasons[name] for moment in moments.index}
     readings = []
     for place, (moment, why) in enumerate(zip(moments.index.tolist(), moments.refusal(config.max_unknown_share), strict=True)):
-        if why is None and kind[histories.token_id[histories.offsets[place + 1] - 1]] in (Kind.DEATH, Kind.END):
+        if why is None and ends_in_death(histories.token_id[histories.history(place)], kind):
             why = DEAD
         if why is not None:
             found.note |= {(name, moment): why for name in questions.asked[moment]}

@@ -1,15 +1,19 @@
 """What an interrupted forecast has done already: a folder with one file for each pool of futures.
 
 A pool's number says what it holds, as pools are gathered in one order whatever happens; `key` says of what forecast it is. A file is
-written whole or not at all, and one of another forecast, or that cannot be read, counts as not there. Several processes may work at one
+written whole or not at all, and one of another forecast, or that is damaged, counts as not there: `facts.json` has a checksum of each frame,
+and of itself. Several processes may work at one
 folder, each at pools of its own: futures depend on nothing but who is asked, so nobody can tell afterwards.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +21,25 @@ from pathlib import Path
 import polars as pl
 
 from cehrxgpt.atomic import atomic_path
+from cehrxgpt.errors import StorageError
 
 _FRAMES = ("risks", "curves", "samples", "trajectories")
+_FACTS, _SUM = "facts.json", "facts.sum"
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,  # seeking where nothing is
+    ValueError,  # checksums, JSON and its encoding
+    TypeError,
+    KeyError,
+    OverflowError,
+    NotImplementedError,  # a flag or a kind of compression that does not exist
+    RuntimeError,  # a file that says it is encrypted
+    pl.exceptions.PolarsError,
+)
+"""What opening and reading an archive raises where a byte of it is wrong; it is read from memory, so the disk has no part in it."""
 
 
 @dataclass
@@ -64,28 +85,65 @@ class Journal:
         return number % self.share[1] == self.share[0]
 
     def read(self, number: int) -> Found | None:
-        """What a pool told, if it is done."""
+        """What a pool told, if it is done.
+
+        Raises:
+            StorageError: the disk cannot be read, or the folder is none.
+        """
         try:
-            with zipfile.ZipFile(self._path(number)) as archive:
-                facts = json.loads(archive.read("facts.json"))
-                if facts["key"] != self.key:
-                    return None
-                there = set(archive.namelist())
-                frames = {name: [pl.read_parquet(io.BytesIO(archive.read(name)))] if name in there else [] for name in _FRAMES}
-        except (FileNotFoundError, zipfile.BadZipFile, json.JSONDecodeError, KeyError):
+            content = self._path(number).read_bytes()
+        except FileNotFoundError:
             return None
-        return Found(**frames, counts=Counter(facts["counts"]))
+        except OSError as error:
+            raise StorageError(f"could not read {self._path(number)}: {error.strerror or error}") from error
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                return _told(archive, self.key)
+        except _DAMAGE:
+            return None
 
     def write(self, number: int, found: Found) -> None:
-        """Keep what a pool told."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Keep what a pool told.
+
+        Raises:
+            StorageError: the disk is full, or the folder cannot be made.
+        """
+        members = {name: _parquet(pl.concat(getattr(found, name))) for name in _FRAMES if getattr(found, name)}
+        sums = {name: _checksum(content) for name, content in members.items()}
+        facts = json.dumps({"key": self.key, "counts": dict(found.counts), "frames": sums}).encode()
         with atomic_path(self._path(number), force=True) as partial, zipfile.ZipFile(partial, "w") as archive:
-            archive.writestr("facts.json", json.dumps({"key": self.key, "counts": dict(found.counts)}))
-            for name in _FRAMES:
-                if getattr(found, name):
-                    bytes_out = io.BytesIO()
-                    pl.concat(getattr(found, name)).write_parquet(bytes_out)
-                    archive.writestr(name, bytes_out.getvalue())
+            for name, content in {_FACTS: facts, _SUM: _checksum(facts).encode(), **members}.items():
+                archive.writestr(name, content)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"pool-{number:06}.zip"
+
+
+def _told(archive: zipfile.ZipFile, key: str) -> Found | None:
+    """What a pool's archive holds; None where it is another forecast's. Raises one of `_DAMAGE` where it does not hold what was written."""
+    content = archive.read(_FACTS)
+    _check(_FACTS, content, archive.read(_SUM).decode("ascii"))
+    facts = json.loads(content)
+    if facts["key"] != key:
+        return None
+    frames: dict[str, list[pl.DataFrame]] = {name: [] for name in _FRAMES}
+    for name, checksum in facts["frames"].items():
+        content = archive.read(name)
+        _check(name, content, checksum)
+        frames[name] = [pl.read_parquet(io.BytesIO(content))]
+    return Found(**frames, counts=Counter(facts["counts"]))
+
+
+def _check(name: str, content: bytes, checksum: str) -> None:
+    if _checksum(content) != checksum:
+        raise ValueError(f"{name} is not what was written")
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    written = io.BytesIO()
+    frame.write_parquet(written)
+    return written.getvalue()

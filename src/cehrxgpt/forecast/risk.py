@@ -143,7 +143,7 @@ class _Worker:
                 self.notes |= {(name, moment): why for name in self.asked[moment]}
         usable = [place for place, why in enumerate(refused) if why is None]
         cases = make_cases(moments, usable, self.vocabulary, self.timeline.grammar, self.history_tokens)
-        cases, notes = admit(self.tasks, self.tokens, self.asked, moments, cases)
+        cases, notes = admit(self.tasks, self.tokens, self.asked, moments, cases, self.vocabulary.kind)
         self.notes |= notes
         for case in cases:
             for group in self._groups([name for name in self.asked[case.moment] if (name, case.moment) not in self.notes]):
@@ -256,7 +256,8 @@ class _Worker:
                 found.trajectories.append(pool.trajectories)
         return pool
 
-    def _method(self, name: str) -> str:
+    def method(self, name: str) -> str:
+        """Of a task: that which was asked for, or Monte Carlo where the outcome is no set of tokens."""
         return METHODS[self.config.estimator if self.tokens[name] is not None else "mc"]
 
     def _evidence(self, name: str, group: _Group, pool: Pool) -> Evidence:
@@ -276,7 +277,7 @@ class _Worker:
     def _unsaid(self, name: str, moments: Sequence[int]) -> pl.DataFrame:
         """Rows without numbers: futures that say nothing of the silence before the prediction time say nothing of the risk after it either."""
         empty = pl.DataFrame(
-            {"task": [name] * len(moments), "_moment": list(moments), "method": [self._method(name)] * len(moments)}, schema=_WITHOUT
+            {"task": [name] * len(moments), "_moment": list(moments), "method": [self.method(name)] * len(moments)}, schema=_WITHOUT
         )
         return empty.with_columns(pl.lit(None, dtype=kind).alias(k) for k, kind in RISK_TYPES.items() if k not in _WITHOUT).select(list(RISK_TYPES))
 
@@ -285,14 +286,14 @@ class _Worker:
         moments = np.array([cases[place].moment for place in places], dtype=np.int64)
         columns = (risk.probability, risk.std_error, np.full(len(cases), drawn), risk.completion, risk.lower_bound, risk.upper_bound)
         numbers = {column: values[places] for column, values in zip(list(RISK_TYPES)[2:-1], columns, strict=True)}
-        frame = pl.DataFrame({"_moment": moments, **numbers}).with_columns(pl.lit(name).alias("task"), pl.lit(self._method(name)).alias("method"))
+        frame = pl.DataFrame({"_moment": moments, **numbers}).with_columns(pl.lit(name).alias("task"), pl.lit(self.method(name)).alias("method"))
         found.risks.append(frame.with_columns(pl.col("std_error").fill_nan(None)).select(pl.col(k).cast(v) for k, v in RISK_TYPES.items()))
         follow = self.tasks[name].follow_days
         if self.config.curve_points and follow is not None and len(places):
             days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
             of_these = Risk(*(getattr(risk, field.name)[places] for field in fields(risk)))
             told = curves(evidence.take(places), np.round(days * MINUTES_PER_DAY).astype(np.int64), of_these)
-            found.curves.append(_curve_rows(name, self._method(name), moments, days, told))
+            found.curves.append(_curve_rows(name, self.method(name), moments, days, told))
 
 
 def _curve_rows(name: str, method: str, moments: npt.NDArray[np.int64], days: npt.NDArray[np.float64], told: Curves) -> pl.DataFrame:
@@ -313,7 +314,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
     """The results in the order of the rows."""
     found, rows = worker.found, questions.rows
     risks = pl.concat([pl.DataFrame(schema=RISK_TYPES), *found.risks])
-    predictions = answer(rows, risks, worker.notes, method=METHODS[worker.config.estimator])
+    predictions = answer(rows, risks, worker.notes, methods={name: worker.method(name) for name in questions.tasks})
     empty: dict[str, Any] = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32}
     trajectories = pl.concat([pl.DataFrame(schema=empty), *found.trajectories]) if worker.config.trajectories else None
     refused = refusals(predictions)

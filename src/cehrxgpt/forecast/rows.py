@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks import Task, had_before, load_task, resolve
+from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import NO_SUBJECT, check_moments
 
 NO_TOKEN = "the model's vocabulary has no token of the outcome"
 HAD_IT = "the outcome is in the history and the task asks for its first onset"
 NOT_HAD = "the outcome is not in the history and the task asks for its recurrence"
 UNSAID = "the model cannot say that nothing happened for so long before the prediction time"
+DEAD = "the history ends in death"
 KEY = ("subject_id", "prediction_time")
 RISK_TYPES: dict[str, Any] = {
     "task": pl.String,
@@ -79,7 +83,7 @@ def ask(events: EventDataset | pl.DataFrame, at: pl.DataFrame, tasks: Sequence[s
         tasks: names, files or Tasks.
 
     Raises:
-        InputError: two tasks share a name, or a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
+        InputError: two tasks share a name, or a row asks for a task that was not given, or for none.  SchemaError: see `check_moments`.
     """
     codes = events.codes if isinstance(events, EventDataset) else None
     known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
@@ -98,12 +102,20 @@ def _rows(at: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     keys = keys.with_columns(label)
     if "task" in at.columns:
         asked = keys.with_columns(at["task"].cast(pl.String))
+        nameless = asked["task"].null_count()
+        if nameless:
+            raise InputError(f"forecast: {nameless} of {at.height} rows name no task; expected one of {', '.join(names)} in each")
         unknown = asked.filter(~pl.col("task").is_in(list(names)))["task"].unique().to_list()
         if unknown:
             raise InputError(f"forecast: rows ask for task '{unknown[0]}', which was not given; given: {', '.join(names)}")
         return asked.select("task", "subject_id", "prediction_time", "boolean_value")
     frames = [keys.select(pl.lit(name).alias("task"), pl.all()) for name in names]
     return pl.concat(frames) if frames else keys.select(pl.lit("").alias("task"), pl.all()).clear()
+
+
+def ends_in_death(token_id: npt.NDArray[np.integer[Any]], kind: npt.NDArray[np.integer[Any]]) -> bool:
+    """Is nothing left to forecast after these tokens, int[T]? `kind`: of each token of the vocabulary."""
+    return len(token_id) > 0 and kind[token_id[-1]] in (Kind.DEATH, Kind.END)
 
 
 def wrong_onset(task: Task, events: pl.DataFrame, keys: pl.DataFrame) -> dict[int, str]:
@@ -115,14 +127,14 @@ def wrong_onset(task: Task, events: pl.DataFrame, keys: pl.DataFrame) -> dict[in
     return {int(moment): HAD_IT if task.first_onset else NOT_HAD for moment in keys.filter(before if task.first_onset else ~before)["_moment"]}
 
 
-def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *, method: str) -> pl.DataFrame:
+def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *, methods: Mapping[str, str]) -> pl.DataFrame:
     """PREDICTION_SCHEMA, one row per row asked.
 
     Args:
         rows: of `Questions`.
         risks: RISK_TYPES, of each (task, moment) that could be predicted; without numbers where futures could not be conditioned on the silence.
         notes: why there is none; a moment of which nothing is said has no subject in the events.
-        method: of rows that could not.
+        methods: task -> how it is forecast; that of rows that could not be predicted, too.
     """
     key, typed = ["task", "_moment"], rows.with_columns(pl.col("_moment").cast(pl.Int64))
     columns = {"task": [task for task, _ in notes], "_moment": [moment for _, moment in notes], "note": list(notes.values())}
@@ -130,10 +142,11 @@ def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *,
     otherwise = pl.when(pl.col("method").is_not_null()).then(pl.lit(UNSAID)).otherwise(pl.lit(NO_SUBJECT))
     joined = typed.join(risks, on=key, how="left", maintain_order="left").join(why, on=key, how="left", maintain_order="left")
     made = pl.col("predicted_boolean_probability").is_not_null()
+    own = pl.Series("method", [methods[task] for task in rows["task"]], dtype=pl.String)
     return joined.with_columns(
         pl.when(made).then(pl.lit(None, dtype=pl.String)).otherwise(pl.coalesce("note", otherwise)).alias("note"),
         pl.when(made).then("num_samples").otherwise(pl.lit(0, dtype=pl.Int32)).alias("num_samples"),
-        pl.col("method").fill_null(method),
+        pl.col("method").fill_null(own),
         (pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"),
     ).select(s.PREDICTION_SCHEMA.names)
 

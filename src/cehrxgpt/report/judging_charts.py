@@ -45,11 +45,12 @@ def _share(value: float) -> str:
 
 
 def calibration_chart(curves: pl.DataFrame, task: str) -> str | None:
-    """Observed by predicted risk, of the rows of `predictions.calibration_table` of one task; None where no method has two bins.
+    """Observed by predicted risk, of the rows of `predictions.calibration_table` of one task; None where no method has two bins that may be shown.
 
     Returns:
         an SVG file's text.
     """
+    curves = curves.filter(pl.col("observed").is_not_null())
     names = ordered(curves["method"].to_list())
     parts = {name: curves.filter(pl.col("method") == name).to_dicts() for name in names}
     parts = {name: bins for name, bins in parts.items() if len(bins) > 1}

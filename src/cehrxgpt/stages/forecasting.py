@@ -33,11 +33,15 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
 
     Every prediction time has one place in a random order and each task takes its first ones. So each has a simple random sample of its
     rows, and tasks that ask about the same times mostly draw the same and share their futures.
+
+    Raises:
+        InputError: there is no such split, or rows stand in several files.
     """
     import numpy as np
     import polars as pl
 
     key = ["subject_id", "prediction_time"]
+    _refuse_twice(labels)
     rows = pl.concat([frame.select(list(s.LABEL_SCHEMA.names)) for frame in labels.values()])
     if split is not None:
         if split not in dataset.splits:
@@ -50,6 +54,27 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
     times = times.with_columns(pl.Series("_place", np.random.default_rng(seed).permutation(times.height)))
     placed = rows.join(times, on=key, how="left", maintain_order="left")
     return placed.filter(pl.col("_place").rank("ordinal").over("task") <= max_rows).drop("_place")
+
+
+def _refuse_twice(labels: Mapping[str, pl.DataFrame]) -> None:
+    """Raise `InputError` where a row of a task stands in several files: it would be forecast and counted as often."""
+    import polars as pl
+
+    key = ["task", "subject_id", "prediction_time"]
+    rows = pl.concat([frame.select(key).with_columns(pl.lit(file).alias("_file")) for file, frame in labels.items()])
+    twice = rows.filter(pl.struct(key).is_duplicated())
+    if twice.height:
+        task = twice["task"][0]
+        mine = twice.filter(pl.col("task") == task)
+        files = ", ".join(mine["_file"].unique(maintain_order=True).to_list())
+        raise InputError(f"labels: {mine.select(key).n_unique()} rows of task {task} stand in more than one file ({files}); give each row once")
+
+
+def _refuse_same_place(trajectories: Path, out: Path) -> None:
+    """Raise `InputError` where the folder of trajectories would replace another output."""
+    for other in (out, curves_beside(out), pools_folder(out)):
+        if other.resolve().is_relative_to(trajectories.resolve()):
+            raise InputError(f"--trajectories {trajectories} would replace {other}, which this forecast writes, too; give another folder")
 
 
 def _only_name(tasks: Sequence[str]) -> str | None:
@@ -161,9 +186,10 @@ def forecast(
 
     inputs = [model, events, *labels]
     refuse_existing(out, force=force, inputs=inputs)
-    for other in (trajectories, curves_beside(out) if curves else None):
-        if other is not None:
-            refuse_existing(other, force=force, inputs=inputs)
+    refuse_existing(curves_beside(out), force=force, inputs=inputs)  # without `curves`, too: those of a former forecast would be taken for this one's
+    if trajectories is not None:
+        refuse_existing(trajectories, force=force, inputs=inputs)
+        _refuse_same_place(trajectories, out)
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
     for name, frame in tables.items():
@@ -178,6 +204,8 @@ def forecast(
             if curves:
                 told.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
             write_table(told.predictions, out, force=force)
+        if not curves:
+            curves_beside(out).unlink(missing_ok=True)
         return dict(told.summary)
     pools = pools_folder(out)
     keep = trajectories is not None
@@ -193,6 +221,8 @@ def forecast(
         if curves:
             found.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
         write_table(found.predictions, out, force=force)
+    if not curves:
+        curves_beside(out).unlink(missing_ok=True)
     shutil.rmtree(pools, ignore_errors=True)
     return dict(found.summary)
 

@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING, Any
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
-from cehrxgpt.errors import ConfigError
-from cehrxgpt.stages.tables import check_subjects, interval, label_files, method_name, number, read_labels, read_table, silent, write_table
+from cehrxgpt.errors import ConfigError, MismatchError
+from cehrxgpt.stages.tables import (
+    check_subjects,
+    interval,
+    label_files,
+    method_name,
+    number,
+    read_labels,
+    read_table,
+    safe_names,
+    silent,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
     from cehrxgpt.events import EventDataset
+
+_SAME_RISK = 1e-6  # between the end of a curve and the risk
 
 
 def _named(path: Path, predictions: pl.DataFrame, tasks: Sequence[str]) -> pl.DataFrame:
@@ -64,7 +77,7 @@ def evaluate_predictions(
     truth = pl.concat([_named(path, predictions, tasks) for path in labels])
     mapped = None if recalibrate is None else _recalibrated(predictions, truth, recalibrate)
     every = predictions if mapped is None else pl.concat([predictions, mapped], how="vertical_relaxed")
-    points = _read_curves(risk)
+    points = _read_curves(risk, predictions)
     groups, notes = (None, []) if events is None else _groups(events, every, tasks)
     metrics = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
     if out is not None:
@@ -87,9 +100,32 @@ def curves_beside(predictions: Path) -> Path:
     return predictions.with_name(f"{predictions.stem}.curves.parquet")
 
 
-def _read_curves(predictions: Path) -> pl.DataFrame | None:
-    path = curves_beside(predictions)
-    return read_table(path, s.CURVE_SCHEMA, what="curves", optional=("competing_incidence",)) if path.exists() else None
+def _read_curves(risk: Path, predictions: pl.DataFrame) -> pl.DataFrame | None:
+    """The curves beside a file of predictions.
+
+    Raises:
+        MismatchError: they end at other risks than those predicted.
+    """
+    path = curves_beside(risk)
+    if not path.exists():
+        return None
+    curves = read_table(path, s.CURVE_SCHEMA, what="curves", optional=("competing_incidence",))
+    apart, compared = _apart(predictions, curves)
+    if apart:
+        raise MismatchError(f"{path}: curves of another forecast: {apart} of {compared} end at another risk than {risk} has; forecast both anew")
+    return curves
+
+
+def _apart(predictions: pl.DataFrame, curves: pl.DataFrame) -> tuple[int, int]:
+    """How many curves end elsewhere than at their prediction, and of how many it can be said: where futures are unfinished, a curve ends below."""
+    import polars as pl
+
+    key = ("task", "method", "subject_id", "prediction_time")
+    typed = [pl.col("task", "method").cast(pl.String), pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us"))]
+    ends = curves.sort("days").with_columns(typed).group_by(key).agg(pl.col("cumulative_incidence").last().alias("_end"))
+    whole = predictions.filter(pl.col("completion").fill_null(1.0) >= 1, pl.col("predicted_boolean_probability").is_not_null())
+    both = whole.with_columns(typed).join(ends, on=key, how="inner")
+    return int(((both["_end"] - both["predicted_boolean_probability"]).abs() > _SAME_RISK).sum()), both.height
 
 
 def _several(metrics: pl.DataFrame) -> bool:
@@ -138,6 +174,7 @@ def _write_judgement(
 
     tables = {"calibration": calibration_table(predictions, labels, seed=seed), "net_benefit": net_benefit_table(predictions, labels, seed=seed)}
     charts = {"calibration": calibration_chart, "net_benefit": net_benefit_chart}
+    tasks, methods = (safe_names(predictions[column].unique(maintain_order=True)) for column in ("task", "method"))
     with atomic_path(out, folder=True, force=force) as partial:
         metrics.write_parquet(partial / "metrics.parquet")
         for kind, table in tables.items():
@@ -145,12 +182,12 @@ def _write_judgement(
             for task in table["task"].unique(maintain_order=True).to_list():
                 drawn = charts[kind](table.filter(pl.col("task") == task), task)
                 if drawn is not None:
-                    (partial / f"{kind}.{task}.svg").write_text(drawn, encoding="utf-8")
+                    (partial / f"{kind}.{tasks[task]}.svg").write_text(drawn, encoding="utf-8")
         if mapped is not None:
             mapped.write_parquet(partial / "recalibrated.parquet")
         (partial / "meds").mkdir()
         for (task, method), rows in meds_predictions(predictions, labels).items():
-            rows.write_parquet(partial / "meds" / f"{task}.{method}.parquet")
+            rows.write_parquet(partial / "meds" / f"{tasks[task]}.{methods[method]}.parquet")
 
 
 def _subgroup_table(metrics: pl.DataFrame) -> list[list[str]]:
@@ -261,7 +298,7 @@ def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[s
             truth = _truth_predictions(pl.read_parquet(run / "truth" / f"{task}.parquet"))
             predictions.append(truth.join(asked, on=key, how="semi", maintain_order="left"))
         names = list(s.PREDICTION_SCHEMA.names)
-        curves = _read_curves(risk_file)
+        curves = _read_curves(risk_file, risks)
         parts += [judge(frame.select(names), labels, curves=curves) for frame in predictions if frame.height]
     metrics = pl.concat(parts)
     progress(len(tasks), len(tasks) + 1, "synthetic patients")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,18 @@ def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str) -> 
         raise MismatchError(
             f"{what}: {strangers.height} subjects are not in {dataset.root} (first: {first}); label the same data set that you embed or forecast"
         )
+
+
+def safe_names(names: Iterable[str]) -> dict[str, str]:
+    """name -> what files may be called after it: letters, digits, `_.+-`, and `_` for all else; names that would share one are numbered."""
+    safe: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+        # Capitals are no difference on every disk.
+        taken = {one.lower() for one in safe.values()}
+        tries = (plain if number == 1 else f"{plain}_{number}" for number in count(1))
+        safe[name] = next(one for one in tries if one.lower() not in taken)
+    return safe
 
 
 def label_files(labels: Path) -> list[Path]:

@@ -114,7 +114,9 @@ def _lowered(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         raise SchemaError(f"{path}: column '{twice[0]}' stands twice, in other letter case; expected one")
     missing = [name for name in COLUMNS if name not in lowered]
     if missing:
-        raise SchemaError(f"{path}: column '{missing[0]}' is missing; expected {', '.join(COLUMNS)} (columns there: {', '.join(lowered)})")
+        # The names are not told: without a header line they are a patient's values.
+        there = f"{len(lowered)} columns there" + ("" if len(missing) < len(COLUMNS) else ", none of these: is the header line missing?")
+        raise SchemaError(f"{path}: column '{missing[0]}' is missing; expected {', '.join(COLUMNS)} ({there})")
     return table.select(pl.col(old).alias(new) for old, new in zip(table.columns, lowered) if new in COLUMNS)
 
 
@@ -140,6 +142,8 @@ def _instants(table: pl.DataFrame, name: str, path: Path) -> pl.Series:
         instant = column.cast(pl.Datetime("us"))
     else:
         raise SchemaError(f"{path}: column '{name}' is {column.dtype}; expected dates, or times without a zone")
+    in_calendar = instant.dt.year().is_between(1, 9999).fill_null(False)
+    instant = instant.set(~in_calendar, None)
     _refuse(instant, name, path, "date such as 2020-01-31")
     return instant
 

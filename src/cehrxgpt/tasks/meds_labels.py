@@ -84,7 +84,7 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     """With subject_id and prediction_time as a LabelTable has them: whole numbers and times of any width."""
     for name, kind in (("subject_id", "whole numbers"), ("prediction_time", "times")):
         if name not in frame.columns:
-            raise SchemaError(f"{path}: column '{name}' is missing; expected {kind} (columns there: {', '.join(sorted(frame.columns))})")
+            raise SchemaError(f"{path}: column '{name}' is missing; expected {kind} ({frame.width} columns there)")
     number, time = frame.schema["subject_id"], frame.schema["prediction_time"]
     if not number.is_integer():
         raise SchemaError(f"{path}: column 'subject_id' is {number}; expected whole numbers")
@@ -94,6 +94,9 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     for name in ("subject_id", "prediction_time"):
         if typed[name].null_count():
             raise SchemaError(f"{path}: column '{name}' holds {typed[name].null_count()} nulls; none are allowed")
+    beyond = int((~typed["prediction_time"].dt.year().is_between(1, 9999)).sum())
+    if beyond:
+        raise SchemaError(f"{path}: column 'prediction_time': {beyond} of {typed.height} times lie outside the years 1 to 9999")
     return typed
 
 
@@ -102,7 +105,7 @@ def _completed(frame: pl.DataFrame, path: Path, task: str) -> pl.DataFrame:
     others = [name for name in OTHER_VALUES if name in frame.columns and frame[name].null_count() < frame.height]
     if "boolean_value" not in frame.columns or (others and frame["boolean_value"].null_count() == frame.height):
         if not others:
-            raise SchemaError(f"{path}: column 'boolean_value' is missing; expected yes and no (columns there: {', '.join(sorted(frame.columns))})")
+            raise SchemaError(f"{path}: column 'boolean_value' is missing; expected yes and no ({frame.width} columns there)")
         raise InputError(f"{path}: labels of {', '.join(others)}; only yes and no (boolean_value) can be asked here, so choose a threshold")
     if frame.schema["boolean_value"] not in (pl.Boolean, pl.Null):
         raise SchemaError(f"{path}: column 'boolean_value' is {frame.schema['boolean_value']}; expected true and false")

@@ -71,11 +71,19 @@ def check_moments(at: pl.DataFrame, *, where: str) -> pl.DataFrame:
     """`subject_id`, `prediction_time` of `at`, cast.
 
     Raises:
-        SchemaError: a column is missing, of the wrong type, or has nulls.
+        SchemaError: a column is missing, of the wrong type, or has nulls; an id is no whole number, or a time has a zone.
     """
     for name in ("subject_id", "prediction_time"):
         if name not in at.columns:
             raise SchemaError(f"{where}: column '{name}' is missing; expected subject_id, prediction_time")
+    number, time = at["subject_id"], at.schema["prediction_time"]
+    broken = int((number % 1).ne(0).sum()) if number.dtype.is_float() else 0
+    if broken:
+        raise SchemaError(f"{where}: column 'subject_id': {broken} of {at.height} values are no whole number")
+    if isinstance(time, pl.Datetime) and time.time_zone is not None:
+        raise SchemaError(
+            f"{where}: column 'prediction_time' has the time zone {time.time_zone}; expected local times without a zone, as events have"
+        )
     try:
         keys = at.select(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
     except pl.exceptions.PolarsError as error:

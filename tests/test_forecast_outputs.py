@@ -1,0 +1,80 @@
+"""What the forecast stage writes stands together: predictions, their curves, trajectories, and nothing of another forecast."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from cehrxgpt import stages
+from cehrxgpt.errors import InputError, OutputExistsError
+from cehrxgpt.forecast import ForecastConfig, forecast
+from cehrxgpt.stages.judging import curves_beside
+from test_evaluate_predictions import labels_frame
+from test_forecast_truth import LAST, SHARES, task
+from toy_capabilities import bare_chain, history, markov
+
+TASK = """
+name: toy
+description: toy
+concept_sets: {index: {condition: [1]}, outcome: {condition: [2]}}
+index: {concepts: index, occurrence: last}
+outcome: {concepts: outcome}
+horizon_days: 30
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The stage, with a chain in place of the model in a folder."""
+    (tmp_path / "toy.yaml").write_text(TASK)
+    labels = labels_frame([True, False], subjects=[1, 2], task="toy").with_columns(
+        pl.lit(LAST + timedelta(days=1)).cast(pl.Datetime("us")).alias("prediction_time")
+    )
+    labels.write_parquet(tmp_path / "labels.parquet")
+    people = pl.DataFrame({"subject_id": [1, 2], "split": ["held_out"] * 2})
+    monkeypatch.setattr("cehrxgpt.events.EventDataset", lambda root: SimpleNamespace(root=root, splits=["held_out"], subject_splits=people))
+
+    def drawn(model, dataset, rows, tasks, settings, *, keep, **_):
+        config = ForecastConfig(**settings, trajectories=keep, max_new_tokens=64)
+        return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, [task()], config)
+
+    monkeypatch.setattr("cehrxgpt.stages.forecasting._forecast", drawn)
+
+    def stage(out: str, *, labels=("labels.parquet",), samples: int = 4, **options):
+        files = [tmp_path / one for one in labels]
+        return stages.forecast(
+            tmp_path / "model", tmp_path / "events", files, tmp_path / out, {"samples": samples}, tasks=[str(tmp_path / "toy.yaml")], **options
+        )
+
+    return stage
+
+
+def test_curves_of_a_former_forecast_are_taken_away(run, tmp_path: Path) -> None:
+    run("risk.parquet", curves=True)
+    assert curves_beside(tmp_path / "risk.parquet").is_file()
+    run("risk.parquet", samples=9, force=True)
+    assert not curves_beside(tmp_path / "risk.parquet").exists()
+    run("risk.parquet", curves=True, force=True)
+    (tmp_path / "risk.parquet").unlink()
+    with pytest.raises(OutputExistsError, match="curves"):
+        run("risk.parquet")
+    assert curves_beside(tmp_path / "risk.parquet").is_file()
+
+
+@pytest.mark.parametrize("folder", ["risk.parquet", "risk.curves.parquet", ".risk.parquet.pools", "."])
+def test_trajectories_never_replace_another_output(run, tmp_path: Path, folder: str) -> None:
+    with pytest.raises((InputError, OutputExistsError)):
+        run("risk.parquet", trajectories=tmp_path / folder, force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"toy.yaml", "labels.parquet"}
+    run("risk.parquet", trajectories=tmp_path / "futures", force=True)
+    assert (tmp_path / "futures" / "trajectories.parquet").is_file()
+
+
+def test_rows_that_stand_in_two_files_are_refused(run, tmp_path: Path) -> None:
+    (tmp_path / "copy.parquet").write_bytes((tmp_path / "labels.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"2 rows of task toy stand in more than one file \(.*labels\.parquet, .*copy\.parquet\)"):
+        run("risk.parquet", labels=("labels.parquet", "copy.parquet"))
