@@ -276,9 +276,7 @@ class _Worker:
 
     def _unsaid(self, name: str, moments: Sequence[int]) -> pl.DataFrame:
         """Rows without numbers: futures that say nothing of the silence before the prediction time say nothing of the risk after it either."""
-        empty = pl.DataFrame(
-            {"task": [name] * len(moments), "_moment": list(moments), "method": [self.method(name)] * len(moments)}, schema=_WITHOUT
-        )
+        empty = pl.DataFrame({"task": [name] * len(moments), "_moment": list(moments), "method": [self.method(name)] * len(moments)}, schema=_WITHOUT)
         return empty.with_columns(pl.lit(None, dtype=kind).alias(k) for k, kind in RISK_TYPES.items() if k not in _WITHOUT).select(list(RISK_TYPES))
 
     def _tell(self, name: str, cases: list[Case], places: npt.NDArray[np.int64], risk: Risk, evidence: Evidence, drawn: int, found: Found) -> None:
