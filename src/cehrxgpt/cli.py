@@ -450,6 +450,7 @@ def forecast(
     trajectories: Annotated[Optional[Path], typer.Option("--trajectories", help="Keep the futures in this folder.")] = None,  # noqa: UP045
     curves: Annotated[bool, typer.Option("--curves", help="Cumulative incidence over the window as well: RISK.curves.parquet.")] = False,
     timeline: Annotated[Optional[Path], typer.Option("--timeline", help="With time_to_event: the token store it was trained on, for errors.")] = None,  # noqa: UP045
+    dtype: Annotated[Optional[str], typer.Option("--dtype", help="float32, float64 or bfloat16 (quicker where the processor has it).")] = None,  # noqa: UP045
     share: Annotated[Optional[str], typer.Option("--share", help="2/4: draw the second of four parts; then run without it.")] = None,  # noqa: UP045
     seed: Seed = 0,
     force: Force = False,
@@ -470,7 +471,14 @@ def forecast(
         raise InputError("--target-std-error: time_to_event draws no futures; leave it out")
     if estimator != "time_to_event" and timeline is not None:
         raise InputError("--timeline: only time_to_event looks at it; leave it out")
-    settings = {"estimator": estimator, "samples": samples, "target_std_error": target_std_error, "seed": seed, "max_new_tokens": max_tokens}
+    settings = {
+        "dtype": dtype,
+        "estimator": estimator,
+        "samples": samples,
+        "target_std_error": target_std_error,
+        "seed": seed,
+        "max_new_tokens": max_tokens,
+    }
     with console.progress("forecast") as progress:
         figures = stages.forecast(
             model,
