@@ -422,7 +422,7 @@ def test_meds_labels_go_where_labels_go(events: Path, tmp_path: Path) -> None:
     stages.forecast(model, events, [labels], tmp_path / "risk.parquet", settings, tasks=["t2dm_hf_1y"], split="held_out", max_rows=4)
     risk = pl.read_parquet(tmp_path / "risk.parquet")
     assert set(risk["task"]) == {"t2dm_hf_1y"}
-    by_meds = stages.evaluate_predictions(tmp_path / "risk.parquet", labels, None)["metrics"]
+    by_meds = stages.evaluate_predictions(tmp_path / "risk.parquet", [labels], None)["metrics"]
     assert by_meds["monte_carlo rows"] > 0
     # An outcome that is entering a cohort: judged against, not looked for.
     outcome = ours.filter("boolean_value").with_columns(pl.col("prediction_time") + pl.duration(days=pl.col("time_to_event_days").cast(pl.Float64)))
@@ -433,6 +433,6 @@ def test_meds_labels_go_where_labels_go(events: Path, tmp_path: Path) -> None:
         stages.forecast(model, events, [tmp_path / "hidden.parquet"], tmp_path / "none.parquet", settings)
     assert not (tmp_path / "none.parquet").exists()
     with pytest.raises(MismatchError, match="the labels are of t2dm_hf_1y_to_cohort_7"):
-        stages.evaluate_predictions(tmp_path / "risk.parquet", tmp_path / "hidden.parquet", None)
-    judged = stages.evaluate_predictions(tmp_path / "risk.parquet", tmp_path / "hidden.parquet", None, task="t2dm_hf_1y")["metrics"]
+        stages.evaluate_predictions(tmp_path / "risk.parquet", [tmp_path / "hidden.parquet"], None)
+    judged = stages.evaluate_predictions(tmp_path / "risk.parquet", [tmp_path / "hidden.parquet"], None, tasks=["t2dm_hf_1y"])["metrics"]
     assert judged["monte_carlo rows"] == by_meds["monte_carlo rows"]
