@@ -31,6 +31,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch
+from llama import llama_of
 
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
@@ -86,22 +87,7 @@ class Llama:
     """A Hugging Face Llama of equal shape and how a user would have it write futures."""
 
     def __init__(self, config: ModelConfig, samples: int, new: int):
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        llama = LlamaConfig(
-            vocab_size=config.vocabulary_size,
-            hidden_size=config.width,
-            intermediate_size=config.feedforward_width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.context,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-        self.models = {dtype: LlamaForCausalLM(llama).to(dtype).eval() for dtype in (torch.float32, torch.bfloat16)}
+        self.models = {dtype: llama_of(config).to(dtype).eval() for dtype in (torch.float32, torch.bfloat16)}
         self.samples, self.new = samples, new
         self.batch, self.dtype, self.threads = 8, torch.float32, torch.get_num_threads()
 

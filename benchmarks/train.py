@@ -30,6 +30,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch
+from llama import llama_of
 from random_store import make_store
 
 from cehrxgpt.store.format import TokenStore
@@ -51,22 +52,8 @@ REFERENCE_TOKENS_PER_SECOND = 2284  # the authors' package at its best on two su
 
 def llama_steps(trainer: Trainer) -> Iterator[int]:
     """Train a Llama of the same shape on the same patients, padded; yields the real tokens of each step."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     shape, config, store = trainer.decoder.config, trainer.config, trainer.store
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocabulary_size,
-            hidden_size=shape.width,
-            intermediate_size=shape.feedforward_width,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            max_position_embeddings=shape.context,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-        )
-    ).to(trainer.device)
+    llama = llama_of(shape).to(trainer.device)
     optimizer = torch.optim.AdamW(llama.parameters(), lr=config.learning_rate, fused=True)
     random = np.random.default_rng(0)
     while True:
