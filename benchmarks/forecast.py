@@ -58,10 +58,10 @@ def once(path: Path, work: Callable[[Path], Any]) -> None:
         work(path)
 
 
-def make_data(data: Path, patients: int, test_patients: int) -> None:
+def make_data(data: Path, population: str, patients: int, test_patients: int) -> None:
     """`train_cdm`, `test_cdm`, one event data set of both, its tokens and its labels."""
     for which, count, seed in (("train", patients, 11), ("test", test_patients, 12)):
-        config = SimulateConfig(population="core", patients=count, seed=seed, truth_samples=0)
+        config = SimulateConfig(population=population, patients=count, seed=seed, truth_samples=0)
         once(data / f"{which}_cdm", lambda path, config=config: simulate(path, config))
         splits = {s.TRAIN: 0.97, s.TUNING: 0.03} if which == "train" else {s.HELD_OUT: 1.0}
         reading = IngestConfig(splits=splits, threads=1)
@@ -77,12 +77,14 @@ def held_out(labels: pl.DataFrame) -> pl.DataFrame:
 
 
 def choose(data: Path, rows: int, least_events: int) -> dict[str, pl.DataFrame]:
-    """task -> the labels that are forecast: all those of the test population, or a random `rows` of them."""
+    """task -> the labels that are forecast: a random `rows` of the test population, or as many as have half as many events again as are needed."""
     chosen = {}
     for path in sorted((data / "labels").glob("*.parquet")):
         labels = held_out(pl.read_parquet(path))
-        if labels.height > rows:
-            labels = labels.sample(rows, seed=0).sort(KEY)
+        events = int(labels["boolean_value"].sum() or 0)
+        if events:
+            wanted = max(rows, int(1.5 * least_events * labels.height / events))
+            labels = labels.sample(min(wanted, labels.height), seed=0).sort(KEY)
         if int(labels["boolean_value"].sum() or 0) >= least_events:
             chosen[path.stem] = labels
     return chosen
@@ -286,6 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/forecast"))
     parser.add_argument("--page", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "forecast.md")
+    parser.add_argument("--population", default="core", help="core (three tasks) or full (thirteen)")
     for name, default in (
         ("patients", 120_000),
         ("test-patients", 4_000),
@@ -304,7 +307,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     out, data = arguments.out, arguments.out / "data"
     data.mkdir(parents=True, exist_ok=True)
-    make_data(data, arguments.patients, arguments.test_patients)
+    make_data(data, arguments.population, arguments.patients, arguments.test_patients)
     chosen = choose(data, arguments.rows, arguments.least_events)
     (out / "truth").mkdir(exist_ok=True)
     (out / "taught").mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards, round_day
 from cehrxgpt.objectives.event_times import EventReader
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.store.batch import PackedBatch
-from cehrxgpt.store.format import ANCESTORS_FILE, TokenStore
+from cehrxgpt.store.format import ANCESTORS_FILE, OUTCOMES_FILE, TokenStore
 from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.store.packing import first_fit
 from cehrxgpt.timeline.grammar import Grammar
@@ -225,6 +225,22 @@ def test_tasks_are_the_least_certain_events_and_death(tmp_path: Path) -> None:
     few = TokenStore(save_store(tmp_path / "few", vocabulary, {"train": toy_histories(vocabulary, 5, seed=1)}))
     with pytest.raises(ConfigError, match="time_to_event finds no event that 11 training patients have"):
         choose_tasks(few, 4)
+
+
+def test_outcomes_of_tasks_come_before_what_is_common(tmp_path: Path) -> None:
+    vocabulary = toy_vocabulary()
+    histories = toy_histories(vocabulary, 200, seed=1, units=(2, 8))
+    store = TokenStore(save_store(tmp_path / "store", vocabulary, {"train": histories}))
+    least = list(choose_tasks(store, 400).values())[-1]
+    assert least not in choose_tasks(store, 4).values()
+    death = [int(token) for token in vocabulary.ids_of_kind(Kind.DEATH)]
+    unseen = [int(token) for token in vocabulary.ids_of_kind(Kind.PAD)]
+    asked = {"rare_1y": least, "again_90d": least, "death_1y": death, "unheard_of_1y": unseen}
+    (store.folder / OUTCOMES_FILE).write_text(json.dumps(asked))
+    chosen = choose_tasks(TokenStore(store.folder), 4)
+    assert list(chosen)[0] == "MEDS_DEATH" and list(chosen.values()).count(least) == 1 and len(chosen) == 4
+    assert {name for name in chosen if name.startswith("outcome:")} <= {"outcome:rare_1y", "outcome:again_90d"}
+    assert list(chosen)[1].startswith("outcome:")  # no event without patients, death once
 
 
 @pytest.mark.parametrize("deaths", [0, 10, 11])

@@ -1,9 +1,10 @@
 """Which events the time-to-event head forecasts, when its hazard changes, and how often they happen: read off the training split.
 
 A task is a code with all its tokens (every value bin of a laboratory test counts), or, where the data brought an ontology, an ancestor with
-the tokens of all codes below it (heart disease, say). Among those that enough patients have, the ones are taken whose presence in a history
-is least certain, by the entropy of the share of patients who have them: events that everybody or nobody has teach little. Death, where
-enough patients died, is always one of them.
+the tokens of all codes below it (heart disease, say), or what the store says is the outcome of a task that people ask for: rare as
+a bypass graft may be, it is what the head will be asked about. Death comes first, then those outcomes, and then the events whose presence in a
+history is least certain, by the entropy of the share of patients who have them: events that everybody or nobody has teach little. None
+is taken that fewer than `MIN_SUBJECTS` patients have.
 
 Hazards are constant within pieces. The pieces' edges are quantiles of the times at which events happen, over all tasks together. Rates are
 events per day at risk, by task and piece, drawn towards the task's own rate by ten events' worth of it; the head starts from their
@@ -54,24 +55,27 @@ def tokens_of_codes(vocabulary: Vocabulary, ancestors: dict[str, list[str]]) -> 
 
 
 def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
-    """At most `limit` codes -> their tokens, by entropy; death first.
+    """At most `limit` codes and outcomes -> their tokens: death, outcomes, then the others, each by entropy.
 
     Raises:
         ConfigError: no event is common enough.
     """
     vocabulary = store.vocabulary
-    tokens = tokens_of_codes(vocabulary, store.ancestors)
+    outcomes = {f"outcome:{name}": tokens for name, tokens in store.outcomes.items()}
+    tokens = tokens_of_codes(vocabulary, store.ancestors) | outcomes
     names = sorted(tokens)
     histories, shares = _shares(store, [tokens[name] for name in names])
     entropy = -(shares * np.log(np.maximum(shares, 1e-300)) + (1 - shares) * np.log(np.maximum(1 - shares, 1e-300)))
     common = shares * histories >= MIN_SUBJECTS
     death = [
-        name for name, enough in zip(names, common, strict=True) if enough and any(vocabulary.kind[index] == Kind.DEATH for index in tokens[name])
+        name
+        for name, enough in zip(names, common, strict=True)
+        if enough and name not in outcomes and any(vocabulary.kind[index] == Kind.DEATH for index in tokens[name])
     ]
     chosen: dict[str, list[int]] = {name: tokens[name] for name in death}
     said = {tuple(tokens[name]) for name in death}
-    for place in np.argsort(-entropy, kind="stable"):
-        # An ancestor of one code only says the same twice.
+    for place in np.lexsort((-entropy, [name not in outcomes for name in names])):
+        # An ancestor of one code only says the same twice, and so do tasks of one outcome.
         if len(chosen) < limit and common[place] and (same := tuple(tokens[names[place]])) not in said:
             chosen[names[place]] = tokens[names[place]]
             said.add(same)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
@@ -17,6 +17,7 @@ from cehrxgpt.stages.tables import Settings, silent
 if TYPE_CHECKING:
     from cehrxgpt.events import EventDataset
     from cehrxgpt.timeline import TimelineConfig
+    from cehrxgpt.timeline.vocabulary import Vocabulary
 
 
 def simulate(out: Path, settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def tokenize(
             notes.append(
                 f"--values split: no code has bins of numeric values from {config.min_subjects} training patients, so that nothing was split"
             )
-    facts = write_store(dataset, timeline, out, force=force, progress=progress)
+    outcomes = _library_outcomes(dataset, timeline.vocabulary)
+    facts = write_store(dataset, timeline, out, outcomes=outcomes, force=force, progress=progress)
     return {name: value for name, value in facts.items() if name != "splits"} | ({"notes": notes} if notes else {})
 
 
@@ -96,6 +98,16 @@ def _with_library_edges(dataset: EventDataset, config: TimelineConfig) -> Timeli
     edges = value_edges([resolve(task, dataset.codes) for task in asking], dataset.codes["code"].to_list())
     merged = {code: tuple(sorted({*edges.get(code, ()), *config.fixed_edges.get(code, ())})) for code in sorted({*edges, *config.fixed_edges})}
     return replace(config, fixed_edges=merged)
+
+
+def _library_outcomes(dataset: EventDataset, vocabulary: Vocabulary) -> dict[str, list[int]]:
+    """Library task -> the tokens that are its outcome, where it is a set of tokens and the vocabulary has some."""
+    from cehrxgpt.tasks import library_tasks, load_task, outcome_tokens, resolve
+    from cehrxgpt.tasks.tokens import HasCodes
+
+    tasks = {name: resolve(load_task(name), dataset.codes) for name in library_tasks()}
+    masks = {name: outcome_tokens(task, cast(HasCodes, vocabulary)) for name, task in tasks.items()}
+    return {name: mask.nonzero()[0].tolist() for name, mask in masks.items() if mask is not None and mask.any()}
 
 
 def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:

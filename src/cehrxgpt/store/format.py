@@ -5,6 +5,7 @@
         <array>.npy           the arrays of `EncodedHistories` and `split`, one file each
         vocabulary.parquet    what the ids mean
         ancestors.json        which codes stand above those of the vocabulary, where the data brought an ontology
+        outcomes.json         the tokens that are the outcome of a task people ask for, by name, where the writer was told any
         population.json       how long training patients are observed, where enough of them are there to say so
         timeline.json         settings of the timeline, readable
         tokenize.json         tokens, patients, codes kept and dropped
@@ -31,6 +32,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 META_FILE = "meta.json"
 POPULATION_FILE = "population.json"
 ANCESTORS_FILE = "ancestors.json"
+OUTCOMES_FILE = "outcomes.json"
 VERSION = 1
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -154,6 +156,12 @@ class TokenStore:
     def ancestors(self) -> dict[str, list[str]]:
         """Code of the vocabulary -> codes that stand above it; empty without an ontology."""
         path = self.folder / ANCESTORS_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @cached_property
+    def outcomes(self) -> dict[str, list[int]]:
+        """Task -> the tokens that are its outcome; empty where the writer was told none."""
+        path = self.folder / OUTCOMES_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @property

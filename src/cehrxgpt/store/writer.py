@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
-from cehrxgpt.store.format import ANCESTORS_FILE, POPULATION_FILE, VERSION, StoreAppender, write_meta
+from cehrxgpt.store.format import ANCESTORS_FILE, OUTCOMES_FILE, POPULATION_FILE, VERSION, StoreAppender, write_meta
 from cehrxgpt.timeline import Timeline
 from cehrxgpt.timeline.back_off import ancestors_of
 from cehrxgpt.timeline.encoded import TOKEN_FIELDS, EncodedHistories, concatenate
@@ -152,6 +152,7 @@ def write_store(
     timeline: Timeline,
     out: str | Path,
     *,
+    outcomes: Mapping[str, Sequence[int]] | None = None,
     workers: int = 0,
     force: bool = False,
     progress: Progress | None = None,
@@ -162,6 +163,7 @@ def write_store(
         dataset: events; every split is written.
         timeline: vocabulary and grammar to encode with, a model's own where one is to be used.
         out: TIMELINE folder to be.
+        outcomes: task -> the tokens that are its outcome, for objectives that forecast events.
         workers: shards encoded at once; 0 = as many as there are threads, two at most.
 
     Returns:
@@ -197,6 +199,8 @@ def write_store(
             _write_json(folder / POPULATION_FILE, population)
         if above := ancestors_of({code for code in timeline.vocabulary.code if code is not None}, dataset.codes):
             _write_json(folder / ANCESTORS_FILE, above)
+        if outcomes:
+            _write_json(folder / OUTCOMES_FILE, {name: list(tokens) for name, tokens in outcomes.items()})
         write_meta(
             folder,
             histories=appender.histories,
