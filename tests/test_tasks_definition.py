@@ -8,7 +8,7 @@ import pytest
 from cehrxgpt.errors import InputError, TaskError
 from cehrxgpt.tasks import label, library_tasks, load_task, parse_task, resolve, task_text
 from cehrxgpt.tasks.codes import matching_codes
-from test_tasks_labeler import START, row, table
+from task_samples import START, row, table
 
 METHOD_TASKS = {
     "hf_readmission_30d", "copd_readmission_30d", "hospitalization_1y", "afib_stroke_1y", "cad_cabg_1y", "t2dm_hf_1y",

@@ -12,8 +12,8 @@ from cehrxgpt.errors import TaskError
 from cehrxgpt.events import conform, sort_events
 from cehrxgpt.forecast import ForecastConfig, forecast
 from cehrxgpt.tasks import label, load_task, outcome_tokens, parse_task
+from task_samples import row, table
 from test_forecast_truth import LAST, at
-from test_tasks_labeler import row, table
 from toy_capabilities import BENIGN, history, markov, vocabulary
 
 START = datetime(2010, 1, 1, 8)

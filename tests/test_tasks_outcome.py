@@ -18,8 +18,8 @@ from cehrxgpt.forecast import ForecastConfig, forecast
 from cehrxgpt.tasks import Index, Outcome, Task, label, load_task, outcome_in_window, outcome_tokens
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
+from task_samples import AB, START, random_people, row, simple, table, tasks
 from test_forecast_truth import LAST, at
-from test_tasks_labeler import AB, START, random_people, row, simple, table, tasks
 from toy_capabilities import OUTCOME, bare_chain, history, markov
 
 FOUND = ("window_open", "window_close", "outcome_time", "death_time", "competing_time")

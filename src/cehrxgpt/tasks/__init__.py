@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cehrxgpt.tasks.codes import DataFacts, resolve, value_edges
-    from cehrxgpt.tasks.definition import Criterion, Index, Outcome, Task, library_tasks, load_task, parse_task, task_text
+    from cehrxgpt.tasks.definition import Criterion, Index, Outcome, Task
+    from cehrxgpt.tasks.files import library_tasks, load_task, parse_task, task_text
     from cehrxgpt.tasks.labeler import Labelled, label
     from cehrxgpt.tasks.outcome import attach_stay, had_before, outcome_in_window
     from cehrxgpt.tasks.tokens import outcome_tokens
@@ -27,13 +28,13 @@ _PUBLIC = {
     "attach_stay": "outcome",
     "had_before": "outcome",
     "label": "labeler",
-    "library_tasks": "definition",
-    "load_task": "definition",
+    "library_tasks": "files",
+    "load_task": "files",
     "outcome_in_window": "outcome",
     "outcome_tokens": "tokens",
-    "parse_task": "definition",
+    "parse_task": "files",
     "resolve": "codes",
-    "task_text": "definition",
+    "task_text": "files",
     "value_edges": "codes",
 }
 

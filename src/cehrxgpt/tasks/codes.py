@@ -11,7 +11,8 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
-from cehrxgpt.tasks.definition import INTENSIVE_CARE, ConceptSet, Outcome, Task, Valued
+from cehrxgpt.tasks.definition import ConceptSet, Outcome, Task, Valued
+from cehrxgpt.tasks.words import INTENSIVE_CARE
 
 
 def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:

@@ -18,25 +18,12 @@ nothing else knows the YAML.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Literal
 
-from cehrxgpt import visits
-from cehrxgpt.config import Refused, from_dict, line_of, parse_yaml
-from cehrxgpt.errors import ConfigError, TaskError
-
-MOST_DAYS = 100_000.0
-"""Longest window."""
-
-TABLES = ("condition", "drug", "procedure", "measurement", "observation", "device")
-"""Tables whose concepts a concept set may list; a concept becomes the code `<table>/<concept_id>`."""
-
-INTENSIVE_CARE = "intensive_care"
-"""Stays in intensive care, which lie inside visits, as a class of their own beside the classes of visits."""
+from cehrxgpt.tasks import checks
+from cehrxgpt.tasks.words import BOUNDS, INTENSIVE_CARE, TABLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +46,12 @@ class ConceptSet:
     descendants: bool = True
 
     def __post_init__(self) -> None:
-        if not self.patterns:
-            raise ValueError(f"a concept set needs at least one concept ({', '.join(TABLES)}) or one of codes")
-        for place, pattern in enumerate(self.codes):
-            if "*" in pattern[:-1] or pattern in ("", "*"):
-                raise Refused(f"code pattern '{pattern}': '*' may stand only at the end, after something", "codes", place)
+        checks.check_concept_set(self)
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """All codes and patterns as strings."""
         return tuple(f"{table}/{concept}" for table in TABLES for concept in getattr(self, table)) + self.codes
-
-
-_BOUNDS = ("above", "at_least", "below", "at_most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +74,6 @@ class Valued:
     at_most: float | None = None
     unit: int | str | tuple[int | str, ...] | None = None
 
-    def _check_values(self, what: str) -> None:
-        """Raises Refused where the bounds cannot be asked."""
-        given = [name for name in _BOUNDS if getattr(self, name) is not None]
-        for low, high in (("above", "at_least"), ("below", "at_most")):
-            if low in given and high in given:
-                raise Refused(f"{what}: {low} and {high} bound the same side; give one of them", high)
-        if given and self.concepts is None:
-            raise Refused(f"{what}: {given[0]} bounds the values of concepts; name a concept set", given[0])
-        if self.unit is not None and not given:
-            raise Refused(f"{what}: unit belongs to a bound; give one of {', '.join(_BOUNDS)}", "unit")
-        if any(value != value for value in (self.above, self.at_least, self.below, self.at_most)):
-            raise ValueError(f"{what}: a bound must be a number")
-        lower = self.above if self.at_least is None else self.at_least
-        upper = self.below if self.at_most is None else self.at_most
-        if lower is not None and upper is not None and (lower > upper or (lower == upper and not {"at_least", "at_most"} <= set(given))):
-            raise Refused(f"{what}: no number lies {' and '.join(f'{name} {getattr(self, name):g}' for name in given)}", given[-1])
-
     @property
     def bounds(self) -> tuple[float, ...]:
         """The bounds that are given."""
@@ -129,7 +92,7 @@ class Valued:
 
     def describe_concepts(self) -> str:
         """The concept set and its range in words."""
-        bounds = [f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in _BOUNDS if getattr(self, name) is not None]
+        bounds = [f"{name.replace('_', ' ')} {getattr(self, name):g}" for name in BOUNDS if getattr(self, name) is not None]
         unit = f" (unit {' or '.join(self.units)})" if self.units else ""
         return " ".join([self.concepts or "", " and ".join(bounds)]).strip() + unit
 
@@ -164,23 +127,7 @@ class Index(Valued):
     occurrence: Literal["each", "first", "last"] = "each"
 
     def __post_init__(self) -> None:
-        if sum((self.concepts is not None, bool(self.visit), self.days_after_first_event is not None)) != 1:
-            raise ValueError("index needs exactly one of: concepts, visit, days_after_first_event")
-        self._check_values("index")
-        _check_classes(self.visit)
-        if INTENSIVE_CARE in self.visit and len(self.visit) > 1:
-            raise Refused(f"index: {INTENSIVE_CARE} lies inside other visits; ask about it alone", "visit")
-        of_visit = [name for name in ("contains", "discharge", "hours_after") if getattr(self, name)]
-        if not self.visit and of_visit:
-            raise Refused(f"index: {of_visit[0]} belongs to an index visit; give visit: [inpatient]", of_visit[0])
-        if self.hours_after < 0 or (self.hours_after and self.at != "start"):
-            raise Refused("index: hours_after counts from the visit's start; give at: start and a positive number", "hours_after")
-        if self.discharge and self.at != "end":
-            raise Refused("index: the place of discharge is known at the visit's end; give at: end", "discharge")
-        if self.also and (self.concepts is None or self.occurrence != "first"):
-            raise Refused("index: also needs concepts and occurrence: first", "also")
-        if self.days_after_first_event is not None and self.days_after_first_event < 0:
-            raise Refused("index: days_after_first_event must not be negative", "days_after_first_event")
+        checks.check_index(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,13 +148,7 @@ class Criterion(Valued):
     count: int = 1
 
     def __post_init__(self) -> None:
-        if sum((self.concepts is not None, bool(self.visit), self.by_age)) != 1:
-            raise ValueError("a criterion needs exactly one of: concepts, visit, age_at_least/age_at_most")
-        self._check_values("a criterion")
-        _check_classes(self.visit)
-        for name, number in (("count", self.count), ("within_days", self.within_days)):
-            if number is not None and number < 1:
-                raise Refused(f"a criterion's {name} must be at least 1", name)
+        checks.check_criterion(self)
 
     @property
     def by_age(self) -> bool:
@@ -245,19 +186,7 @@ class Outcome(Valued):
     stay_over_days: float | None = None
 
     def __post_init__(self) -> None:
-        given = (self.concepts is not None, bool(self.visit), self.death, bool(self.any), bool(self.all), self.stay_over_days is not None)
-        if sum(given) != 1:
-            raise ValueError("outcome needs exactly one of: concepts, visit, death: true, any, all, stay_over_days")
-        self._check_values("outcome")
-        _check_classes(self.visit)
-        if self.stay_over_days is not None and not 0 < self.stay_over_days < MOST_DAYS:
-            raise Refused("stay_over_days must be positive", "stay_over_days")
-        for name in ("any", "all"):
-            for place, part in enumerate(getattr(self, name)):
-                if part.stay_over_days is not None:
-                    raise Refused("stay_over_days is a window of its own and no part of another outcome", name, place, "stay_over_days")
-                if len(getattr(self, name)) == 1:
-                    raise Refused(f"{name} needs at least two parts", name)
+        checks.check_outcome(self)
 
     @property
     def parts(self) -> tuple[Outcome, ...]:
@@ -281,12 +210,6 @@ class Outcome(Valued):
         if self.visit:
             return f"a visit ({', '.join(self.visit)})"
         return "death" if self.death else f"a stay of more than {self.stay_over_days:g} days"
-
-
-def _check_classes(classes: tuple[str, ...]) -> None:
-    for place, name in enumerate(classes):
-        if name not in (*visits.CLASSES, INTENSIVE_CARE):
-            raise Refused(f"unknown class of visit '{name}'; valid classes: {', '.join((*visits.CLASSES, INTENSIVE_CARE))}", "visit", place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,49 +244,7 @@ class Task:
     grace_days: int = 0
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
-            raise Refused(f"name '{self.name}' may hold only letters, digits, '_', '-' and '.'", "name")
-        for way, used in self._uses():
-            if used not in self.concept_sets:
-                defined = ", ".join(sorted(self.concept_sets)) or "none"
-                raise Refused(f"concept set '{used}' is used but not defined; defined: {defined}", *way)
-        unused = set(self.concept_sets) - set(self.used_sets)
-        if unused:
-            raise Refused(f"concept set '{sorted(unused)[0]}' is defined but not used; remove it or use it", "concept_sets", sorted(unused)[0])
-        self._check_window()
-        self._check_onset()
-        if (self.censoring == "grace_days") != (self.grace_days > 0):
-            belong = "censoring" if self.censoring == "grace_days" else "grace_days"
-            raise Refused("grace_days (a positive number) and censoring: grace_days belong together", belong)
-        for name in ("history_days", "gap_days"):
-            if not 0 <= getattr(self, name) < MOST_DAYS:
-                raise Refused(f"{name} must not be negative, nor more than a lifetime", name)
-        for place, one in enumerate(self.competing):
-            if one.stay_over_days is not None or any(leaf.death for _, leaf in one.leaves()):
-                raise Refused("competing: give concepts or visits; death competes always, a stay's length never", "competing", place)
-
-    def _check_onset(self) -> None:
-        for name in ("first_onset", "recurrence"):
-            if getattr(self, name) and (self.outcome.death or self.outcome.stay_over_days is not None):
-                raise Refused(f"{name} needs an outcome of concepts or visits", name)
-        if self.first_onset and self.recurrence:
-            raise Refused("first_onset and recurrence exclude each other", "recurrence")
-        if self.first_onset and self.gap_days:
-            raise Refused("first_onset needs gap_days: 0 (an onset in the gap would be neither before nor in the window)", "first_onset")
-
-    def _check_window(self) -> None:
-        if self.outcome.stay_over_days is not None:
-            for name in ("horizon_days", "gap_days"):
-                if getattr(self, name):
-                    raise Refused("stay_over_days is its own window; leave out horizon_days and gap_days", name)
-        elif self.horizon_days is None:
-            raise ValueError("horizon_days is required (days, or 'stay')")
-        elif not isinstance(self.horizon_days, str) and not 0 < self.horizon_days < MOST_DAYS:
-            raise Refused("horizon_days must be positive, and no more than a lifetime", "horizon_days")
-        if self.in_stay and not (self.index.visit and self.index.at == "start"):
-            raise Refused("a task about the stay itself needs an index visit with at: start", "index")
-        if self.in_stay and self.gap_days:
-            raise Refused("a task about the stay itself has no gap_days", "gap_days")
+        checks.check_task(self)
 
     @property
     def in_stay(self) -> bool:
@@ -380,7 +261,7 @@ class Task:
         """Days from the prediction time to the window's close; None where the stay's end decides."""
         return None if self.in_stay or self.horizon_days is None else self.gap_days + float(self.horizon_days)
 
-    def _uses(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def uses(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Names of concept sets with the keys that lead to them, in order of use."""
         names: list[tuple[tuple[str | int, ...], str | None]] = [(("index", "concepts"), self.index.concepts)]
         names += [(("index", "also", place), name) for place, name in enumerate(self.index.also)]
@@ -400,61 +281,4 @@ class Task:
     @property
     def used_sets(self) -> tuple[str, ...]:
         """Names of the concept sets in use, in order of use."""
-        return tuple(dict.fromkeys(name for _, name in self._uses()))
-
-
-def parse_task(text: str, *, where: str) -> Task:
-    """A task from YAML text; `where` names it in messages.
-
-    Raises:
-        TaskError: unknown key, wrong type, a set that is not defined, ...; the message has the line where it can be found.
-    """
-    try:
-        return from_dict(Task, parse_yaml(text, where=where), where=where)
-    except ConfigError as error:
-        message = str(error).removeprefix(f"{where}: ").removeprefix(f"{where}:")
-        line = "" if message.lstrip().startswith("line ") else f" line {line_of(text, error.at)}:" if text.strip() else ""
-        raise TaskError(f"{where}:{line} {message.lstrip()}") from error
-
-
-def library_tasks() -> tuple[str, ...]:
-    """Names of the tasks that come with the package, sorted."""
-    folder = resources.files("cehrxgpt.tasks") / "library"
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
-
-
-def task_text(name: str) -> str:
-    """The YAML of a library task.
-
-    Raises:
-        TaskError: there is none of that name; the message lists them.
-    """
-    if name not in library_tasks():
-        raise TaskError(f"no library task '{name}'; there are {', '.join(library_tasks())} (or give a YAML file)")
-    return (resources.files("cehrxgpt.tasks") / "library" / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def load_task(name_or_path: str | Path | Task) -> Task:
-    """A library task by name, or a task from a YAML file, ours or of ACES (anything with a slash or a `.yaml`/`.yml` ending is a path).
-
-    Raises:
-        TaskError: no such task or file, or it is malformed.
-    """
-    if isinstance(name_or_path, Task):
-        return name_or_path
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise TaskError(f"{path}: no such file; give a task's YAML file or one of: {', '.join(library_tasks())}") from error
-        except (IsADirectoryError, UnicodeDecodeError) as error:
-            raise TaskError(f"{path}: not a YAML text file") from error
-        from cehrxgpt.tasks.aces import is_aces, load_aces
-
-        task = load_aces(path) if is_aces(text) else parse_task(text, where=str(path))
-        if task.name in library_tasks() and task != load_task(task.name):
-            # Labels carry a task's name alone: a forecast of them would look for the library's outcome.
-            raise TaskError(f"{path}: name '{task.name}' is that of a library task that asks something else; give this one a name of its own")
-        return task
-    return parse_task(task_text(str(name_or_path)), where=f"task {name_or_path}")
+        return tuple(dict.fromkeys(name for _, name in self.uses()))

@@ -10,8 +10,8 @@ import polars as pl
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.cohorts import cohort_task, read_cohort
-from cehrxgpt.tasks.definition import load_task
 from cehrxgpt.tasks.entries import Censoring, asked_of, label_entries
+from cehrxgpt.tasks.files import load_task
 from cehrxgpt.tasks.labeler import Labelled, label
 from cehrxgpt.tasks.meds_labels import read_times
 

@@ -19,7 +19,8 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
-from cehrxgpt.tasks.definition import Task, load_task
+from cehrxgpt.tasks.definition import Task
+from cehrxgpt.tasks.files import load_task
 from cehrxgpt.tasks.index import history_holds, index_steps, person_facts
 from cehrxgpt.tasks.outcome import days, had_before, is_after, outcome_in_window, with_codes
 

@@ -12,8 +12,9 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt import visits
 from cehrxgpt.tasks.codes import matching_codes
-from cehrxgpt.tasks.definition import INTENSIVE_CARE, Outcome, Task
+from cehrxgpt.tasks.definition import Outcome, Task
 from cehrxgpt.tasks.outcome import value_holds
+from cehrxgpt.tasks.words import INTENSIVE_CARE
 
 _LONGEST_MINUTES = 10.0 * 365 * 1440
 Mask = npt.NDArray[np.bool_]

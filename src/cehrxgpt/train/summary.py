@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -49,3 +50,21 @@ class Counters:
     stale: int = 0
     last_loss: float | None = None  # of the last line of the log
     damaged: list[int] = field(default_factory=list)  # checkpoints that were passed over
+
+    def judge(self, loss: float, minimum_improvement: float) -> bool:
+        """Take note of a loss on the tuning split; is it the best so far?
+
+        What does not improve by this share of the loss since the last improvement is stale, though it may be the best.
+        """
+        if not math.isfinite(loss):
+            self.stale += 1
+            return False
+        best = self.best_loss is None or loss < self.best_loss
+        if best:
+            self.best_loss, self.best_step = loss, self.step
+        # Relative to the size of the loss, which may be negative: a likelihood of times is a density.
+        if self.reference_loss is None or loss < self.reference_loss - minimum_improvement * abs(self.reference_loss):
+            self.reference_loss, self.stale = loss, 0
+        else:
+            self.stale += 1
+        return best

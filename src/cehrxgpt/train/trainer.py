@@ -36,6 +36,7 @@ from cehrxgpt.train import checkpoint
 from cehrxgpt.train.ahead import Ahead
 from cehrxgpt.train.blocks import prepare_blocks, should_compile
 from cehrxgpt.train.config import TrainConfig
+from cehrxgpt.train.course import Course
 from cehrxgpt.train.dealing import check_dealing, deal, sizes
 from cehrxgpt.train.device import autocast, choose_precision, matmul_rate
 from cehrxgpt.train.distributed import Ranks, connect
@@ -122,7 +123,7 @@ class Trainer:
         self.parameters = dict(self.module.named_parameters())
         self.optimizer = make_optimizer(self.parameters.items(), config)
         self.steps_per_epoch = max(self.loader.batches_per_epoch // config.accumulate, 1)
-        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.course = Course(config, config.steps or config.epochs * self.steps_per_epoch)
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
         self.counters = Counters()
         self.meter = Meter(self.weights, shape)
@@ -179,13 +180,13 @@ class Trainer:
         """
         self.save()
         if self.counters.step % self.config.log_every:
-            self._log_training(learning_rate(self._progress(), self.config), None)
+            self._log_training(learning_rate(self.course.behind(self.counters), self.config), None)
         if self.counters.last_loss is None:
             raise TrainingError(f"no objective ({', '.join(self.weights)}) found anything to learn in {self.counters.step} steps; add next_token")
         if self.counters.step % self.evaluate_every:
             self._evaluate()
         if self._agree(interruption):
-            raise KeyboardInterrupt(self._where_it_stands())
+            raise KeyboardInterrupt(self.course.where_it_stands(self.counters))
 
     def _check_learnt(self) -> None:
         """Raise `TrainingError` where more steps were skipped than taken: such a model has hardly been trained."""
@@ -212,21 +213,21 @@ class Trainer:
             KeyboardInterrupt: a process was told to stop; a checkpoint of this moment is written.
         """
         saved_at = self.counters.seconds
-        reason = self._reason_to_stop()
+        reason = self.course.reason_to_stop(self.counters)
         while reason is None:
             facts = self._step()
             if self.counters.step % self.evaluate_every == 0:
                 self._evaluate()
             asked = self._agree(interruption)
-            reason = self._reason_to_stop()
+            reason = self.course.reason_to_stop(self.counters)
             if asked:
                 self.save()
-                raise KeyboardInterrupt(self._where_it_stands())
+                raise KeyboardInterrupt(self.course.where_it_stands(self.counters))
             if reason is None and self.counters.seconds - saved_at >= 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved_at = self.counters.seconds
             if self.progress is not None:
-                self.progress(self.counters.step, self._expected_steps(), _say(facts))
+                self.progress(self.counters.step, self.course.expected_steps(self.counters), _say(facts))
         return reason
 
     def _agree(self, interruption: Interruption) -> bool:
@@ -235,35 +236,12 @@ class Trainer:
         asked, self.counters.seconds = self.ranks.sum([float(interruption.asked), seconds])
         return asked > 0
 
-    def _where_it_stands(self) -> str:
-        about = "about " if self.config.max_minutes is not None else ""
-        return f"training stands at step {self.counters.step:,} of {about}{self._expected_steps():,}, saved; --resume goes on there"
-
-    def _progress(self) -> float:
-        """Share of the run that is behind, by steps or by time, whichever is further."""
-        share = self.counters.step / self.total_steps
-        if self.config.max_minutes is not None:
-            share = max(share, self.counters.seconds / (60 * self.config.max_minutes))
-        return min(share, 1.0)
-
-    def _expected_steps(self) -> int:
-        return max(round(self.counters.step / max(self._progress(), 1e-9)), self.counters.step)
-
-    def _reason_to_stop(self) -> str | None:
-        if self.config.patience and self.counters.stale >= self.config.patience:
-            return "early_stopping"
-        if self.counters.step >= self.total_steps:
-            return "steps"
-        if self.config.max_minutes is not None and self.counters.seconds >= 60 * self.config.max_minutes:
-            return "minutes"
-        return None
-
     # -- a step -------------------------------------------------------------------------------------------------------------------
 
     def _step(self) -> dict[str, Any]:
         """One optimiser step; a step that is not finite changes nothing but the counters."""
         start = time.perf_counter()
-        rate = learning_rate(self._progress(), self.config)
+        rate = learning_rate(self.course.behind(self.counters), self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         numbers = range(self.counters.step * self.config.accumulate, (self.counters.step + 1) * self.config.accumulate)
@@ -376,19 +354,8 @@ class Trainer:
         self.journal.write({"kind": "tuning", "step": self.counters.step, "tuning_loss": loss, "tuning": losses, "best": best})
 
     def _judge(self, loss: float) -> None:
-        counters = self.counters
-        if not math.isfinite(loss):
-            counters.stale += 1
-            return
-        if counters.best_loss is None or loss < counters.best_loss:
-            counters.best_loss, counters.best_step = loss, counters.step
+        if self.counters.judge(loss, self.config.minimum_improvement):
             self.best = {name: local(tensor).detach().to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
-        reference = counters.reference_loss
-        # Relative to the size of the loss, which may be negative: a likelihood of times is a density.
-        if reference is None or loss < reference - self.config.minimum_improvement * abs(reference):
-            counters.reference_loss, counters.stale = loss, 0
-        else:
-            counters.stale += 1
 
     # -- log, checkpoints ---------------------------------------------------------------------------------------------------------
 
