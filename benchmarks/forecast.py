@@ -1,12 +1,13 @@
 """Zero-shot forecasts against the truth: a population to train on, another to forecast, whose every risk is known.
 
     python benchmarks/forecast.py --out FOLDER                     data, training (half an hour on two cores), forecasts, tables in docs/forecast.md
+    python benchmarks/forecast.py --out FOLDER --population full --patients 80000 --test-patients 100000 --rows 1000 --estimators time_to_event mc
     python benchmarks/forecast.py --out FOLDER --patients 2000 --test-patients 700 --steps 60 --rows 60 --samples 20 --least-events 5     to try it
 
-Both populations are simulated (`core`), with seeds of their own. The model sees the first one's records and no label. Every held-out row of a task
-with a true risk and at least 100 known events is forecast, or `--rows` of them drawn by seed, by Monte Carlo, SCOPE, REACH and the time-to-event
-head. Beside them: the true risk, counts + LightGBM taught with 100, 1,000 and all labels of `--labelled` training people, age and sex, a constant.
-Negative control: every patient's record is swapped for another's, drawn at random, and forecast again.
+Both populations are simulated, with seeds of their own. The model sees the first one's records and no label. Every held-out row of a task
+with a true risk and at least 100 known events is forecast, or `--rows` of them drawn by seed (more, where events are rare), by Monte Carlo,
+SCOPE, REACH and the time-to-event head. Beside them: the true risk, counts + LightGBM taught with 100, 1,000 and all labels of `--labelled`
+training people, age and sex, a constant. Negative control: every patient's record is swapped for another's, drawn at random, and forecast again.
 
 FOLDER keeps everything; what is done is not done again, and forecasts that were cut off go on.
 """
@@ -17,7 +18,8 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,9 @@ from cehrxgpt.sources import IngestConfig, ingest
 from cehrxgpt.stages import forecast, label_all, pretrain, tokenize
 
 KEY = ["subject_id", "prediction_time"]
-BEGIN, END = "<!-- forecast:begin -->", "<!-- forecast:end -->"
+MARKERS = {"core": "forecast", "full": "forecast-full"}  # population -> its place on the page
 RECIPE = Path(__file__).with_name("forecast_recipe.yaml")
 ESTIMATORS = ("mc", "scope", "reach", "time_to_event")
-METHODS = {"mc": "monte_carlo", "scope": "scope", "reach": "reach", "time_to_event": "time_to_event"}
 TRUTH, SWAPPED = "true risk", "reach, histories swapped"
 
 
@@ -77,13 +78,13 @@ def held_out(labels: pl.DataFrame) -> pl.DataFrame:
 
 
 def choose(data: Path, rows: int, least_events: int) -> dict[str, pl.DataFrame]:
-    """task -> the labels that are forecast: a random `rows` of the test population, or as many as have half as many events again as are needed."""
+    """task -> the labels that are forecast: a random `rows` of the test population, or enough for a fifth more events than are needed."""
     chosen = {}
     for path in sorted((data / "labels").glob("*.parquet")):
         labels = held_out(pl.read_parquet(path))
         events = int(labels["boolean_value"].sum() or 0)
         if events:
-            wanted = max(rows, int(1.5 * least_events * labels.height / events))
+            wanted = max(rows, int(1.2 * least_events * labels.height / events))
             labels = labels.sample(min(wanted, labels.height), seed=0).sort(KEY)
         if int(labels["boolean_value"].sum() or 0) >= least_events:
             chosen[path.stem] = labels
@@ -155,8 +156,9 @@ def draw(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argp
         if not (asked / f"{task}.parquet").exists():
             labels.write_parquet(asked / f"{task}.parquet")
     files = [asked / f"{task}.parquet" for task in chosen]
-    once(out / "swapped_events", lambda path: swapped_events(data, path))
-    for name in (*ESTIMATORS, "swapped"):
+    if "swapped" in arguments.estimators:
+        once(out / "swapped_events", lambda path: swapped_events(data, path))
+    for name in arguments.estimators:
         estimator = "reach" if name == "swapped" else name
         settings: dict[str, Any] = {"estimator": estimator}
         if estimator != "time_to_event":
@@ -176,28 +178,41 @@ def draw(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argp
         write_json(out / f"{name}.json", {**found, "seconds": time.perf_counter() - started})
 
 
-def metrics_of(out: Path, chosen: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def forecasts_of(out: Path, task: str, names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """estimator -> its rows of a task; without those that could answer none, or fell back to another that is there."""
+    found, said = {}, set()
+    for name in names:
+        rows = pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task)
+        if name == "swapped":
+            rows = rows.with_columns(pl.lit(SWAPPED).alias("method"))
+        method = rows["method"][0]
+        if rows["predicted_boolean_probability"].is_not_null().any() and method not in said:
+            found[name] = rows
+            said.add(method)
+    return found
+
+
+def metrics_of(out: Path, chosen: dict[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
     """Metric rows of every method on the rows that all could be asked about."""
     parts = []
     for task, labels in chosen.items():
-        found = [pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in (*ESTIMATORS, "swapped")]
-        found[-1] = found[-1].with_columns(pl.lit(SWAPPED).alias("method"))
+        found = list(forecasts_of(out, task, names).values())
         columns = ["subject_id", "prediction_time", "task", "predicted_boolean_probability", "method", "num_samples"]
         every = [frame.select(columns) for frame in found]
         unsampled = [pl.read_parquet(out / kind / f"{task}.parquet") for kind in ("truth", "taught")]
         every += [frame.with_columns(pl.lit(None, dtype=pl.Int32).alias("num_samples")).select(columns) for frame in unsampled]
         answered = found[0].filter(pl.col("predicted_boolean_probability").is_not_null()).select(KEY)
         frame = pl.concat(every).join(answered, on=KEY, how="semi", maintain_order="left")
-        names = {"std_error": pl.Float64, "completion": pl.Float64, "lower_bound": pl.Float64, "upper_bound": pl.Float64}
-        frame = frame.with_columns(pl.lit(None, dtype=kind).alias(name) for name, kind in names.items())
+        unsaid = ("std_error", "completion", "lower_bound", "upper_bound")
+        frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in unsaid)
         parts.append(evaluate_predictions(frame, labels, replicates=500, seed=0))
     return pl.concat(parts)
 
 
-def likeness(out: Path, task: str) -> dict[str, tuple[float, float, float]]:
+def likeness(out: Path, task: str, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
     """method -> correlation with the true risk, root mean square error, mean difference."""
     truth = pl.read_parquet(out / "truth" / f"{task}.parquet").select(*KEY, pl.col("predicted_boolean_probability").alias("_true"))
-    parts = [pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in ESTIMATORS]
+    parts = [rows for name, rows in forecasts_of(out, task, names).items() if name != "swapped"]
     parts.append(pl.read_parquet(out / "taught" / f"{task}.parquet"))
     found = {}
     for frame in parts:
@@ -235,60 +250,113 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)])
 
 
+@dataclass
+class Judged:
+    """Metric rows, and what is read off them."""
+
+    metrics: pl.DataFrame
+
+    def value(self, task: str, method: str, metric: str) -> float | None:
+        """One number; None where there is none."""
+        rows = self._rows(task, method, metric)
+        return rows[0]["value"] if rows else None
+
+    def cell(self, task: str, method: str, metric: str) -> str:
+        """One number with its 95% interval."""
+        rows = self._rows(task, method, metric)
+        if not rows or rows[0]["value"] is None:
+            return "-"
+        value, lower, upper = (rows[0][name] for name in ("value", "lower", "upper"))
+        return f"{value:.2f}" if lower is None else f"{value:.2f} ({lower:.2f} to {upper:.2f})"
+
+    def _rows(self, task: str, method: str, metric: str) -> list[dict[str, Any]]:
+        of_all = (pl.col("task") == task) & (pl.col("method") == method) & (pl.col("metric") == metric)
+        return self.metrics.filter(of_all).to_dicts()
+
+    def methods(self, task: str) -> list[str]:
+        """Those that were judged on a task, in order."""
+        return self.metrics.filter(pl.col("task") == task)["method"].unique(maintain_order=True).to_list()
+
+    def error_share(self, task: str, method: str) -> float:
+        """Expected calibration error over the prevalence."""
+        return float(self.value(task, method, "ece") or 0) / float(self.value(task, TRUTH, "prevalence") or 1)
+
+    def gap(self, task: str, method: str) -> float:
+        """How far the AUROC is below the true risk's."""
+        return float(self.value(task, TRUTH, "auroc") or 0) - float(self.value(task, method, "auroc") or 0)
+
+    def misses(self, task: str, method: str) -> list[str]:
+        """What is outside the limits that were set before: slope, calibration error, gap to the true risk's AUROC."""
+        slope = self.value(task, method, "calibration_slope")
+        said = [] if slope is not None and 0.8 <= slope <= 1.25 else ["slope"]
+        said += [] if self.error_share(task, method) <= 0.25 else ["ECE"]
+        return said + ([] if self.gap(task, method) <= 0.05 else ["AUROC"])
+
+
 def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> str:
     """The tables."""
-    metrics = metrics_of(out, chosen)
+    names = arguments.estimators
+    metrics = metrics_of(out, chosen, names)
     metrics.write_parquet(out / "metrics.parquet")
+    found = Judged(metrics)
+    ours = ("time_to_event", "reach", "scope", "monte_carlo")
+    taught_by = [method for method in metrics["method"].unique(maintain_order=True).to_list() if method not in (*ours, CONSTANT)]
+    auroc, judged, within = [], [], {method: [0, 0] for method in (*ours, "best suited")}
+    for task, labels in chosen.items():
+        methods = found.methods(task)
+        events, known = int(labels["boolean_value"].sum()), labels["boolean_value"].count()
+        cells = [found.cell(task, method, "auroc") if method in methods else "-" for method in (*ours, *taught_by)]
+        auroc.append([f"`{task}`", f"{events} of {known:,}", *cells])
+        alike = likeness(out, task, names)
+        suited = next(method for method in ours if method in methods)
+        for method in methods if arguments.population == "core" else [method for method in methods if method in (*ours, TRUTH)]:
+            told = [f"{value:.3f}" if np.isfinite(value) else "-" for value in alike.get(method, (float("nan"),) * 3)]
+            slope, intercept = (found.cell(task, method, f"calibration_{name}") for name in ("slope", "intercept"))
+            misses = ", ".join(found.misses(task, method)) if method in ours else ""
+            ece = found.value(task, method, "ece") or 0.0
+            judged.append([f"`{task}`", method, slope, intercept, f"{ece:.3f}", f"{found.error_share(task, method):.2f}", *told, misses])
+            for name in {method, "best suited" if method == suited else method} & within.keys():
+                within[name][0] += not misses
+                within[name][1] += 1
+    tally = "; ".join(f"{name} {inside} of {asked}" for name, (inside, asked) in within.items() if asked)
+    parts = [
+        f"{datetime.now(UTC):%Y-%m-%d}. {arguments.patients:,} people to train on, {arguments.test_patients:,} others to forecast. "
+        f"{arguments.samples} futures a row. {arguments.note}".strip(),
+        "AUROC, weighted for censored labels, 95% intervals by patient:",
+        table(["task", "events", *ours, *taught_by], auroc),
+        "Calibration before any recalibration, and likeness to the true risk (correlation, root mean square error, mean difference). *Misses*: slope "
+        "outside 0.8 to 1.25, calibration error above a quarter of the prevalence, AUROC more than 0.05 below the true risk's:",
+        table(["task", "risk by", "slope", "intercept", "ECE", "ECE / prevalence", "r", "RMSE", "mean difference", "misses"], judged),
+        f"Tasks without a miss: {tally}. (*Best suited*: the first of {', '.join(ours)} that can answer the task.)",
+    ]
+    drawn = [name for name in ("mc", "scope", "reach") if name in names]
+    if len(drawn) == 3:
+        parts += ["Tokens that an estimator needs at the standard error of Monte Carlo, relative to it (in brackets: the median row):"]
+        parts += [table(["task", "SCOPE", "REACH"], cost(out, chosen))]
+    if drawn:
+        parts += [
+            "What was drawn:",
+            table(["estimator", "futures", "tokens drawn", "tokens a future", "tokens a second", "completion"], rates(out, drawn)),
+        ]
+    return "\n\n".join(parts)
 
-    def cell(task: str, method: str, metric: str, digits: int = 2, limits: bool = True) -> str:
-        row = metrics.filter((pl.col("task") == task) & (pl.col("method") == method) & (pl.col("metric") == metric)).row(0, named=True)
-        if row["value"] is None:
-            return "-"
-        inside = f" ({row['lower']:.{digits}f} to {row['upper']:.{digits}f})" if limits and row["lower"] is not None else ""
-        return f"{row['value']:.{digits}f}{inside}"
 
-    methods = metrics["method"].unique(maintain_order=True).to_list()
-    auroc = [[method, *(cell(task, method, "auroc") for task in chosen)] for method in methods if method != CONSTANT]
-    judged = []
-    for task in chosen:
-        alike = likeness(out, task)
-        prevalence = float(cell(task, TRUTH, "prevalence", 6, limits=False))
-        for method in methods:
-            ece = float(cell(task, method, "ece", 6, limits=False))
-            r, rmse, bias = alike.get(method, (float("nan"),) * 3)
-            told = [f"{value:.3f}" if np.isfinite(value) else "-" for value in (r, rmse, bias)]
-            slope, intercept = (cell(task, method, f"calibration_{name}") for name in ("slope", "intercept"))
-            judged.append([task, method, slope, intercept, f"{ece:.3f}", f"{ece / prevalence:.2f}", *told])
-    counts = "; ".join(
-        f"`{task}` {int(labels['boolean_value'].sum())} events among {labels['boolean_value'].count():,} known labels"
-        for task, labels in chosen.items()
-    )
-    speed = []
-    for name in ("mc", "scope", "reach"):
+def rates(out: Path, names: Sequence[str]) -> list[list[str]]:
+    """What was drawn, and how fast."""
+    rows = []
+    for name in names:
         facts = json.loads((out / f"{name}.json").read_text())
         each, rate = facts["tokens"] / facts["futures"], facts["tokens"] / facts["seconds"]
-        speed.append([name, f"{facts['futures']:,}", f"{facts['tokens']:,}", f"{each:.1f}", f"{rate:,.0f}", f"{facts['completion']:.4f}"])
-    people = f"{arguments.patients:,} people to train on, {arguments.test_patients:,} others to forecast"
-    return "\n\n".join(
-        [
-            f"{datetime.now(UTC):%Y-%m-%d}. {people}; {counts}. {arguments.samples} futures a row. {arguments.note}".strip(),
-            "AUROC, weighted for censored labels, 95% intervals by patient:",
-            table(["risk by", *(f"`{task}`" for task in chosen)], auroc),
-            "Calibration before any recalibration, and likeness to the true risk (correlation, root mean square error, mean difference):",
-            table(["task", "risk by", "slope", "intercept", "ECE", "ECE / prevalence", "r", "RMSE", "mean difference"], judged),
-            "Tokens that an estimator needs at the standard error of Monte Carlo, relative to it (in brackets: the median row):",
-            table(["task", "SCOPE", "REACH"], cost(out, chosen)),
-            "What was drawn:",
-            table(["estimator", "futures", "tokens drawn", "tokens a future", "tokens a second", "completion"], speed),
-        ]
-    )
+        rows.append([name, f"{facts['futures']:,}", f"{facts['tokens']:,}", f"{each:.1f}", f"{rate:,.0f}", f"{facts['completion']:.4f}"])
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/forecast"))
     parser.add_argument("--page", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "forecast.md")
-    parser.add_argument("--population", default="core", help="core (three tasks) or full (thirteen)")
+    parser.add_argument("--population", default="core", choices=tuple(MARKERS), help="three tasks with true risks, or thirteen")
+    parser.add_argument("--estimators", nargs="+", default=[*ESTIMATORS, "swapped"], choices=(*ESTIMATORS, "swapped"))
     for name, default in (
         ("patients", 120_000),
         ("test-patients", 4_000),
@@ -320,7 +388,8 @@ def main() -> None:
         say("training")
         pretrain(data / "timeline", out / "model", str(RECIPE), overrides={} if arguments.steps is None else {"steps": arguments.steps}, resume=True)
     draw(out, data, chosen, arguments)
-    write_between(arguments.page, BEGIN, END, report(out, chosen, arguments))
+    mark = MARKERS[arguments.population]
+    write_between(arguments.page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", report(out, chosen, arguments))
     say("done")
 
 

@@ -421,6 +421,7 @@ def test_a_trained_head_ranks_patients(tmp_path: Path) -> None:
     events, loaded = EventDataset(tmp_path / "events"), load_model(tmp_path / "model")
     hazards = head_of(loaded)
     assert hazards is not None
+    assert "outcome:t2dm_hf_1y" in hazards.tasks
     labels = pl.read_parquet(tmp_path / "labels.parquet").join(events.subject_splits.filter(pl.col("split") != s.TRAIN), on="subject_id", how="semi")
     store = TokenStore(tmp_path / "timeline")
     errors = hazard_errors(loaded.decoder, hazards, store, asked_events(loaded, hazards, [load_task("discharge_home_death_1y")]))

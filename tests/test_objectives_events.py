@@ -238,7 +238,9 @@ def test_outcomes_of_tasks_come_before_what_is_common(tmp_path: Path) -> None:
     asked = {"rare_1y": least, "again_90d": least, "death_1y": death, "unheard_of_1y": unseen}
     (store.folder / OUTCOMES_FILE).write_text(json.dumps(asked))
     chosen = choose_tasks(TokenStore(store.folder), 4)
-    assert list(chosen)[0] == "MEDS_DEATH" and list(chosen.values()).count(least) == 1 and len(chosen) == 4
+    assert next(iter(chosen)) == "MEDS_DEATH"
+    assert list(chosen.values()).count(least) == 1
+    assert len(chosen) == 4
     assert {name for name in chosen if name.startswith("outcome:")} <= {"outcome:rare_1y", "outcome:again_90d"}
     assert list(chosen)[1].startswith("outcome:")  # no event without patients, death once
 

@@ -153,10 +153,12 @@ def test_bad_input_is_one_clear_line(events: EventDataset, timeline: Timeline, t
 def test_what_stands_above_the_codes_is_kept_where_the_data_knows(events: EventDataset, timeline: Timeline, tmp_path: Path) -> None:
     write_store(events, timeline, tmp_path / "without")
     assert TokenStore(tmp_path / "without").ancestors == {}
+    assert TokenStore(tmp_path / "without").outcomes == {}
     shutil.copytree(events.root, tmp_path / "events")
     (tmp_path / "events" / "metadata").mkdir(exist_ok=True)
     codes = [("condition/1", ["condition/10"]), ("condition/10", ["condition/11"]), ("condition/77", ["condition/11"]), ("condition/2", None)]
     frame = pl.DataFrame(codes, schema={"code": pl.String, "parent_codes": pl.List(pl.String)}, orient="row")
     frame.with_columns(pl.lit(None, pl.String).alias("description")).write_parquet(tmp_path / "events" / "metadata" / "codes.parquet")
-    write_store(EventDataset(tmp_path / "events"), timeline, tmp_path / "with")
+    write_store(EventDataset(tmp_path / "events"), timeline, tmp_path / "with", outcomes={"one_1y": (3, 4)})
     assert TokenStore(tmp_path / "with").ancestors == {"condition/1": ["condition/10", "condition/11"]}
+    assert TokenStore(tmp_path / "with").outcomes == {"one_1y": [3, 4]}

@@ -11,8 +11,9 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cehrxgpt import schema as s
 from cehrxgpt.events import conform, sort_events
-from cehrxgpt.stages.data import _with_library_edges
+from cehrxgpt.stages.data import _library_outcomes, _with_library_edges
 from cehrxgpt.tasks import Index, Outcome, Task, outcome_in_window, outcome_tokens, value_edges
 from cehrxgpt.tasks.definition import ConceptSet
 from cehrxgpt.timeline.decode import decode_futures
@@ -231,3 +232,16 @@ def test_tokenize_takes_the_edges_of_the_library() -> None:
     assert edges["measurement/1"] == (3.0,)
     assert {6.0, float(np.nextafter(np.float32(9), np.float32(10)))} <= set(edges["measurement/3004410"])
     assert 9.0 in edges["measurement/3004410 >"]
+
+
+def test_tokenize_names_the_outcomes_of_the_library() -> None:
+    """With what an ontology puts below them; tasks without a set of tokens, or with none in the vocabulary, are left out."""
+    codes = ["condition/316139", "condition/1", "condition/2", s.DEATH]
+    rows = pl.DataFrame({"code": codes, "parent_codes": [[], ["condition/316139"], [], []]}, schema_overrides={"parent_codes": pl.List(pl.String)})
+    vocabulary = SimpleNamespace(
+        code=[None, *codes], unit=[None] * 5, operator=[None] * 5, bin_low=np.full(5, np.nan), bin_high=np.full(5, np.nan), split_values=False
+    )
+    outcomes = _library_outcomes(SimpleNamespace(codes=rows), vocabulary)
+    assert outcomes["t2dm_hf_1y"] == [1, 2]
+    assert outcomes["discharge_home_death_1y"] == [4]
+    assert not {"cad_cabg_1y", "long_stay_7d"} & outcomes.keys()

@@ -74,7 +74,7 @@ def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
     ]
     chosen: dict[str, list[int]] = {name: tokens[name] for name in death}
     said = {tuple(tokens[name]) for name in death}
-    for place in np.lexsort((-entropy, [name not in outcomes for name in names])):
+    for place in np.lexsort((-entropy, np.array([name not in outcomes for name in names]))):
         # An ancestor of one code only says the same twice, and so do tasks of one outcome.
         if len(chosen) < limit and common[place] and (same := tuple(tokens[names[place]])) not in said:
             chosen[names[place]] = tokens[names[place]]
