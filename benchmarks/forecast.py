@@ -155,7 +155,7 @@ def draw(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argp
     for task, labels in chosen.items():
         if not (asked / f"{task}.parquet").exists():
             labels.write_parquet(asked / f"{task}.parquet")
-    files = [asked / f"{task}.parquet" for task in chosen]
+    waiting = list(chosen)
     if "swapped" in arguments.estimators:
         once(out / "swapped_events", lambda path: swapped_events(data, path))
     for name in arguments.estimators:
@@ -164,18 +164,21 @@ def draw(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argp
         if estimator != "time_to_event":
             settings |= {
                 "samples": arguments.samples if name != "swapped" else 4,
+                "target_std_error": arguments.target_std_error,
                 "seed": 5,
                 "max_new_tokens": arguments.max_tokens,
                 "dtype": arguments.dtype,
             }
         target = out / f"{name}.parquet"
-        if target.exists():
-            continue
-        say(f"forecast: {name}")
-        started = time.perf_counter()
-        events = out / "swapped_events" if name == "swapped" else data / "events"
-        found = forecast(out / "model", events, files, target, settings, curves=name != "swapped")
-        write_json(out / f"{name}.json", {**found, "seconds": time.perf_counter() - started})
+        if not target.exists():
+            say(f"forecast: {name}")
+            started = time.perf_counter()
+            events = out / "swapped_events" if name == "swapped" else data / "events"
+            files = [asked / f"{task}.parquet" for task in waiting]
+            found = forecast(out / "model", events, files, target, settings, curves=name != "swapped")
+            write_json(out / f"{name}.json", {**found, "seconds": time.perf_counter() - started})
+        if arguments.once:
+            waiting = [task for task in waiting if not forecasts_of(out, task, [name])]
 
 
 def forecasts_of(out: Path, task: str, names: Sequence[str]) -> dict[str, pl.DataFrame]:
@@ -185,10 +188,9 @@ def forecasts_of(out: Path, task: str, names: Sequence[str]) -> dict[str, pl.Dat
         rows = pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task)
         if name == "swapped":
             rows = rows.with_columns(pl.lit(SWAPPED).alias("method"))
-        method = rows["method"][0]
-        if rows["predicted_boolean_probability"].is_not_null().any() and method not in said:
+        if rows["predicted_boolean_probability"].is_not_null().any() and rows["method"][0] not in said:
             found[name] = rows
-            said.add(method)
+            said.add(rows["method"][0])
     return found
 
 
@@ -368,6 +370,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("max-tokens", 256), ("least-events", 100), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--once", action="store_true", help="ask of an estimator only what none before it could answer")
+    parser.add_argument("--target-std-error", type=float, help="draw until the standard error of a row is as small, or it has --samples")
     parser.add_argument("--steps", type=int, help="of training; the recipe's own otherwise")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--note", default="", help="a sentence for the page")
