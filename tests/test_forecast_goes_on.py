@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_an_interrupted_forecast_goes_on_to_the_same_end(tmp_path, futures: int)
 
     with pytest.raises(Stop):
         run(Journal(tmp_path / "pools", "key"), progress=stop)
-    kept = len(list((tmp_path / "pools").glob("pool-*.zip"))) if (tmp_path / "pools").exists() else 0
+    kept = len(list((tmp_path / "pools").rglob("pool-*.zip")))
     drawn.clear()
     assert same(run(Journal(tmp_path / "pools", "key"), progress=lambda done, *_: drawn.append(done)), run())
     assert min(drawn) > 3 * 8 * kept  # and it did not begin anew
@@ -58,10 +59,48 @@ def test_shares_of_the_work_make_the_whole(tmp_path) -> None:
     assert same(run(Journal(tmp_path, "key"), progress=lambda *_: pytest.fail("nothing was left to draw")), run())
 
 
-def test_pools_of_another_forecast_or_damaged_ones_are_drawn_again(tmp_path) -> None:
-    run(Journal(tmp_path, "other"), config=ForecastConfig(samples=2, moments=3, trajectories=True, curve_points=4))
-    damaged = sorted(tmp_path.glob("pool-*.zip"))[1]
+@pytest.mark.parametrize(("parts", "pools"), [(2, 3), (3, 4), (11, 11), (40, 11)])
+def test_small_work_is_divided_too(tmp_path, parts: int, pools: int) -> None:
+    """Eleven prediction times are one pool; shared out they are more, and every share has one as long as there are prediction times."""
+    wide = replace(CONFIG, moments=128)
+    done = 0
+    for part in range(parts):
+        run(Journal(tmp_path, "key", share=(part, parts)), config=wide)
+        before, done = done, len(list(tmp_path.rglob("pool-*.zip")))
+        assert done > before or part >= 11
+    assert done == pools
+    assert same(run(Journal(tmp_path, "key"), config=wide, progress=lambda *_: pytest.fail("nothing was left to draw")), run(config=wide))
+
+
+def test_pools_that_are_there_are_used_whatever_the_share(tmp_path) -> None:
+    journal = Journal(tmp_path, "key")
+    assert journal.pool_size(1000, 128) == 128
+    assert replace(journal, share=(0, 20)).pool_size(1000, 128) == 50
+    journal.write(128, 3, pool())
+    assert replace(journal, share=(1, 4)).pool_size(1000, 128) == 128  # eight pools, enough for four
+    assert replace(journal, share=(1, 20)).pool_size(1000, 128) == 50
+    replace(journal, share=(1, 20)).write(50, 1, pool())
+    assert replace(journal, share=(1, 4)).pool_size(1000, 128) == 128  # the more is done
+
+
+def test_a_forecast_clears_its_own_pools_alone(tmp_path) -> None:
+    """Another with the same output may have been interrupted."""
+    other, own = Journal(tmp_path / "pools", "other"), Journal(tmp_path / "pools", "key")
+    run(other, config=ForecastConfig(samples=2, moments=3, trajectories=True, curve_points=4))
+    assert other.others() == 0
+    theirs = sum(file.stat().st_size for file in tmp_path.rglob("*.zip"))
+    assert same(run(own), run())
+    assert own.others() == theirs
+    own.clear()
+    assert own.others() == theirs
+    assert other.read(3, 1) is not None
+    other.clear()
+    assert not (tmp_path / "pools").exists()
+
+
+def test_damaged_pools_are_drawn_again(tmp_path) -> None:
     run(Journal(tmp_path, "key"))
+    damaged = sorted(tmp_path.rglob("pool-*.zip"))[1]
     damaged.write_bytes(damaged.read_bytes()[:-30])
     assert same(run(Journal(tmp_path, "key")), run())
 
@@ -75,16 +114,16 @@ def pool() -> Found:
 def test_no_damage_goes_unseen_or_ends_the_forecast(tmp_path) -> None:
     """Whatever byte is wrong, or missing, a pool is read as it was written or not at all."""
     journal = Journal(tmp_path, "key")
-    journal.write(0, pool())
-    file = tmp_path / "pool-000000.zip"
+    journal.write(3, 0, pool())
+    file = tmp_path / "key" / "pool-3-000000.zip"
     good, rng = file.read_bytes(), np.random.default_rng(0)
-    written, none = journal.read(0), 0
+    written, none = journal.read(3, 0), 0
     assert written is not None
     for place in rng.integers(len(good), size=600):
         broken = bytearray(good)
         broken[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(broken if rng.random() < 0.8 else good[:place])
-        found = journal.read(0)
+        found = journal.read(3, 0)
         none += found is None
         if found is not None:
             assert found.counts == written.counts
@@ -97,9 +136,9 @@ def test_a_folder_of_pools_that_is_none_is_a_storage_error(tmp_path) -> None:
     (tmp_path / "file").write_text("x")
     journal = Journal(tmp_path / "file", "key")
     with pytest.raises(StorageError, match="file"):
-        journal.read(0)
+        journal.read(3, 0)
     with pytest.raises(StorageError, match="file"):
-        journal.write(0, pool())
+        journal.write(3, 0, pool())
 
 
 @pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])

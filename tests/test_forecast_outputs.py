@@ -11,7 +11,7 @@ import pytest
 
 from cehrxgpt import stages
 from cehrxgpt.errors import InputError, OutputExistsError
-from cehrxgpt.forecast import ForecastConfig, forecast
+from cehrxgpt.forecast import ForecastConfig, Journal, forecast
 from cehrxgpt.stages.judging import curves_beside
 from test_evaluate_predictions import labels_frame
 from test_forecast_truth import LAST, SHARES, task
@@ -38,9 +38,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     people = pl.DataFrame({"subject_id": [1, 2], "split": ["held_out"] * 2})
     monkeypatch.setattr("cehrxgpt.events.EventDataset", lambda root: SimpleNamespace(root=root, splits=["held_out"], subject_splits=people))
 
-    def drawn(model, dataset, rows, tasks, settings, *, keep, **_):
+    def drawn(model, dataset, rows, tasks, settings, *, keep, pools, **_):
         config = ForecastConfig(**settings, trajectories=keep, max_new_tokens=64)
-        return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, [task()], config)
+        journal = Journal(pools, "key")
+        return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, [task()], config, journal=journal), journal
 
     monkeypatch.setattr("cehrxgpt.stages.forecasting._forecast", drawn)
 
@@ -63,6 +64,17 @@ def test_curves_of_a_former_forecast_are_taken_away(run, tmp_path: Path) -> None
     with pytest.raises(OutputExistsError, match="curves"):
         run("risk.parquet")
     assert curves_beside(tmp_path / "risk.parquet").is_file()
+
+
+def test_pools_of_an_interrupted_forecast_stay_and_are_told(run, tmp_path: Path) -> None:
+    """The same output asked for with other settings in between: nothing of the first is lost."""
+    left = tmp_path / ".risk.parquet.pools" / "another" / "pool-128-000000.zip"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(3 * 2**19))
+    (note,) = run("risk.parquet")["notes"]
+    assert note.startswith("1.5 MiB of other forecasts")
+    assert str(left.parent.parent) in note
+    assert [file.name for file in left.parent.parent.rglob("*")] == ["another", left.name]
 
 
 @pytest.mark.parametrize("folder", ["risk.parquet", "risk.curves.parquet", ".risk.parquet.pools", "."])

@@ -74,6 +74,8 @@ def forecast(
             force=force,
             progress=progress,
         )
+    for note in figures["notes"]:
+        console.say(f"note: {note}")
     console.result(figures)
 
 

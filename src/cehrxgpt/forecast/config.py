@@ -23,7 +23,7 @@ class ForecastConfig:
         seed: futures are a function of it, of subject, prediction time and sample number.
         max_new_tokens: budget of one future. At least half of the model's context is kept for the history all the same.
         batch_rows: futures written side by side.
-        moments: prediction times per pool; bounds the memory that decoded futures take, and what an interruption costs.
+        moments: prediction times per pool at most; bounds the memory that decoded futures take, and what an interruption costs.
         dtype: precision to compute in; None = the model's own.
         max_unknown_share: a history with a larger share of events outside the vocabulary is refused.
         stop_at_outcome: where one task alone asks about a prediction time and its outcome is a set of tokens.

@@ -1,9 +1,9 @@
-"""What an interrupted forecast has done already: a folder with one file for each pool of futures.
+"""What an interrupted forecast has done already: a folder of its own with one file for each pool of futures.
 
-A pool's number says what it holds, as pools are gathered in one order whatever happens; `key` says of what forecast it is. A file is
-written whole or not at all, and one of another forecast, or that is damaged, counts as not there: `facts.json` has a checksum of each frame,
-and of itself. Several processes may work at one
-folder, each at pools of its own: futures depend on nothing but who is asked, so nobody can tell afterwards.
+A pool's size and number say what it holds, as pools are gathered in one order whatever happens; the folder's name, the forecast's `key`, says
+of what forecast it is, so that forecasts with the same output never touch each other's. A file is written whole or not at all, and one that is
+damaged counts as not there: `facts.json` has a checksum of each frame, and of itself. Several processes may work at one folder, each at pools of
+its own: futures depend on nothing but who is asked, so nobody can tell afterwards.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import shutil
 import struct
 import zipfile
 import zlib
@@ -25,6 +27,7 @@ from cehrxgpt.errors import StorageError
 
 _FRAMES = ("risks", "curves", "samples", "trajectories")
 _FACTS, _SUM = "facts.json", "facts.sum"
+_FILE = re.compile(r"pool-([1-9]\d*)-\d+\.zip")
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -71,7 +74,7 @@ class Journal:
     """The folder.
 
     Attributes:
-        folder: made when the first pool is done.
+        folder: of all forecasts that have this output; this one's is inside, made when the first pool is done.
         key: fingerprint of all that decides the forecast.
         share: (i, n): of pools not done yet draw those with number = i modulo n; the others are somebody else's.
     """
@@ -80,29 +83,42 @@ class Journal:
     key: str
     share: tuple[int, int] = (0, 1)
 
+    def pool_size(self, moments: int, most: int) -> int:
+        """Prediction times per pool: `most`, or fewer, so that each share has a pool; as before where pools are kept that do.
+
+        Args:
+            moments: prediction times in all.
+            most: of a pool.
+        """
+        parts = self.share[1]
+        kept = Counter(int(found[1]) for file in self._own.glob("pool-*") if (found := _FILE.fullmatch(file.name)) is not None)
+        fitting = [size for size in kept if -(-moments // size) >= min(parts, moments)]
+        return max(fitting, key=lambda size: (kept[size] * size, size), default=min(most, max(moments // parts, 1)))
+
     def mine(self, number: int) -> bool:
         """Is it this process that draws the pool?"""
         return number % self.share[1] == self.share[0]
 
-    def read(self, number: int) -> Found | None:
+    def read(self, size: int, number: int) -> Found | None:
         """What a pool told, if it is done.
 
         Raises:
             StorageError: the disk cannot be read, or the folder is none.
         """
+        path = self._path(size, number)
         try:
-            content = self._path(number).read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"could not read {self._path(number)}: {error.strerror or error}") from error
+            raise StorageError(f"could not read {path}: {error.strerror or error}") from error
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                return _told(archive, self.key)
+                return _told(archive)
         except _DAMAGE:
             return None
 
-    def write(self, number: int, found: Found) -> None:
+    def write(self, size: int, number: int, found: Found) -> None:
         """Keep what a pool told.
 
         Raises:
@@ -110,22 +126,34 @@ class Journal:
         """
         members = {name: _parquet(pl.concat(getattr(found, name))) for name in _FRAMES if getattr(found, name)}
         sums = {name: _checksum(content) for name, content in members.items()}
-        facts = json.dumps({"key": self.key, "counts": dict(found.counts), "frames": sums}).encode()
-        with atomic_path(self._path(number), force=True) as partial, zipfile.ZipFile(partial, "w") as archive:
+        facts = json.dumps({"counts": dict(found.counts), "frames": sums}).encode()
+        with atomic_path(self._path(size, number), force=True) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name, content in {_FACTS: facts, _SUM: _checksum(facts).encode(), **members}.items():
                 archive.writestr(name, content)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"pool-{number:06}.zip"
+    def clear(self) -> None:
+        """The forecast is whole: take its pools away, and nobody else's."""
+        shutil.rmtree(self._own, ignore_errors=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def others(self) -> int:
+        """Bytes that pools of other forecasts with the same output take; they are never used here."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and not file.is_relative_to(self._own))
+
+    @property
+    def _own(self) -> Path:
+        return self.folder / self.key
+
+    def _path(self, size: int, number: int) -> Path:
+        return self._own / f"pool-{size}-{number:06}.zip"
 
 
-def _told(archive: zipfile.ZipFile, key: str) -> Found | None:
-    """What a pool's archive holds; None where it is another forecast's. Raises one of `_DAMAGE` where it does not hold what was written."""
+def _told(archive: zipfile.ZipFile) -> Found:
+    """What a pool's archive holds. Raises one of `_DAMAGE` where it does not hold what was written."""
     content = archive.read(_FACTS)
     _check(_FACTS, content, archive.read(_SUM).decode("ascii"))
     facts = json.loads(content)
-    if facts["key"] != key:
-        return None
     frames: dict[str, list[pl.DataFrame]] = {name: [] for name in _FRAMES}
     for name, checksum in facts["frames"].items():
         content = archive.read(name)

@@ -131,6 +131,7 @@ class _Worker:
         self.waiting: dict[_Group, list[Case]] = {}
         self.found, self.notes, self.pools = Found(), dict[tuple[str, int], str](), 0
         self.total = len(self.asked) * config.samples
+        self.pool_size = config.moments if journal is None else journal.pool_size(len(self.asked), config.moments)
 
     # -- gathering ----------------------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class _Worker:
             for group in self._groups([name for name in self.asked[case.moment] if (name, case.moment) not in self.notes]):
                 waiting = self.waiting.setdefault(group, [])
                 waiting.append(case)
-                if len(waiting) >= self.config.moments:
+                if len(waiting) >= self.pool_size:
                     self._pool(group)
 
     def flush(self) -> None:
@@ -184,14 +185,14 @@ class _Worker:
         """The next pool: from the journal, or drawn and kept there."""
         cases, number = self.waiting.pop(group), self.pools
         self.pools += 1
-        done = None if self.journal is None else self.journal.read(number)
+        done = None if self.journal is None else self.journal.read(self.pool_size, number)
         if done is None:
             if self.journal is not None and not self.journal.mine(number):
                 self.notes |= {(name, case.moment): "left to another share of the work" for name in group.names for case in cases}
                 return
             done = self._drawn(group, cases)
             if self.journal is not None:
-                self.journal.write(number, done)
+                self.journal.write(self.pool_size, number, done)
         self.found.add(done)
 
     def _drawn(self, group: _Group, cases: list[Case]) -> Found:

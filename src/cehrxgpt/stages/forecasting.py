@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.forecast import Forecast, Journal
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
@@ -114,8 +114,8 @@ def _forecast(
     pools: Path,
     share: tuple[int, int] = (0, 1),
     progress: Progress,
-) -> Any:
-    """The forecast, going on from the pools of futures in the folder `pools` where they are of the very same one."""
+) -> tuple[Forecast, Journal]:
+    """The forecast, going on from its own pools of futures in the folder `pools`; and the journal of them."""
     from cehrxgpt.config import to_dict
     from cehrxgpt.forecast import ForecastConfig, Journal
     from cehrxgpt.forecast import forecast as run
@@ -126,7 +126,8 @@ def _forecast(
     loaded = [resolve(load_task(task), dataset.codes) for task in tasks]
     inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
     key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions()])
-    return run(load_model(model), dataset, rows, loaded, config, journal=Journal(pools, key, share), progress=progress)
+    journal = Journal(pools, key, share)
+    return run(load_model(model), dataset, rows, loaded, config, journal=journal, progress=progress), journal
 
 
 def _one_pass(
@@ -153,8 +154,14 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def pools_folder(out: Path) -> Path:
-    """Where a forecast keeps the pools it has drawn until the forecast is whole: beside it."""
+    """Where forecasts keep the pools they have drawn until they are whole: beside the output, a folder each."""
     return out.parent / f".{out.name}.pools"
+
+
+def _notes(journal: Journal) -> list[str]:
+    """What the reader ought to know, a line each."""
+    size = journal.others()
+    return [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
 
 
 def forecast(
@@ -206,25 +213,25 @@ def forecast(
             write_table(told.predictions, out, force=force)
         if not curves:
             curves_beside(out).unlink(missing_ok=True)
-        return dict(told.summary)
+        return {**told.summary, "notes": []}
     pools = pools_folder(out)
     keep = trajectories is not None
-    found = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
+    found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
     if share is not None:
-        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary}
+        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": _notes(journal)}
     with ExitStack() as outputs:
         # All are whole before any appears under its name.
         if trajectories is not None and found.trajectories is not None:
             partial = outputs.enter_context(atomic_path(trajectories, folder=True, force=force))
             found.trajectories.write_parquet(partial / "trajectories.parquet")
             found.samples.write_parquet(partial / "samples.parquet")
-        if curves:
+        if found.curves is not None:
             found.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
         write_table(found.predictions, out, force=force)
     if not curves:
         curves_beside(out).unlink(missing_ok=True)
-    shutil.rmtree(pools, ignore_errors=True)
-    return dict(found.summary)
+    journal.clear()
+    return {**found.summary, "notes": _notes(journal)}
 
 
 def forecast_all(
@@ -240,7 +247,8 @@ def forecast_all(
     rows = choose_rows(tables, dataset, split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
     chosen = {name: getattr(settings, name) for name in ("estimator", "samples", "seed", "max_new_tokens", "target_std_error")}
     pools = pools_folder(out)
-    found = _forecast(model, dataset, rows, _asked(rows, tasks), chosen, keep=settings.estimator != "reach", pools=pools, progress=progress)
+    keep = settings.estimator != "reach"
+    found, journal = _forecast(model, dataset, rows, _asked(rows, tasks), chosen, keep=keep, pools=pools, progress=progress)
     with atomic_path(out, folder=True, force=True) as partial:
         for task in rows["task"].unique(maintain_order=True).to_list():
             found.predictions.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")
@@ -250,5 +258,5 @@ def forecast_all(
             shown = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select("subject_id", "prediction_time").head(8)
             kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
             kept.write_parquet(partial / "trajectories" / "0.parquet")
-    shutil.rmtree(pools, ignore_errors=True)
-    return dict(found.summary)
+    journal.clear()
+    return {**found.summary, "notes": _notes(journal)}
