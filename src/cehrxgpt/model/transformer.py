@@ -7,8 +7,6 @@ Dimension letters; tensors carry them as suffixes:
     S  places in the cache       G  query heads per K, H = K*G   F  inner width of the feed-forward
     N  documents of like length  P  rotary pairs, P = E/2        V  tokens of the vocabulary
 
-Time enters through attention alone. Half of the key-value heads turn by the token's place, half by its decoded age in days, with
-
 Time enters through attention alone (`rotary`), and attention never crosses a segment (`attention`).
 """
 
