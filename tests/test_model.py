@@ -10,21 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cehrxgpt.model.attention import causal_attention, explicit_attention, packed_attention, varlen_attention
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
-from cehrxgpt.model.transformer import (
-    LIKE_LENGTH,
-    SLACK,
-    Decoder,
-    DocumentEnds,
-    DocumentGroups,
-    RMSNorm,
-    Rotation,
-    causal_attention,
-    explicit_attention,
-    packed_attention,
-    varlen_attention,
-)
+from cehrxgpt.model.documents import LIKE_LENGTH, SLACK, DocumentEnds, DocumentGroups
+from cehrxgpt.model.rotary import Rotation
+from cehrxgpt.model.transformer import Decoder, RMSNorm
 
 CENTURY = 100 * 525_960  # minutes
 
@@ -168,7 +159,7 @@ def test_the_cache_gives_the_logits_of_a_whole_reading(rotary):
     hidden = decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
     for row, n in enumerate(read):
         assert_same_logits(decoder, hidden[row, :n], expected[row][:n])
-    cache, owner = cache.repeat(2), [0, 0, 1, 1, 2, 2]
+    cache, owner = cache.take(torch.tensor([0, 0, 1, 1, 2, 2])), [0, 0, 1, 1, 2, 2]
     gone = torch.tensor([True, False, False, True, False, False])
     source, target = cache.drop(gone)
     for s, t in zip(source.tolist(), target.tolist(), strict=True):

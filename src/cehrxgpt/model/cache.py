@@ -380,11 +380,3 @@ class KVCache:
             taken.prefix = Prefix(shared.key_PKSE, shared.value_PKSE, shared.lengths, shared.owner[rows.cpu()])
             taken._settle()
         return taken
-
-    def keep(self, rows: Tensor) -> KVCache:
-        """Only these rows, in this order."""
-        return self.take(rows)
-
-    def repeat(self, times: int) -> KVCache:
-        """Each row `times` times over, neighbours."""
-        return self.take(torch.arange(self.rows).repeat_interleave(times))

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from cehrxgpt.errors import ConfigError, MismatchError
 from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.documents import LIKE_LENGTH
 from cehrxgpt.model.graphs import StepGraphs
-from cehrxgpt.model.transformer import LIKE_LENGTH, Decoder
+from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import sampler
 from cehrxgpt.rollout.constraints import BOUNDARY, KEPT, GapTable, Goal, allowed_table, take_state, waiting
 from cehrxgpt.rollout.dates import Dates
