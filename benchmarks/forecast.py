@@ -117,7 +117,7 @@ def taught(data: Path, task: str, labels: pl.DataFrame, labelled: int) -> pl.Dat
     subject = rows["subject_id"].to_numpy()
     order = np.random.default_rng(1).permutation(np.flatnonzero(fit & ~tuning))
     told = []
-    for count in (100, 1000, len(order)):
+    for count in sorted({min(count, len(order)) for count in (100, 1000, len(order))}):
         some = np.isin(np.arange(rows.height), order[:count])
         few_tuning = tuning if count == len(order) else np.zeros_like(tuning)
         found = lightgbm(features.matrix, outcome, some, few_tuning)
@@ -220,6 +220,8 @@ def likeness(out: Path, task: str, names: Sequence[str]) -> dict[str, tuple[floa
     for frame in parts:
         for (method,), group in frame.group_by("method", maintain_order=True):
             both = group.join(truth, on=KEY).drop_nulls(["predicted_boolean_probability", "_true"])
+            if both.is_empty():  # the negative control has no truth; a task without a method of that name no rows
+                continue
             p, t = both["predicted_boolean_probability"].to_numpy(), both["_true"].to_numpy()
             r = float(np.corrcoef(p, t)[0, 1]) if len(p) > 2 and np.ptp(p) > 0 else float("nan")
             found[str(method)] = (r, float(np.sqrt(((p - t) ** 2).mean())), float((p - t).mean()))
@@ -302,7 +304,7 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
     metrics.write_parquet(out / "metrics.parquet")
     found = Judged(metrics)
     ours = ("time_to_event", "reach", "scope", "monte_carlo")
-    taught_by = [method for method in metrics["method"].unique(maintain_order=True).to_list() if method not in (*ours, CONSTANT)]
+    taught_by = [method for method in max(map(found.methods, chosen), key=len) if method not in (*ours, CONSTANT)]
     auroc, judged, within = [], [], {method: [0, 0] for method in (*ours, "best suited")}
     for task, labels in chosen.items():
         methods = found.methods(task)
