@@ -114,13 +114,13 @@ def test_the_value_depends_on_which_lab_was_drawn() -> None:
 def test_generation_draws_exactly_that_distribution() -> None:
     model, batch = decoder(), assemble(segments(6, seed=4))
     grammar, objective = Grammar(VOCABULARY), Value(VOCABULARY)
-    allowed = allowed_table(VOCABULARY, grammar)
     hidden = states(model, batch).detach()
+    allowed = allowed_table(VOCABULARY, grammar).to(hidden.dtype)
     labs = np.argwhere(np.isin(batch.token_id.numpy(), [IDS[name] for name in BINS]))
     assert len(labs) > 5
     for row, place in labs:
         state, _ = grammar.follow(batch.token_id[row : row + 1, : place + 1].numpy())
-        weights, _ = masked_weights(model.head(hidden[row, place][None]).detach(), allowed[state.phase.astype(np.int64)])
+        weights, _ = masked_weights(model.head(hidden[row, place][None]).detach(), allowed, torch.from_numpy(state.phase.astype(np.int64)))
         drawn = (weights / weights.sum())[0]
         own = objective.logits(model, hidden[row, place][None], batch.token_id[row, place][None]).softmax(-1)[0].detach()
         bins = torch.tensor([IDS[f"bin:{number}"] for number in range(5)])

@@ -282,13 +282,14 @@ def test_a_model_that_gives_no_mass_to_what_may_follow_still_draws_it():
     logits = torch.full((2, len(VOCABULARY)), -500.0)
     logits[:, wrong] = 500.0
     logits[:, VOCABULARY.id_of("condition/2")] = -499.0
-    allowed = torch.from_numpy(Grammar(VOCABULARY).allowed[[Phase.BARE, Phase.BARE]])
-    weights, share = sampler.masked_weights(logits, allowed)
+    table, phase = torch.from_numpy(Grammar(VOCABULARY).allowed).float(), torch.tensor([Phase.BARE, Phase.BARE])
+    allowed = table[phase]
+    weights, share = sampler.masked_weights(logits, table, phase)
     assert share.tolist() == [0, 0]
     assert weights.argmax(-1).tolist() == [VOCABULARY.id_of("condition/2")] * 2
     assert weights.sum(-1) == pytest.approx(1 + (allowed[0].sum().item() - 1) * np.exp(-1))
     assert direction.shape == (16, len(VOCABULARY))
-    weights, share = sampler.masked_weights(torch.full((2, len(VOCABULARY)), float("-inf")), allowed)
+    weights, share = sampler.masked_weights(torch.full((2, len(VOCABULARY)), float("-inf")), table, phase)
     assert share.tolist() == [0, 0]
     assert weights.tolist() == allowed.double().tolist()
 

@@ -165,8 +165,7 @@ class _Engine:
         self.device, self.dtype = decoder.embedding.weight.device, decoder.embedding.weight.dtype
         self.samples, self.batch_rows, self.temperature = samples, batch_rows, temperature
         self.grammar = Grammar(vocabulary)
-        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        self.allowed = allowed_table(vocabulary, self.grammar, self.device).to(wide)
+        self.allowed = allowed_table(vocabulary, self.grammar, self.device).to(sampler.weights_dtype(decoder.embedding.weight))
         self.graphs = StepGraphs(decoder) if self.device.type == "cuda" else None
         self.gap = GapTable(vocabulary, self.grammar)
         self.table = read_prompts(prompts, vocabulary, self.grammar, self.config.context)
@@ -228,7 +227,7 @@ class _Engine:
     def _write(self, next_group: Callable[[], Int | None], report: Callable[[], None]) -> None:
         """Write futures of one group after the other until there are no more."""
         cache = KVCache(self.config, 0, 1, self.dtype, self.device)
-        live = self._new_rows(np.zeros(0, dtype=np.int64))
+        live, room = self._new_rows(np.zeros(0, dtype=np.int64)), sampler.Workspace()
         group, cursor, reported = self._read_next(next_group), 0, 0
         while group is not None or len(live):
             joining = len(live) <= self.batch_rows * JOIN_BELOW
@@ -238,7 +237,7 @@ class _Engine:
                 if cursor == len(group.prompts) * self.samples:
                     group, cursor = self._read_next(next_group), 0
             if len(live):
-                self._step(cache, live)
+                self._step(cache, live, room)
                 self._leave(cache, live)
             if len(self.finished) > reported:
                 reported = len(self.finished)
@@ -296,11 +295,11 @@ class _Engine:
         (cache.append if self.samples < SHARE_FROM else cache.share)(group.cache, torch.from_numpy(place[running]))
         return live.append(rows.take(running))
 
-    def _step(self, cache: KVCache, live: Rows) -> None:
+    def _step(self, cache: KVCache, live: Rows, room: sampler.Workspace) -> None:
         """One token for every live row."""
         hidden = self._forward(cache, live.last_token, live.state)
         goal = self.goals.take(live.prompt) if live.waiting.any() else None
-        self._draw(live, self._next(hidden, cache, live.state, goal, live.waiting))
+        self._draw(live, self._next(hidden, cache, live.state, goal, live.waiting, room))
 
     def _leave(self, cache: KVCache, live: Rows) -> None:
         """Rows that have ended go out of the batch."""
@@ -323,17 +322,20 @@ class _Engine:
         cache.prepare(places, 1)
         return self.decoder(token_B1, position=cache.positions(places)[:, None], age_minutes=age_B1, cache=cache)[:rows, 0]
 
-    def _next(self, hidden: Tensor, cache: KVCache, state: State, goal: Goal | None, wait: npt.NDArray[np.bool_]) -> Next:
-        """The next token's distribution, by the grammar and, where rows are waiting, conditioned on the gap."""
-        weights, share = self._weights(hidden, state)
+    def _next(
+        self, hidden: Tensor, cache: KVCache, state: State, goal: Goal | None, wait: npt.NDArray[np.bool_], room: sampler.Workspace | None = None
+    ) -> Next:
+        """The next token's distribution, by the grammar and, where rows are waiting, conditioned on the gap; in `room` if it is given."""
+        weights, share = self._weights(hidden, state, room)
         rows = len(state.phase)
         following = Next(weights, 1.0 - share.cpu().numpy(), np.zeros(rows), np.full(rows, -1), np.zeros(rows, dtype=bool))
         if goal is not None and wait.any():
             self._condition(following, np.flatnonzero(wait), cache, state, goal)
         return following
 
-    def _weights(self, hidden: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        return sampler.masked_weights(self.decoder.head(hidden), self.allowed[self._tensor(state.phase.astype(np.int64))], self.temperature)
+    def _weights(self, hidden: Tensor, state: State, room: sampler.Workspace | None = None) -> tuple[Tensor, Tensor]:
+        phase = self._tensor(state.phase.astype(np.int64))
+        return sampler.masked_weights(self.decoder.head(hidden), self.allowed, phase, self.temperature, room)
 
     def _condition(self, following: Next, rows: Int, cache: KVCache, state: State, goal: Goal) -> None:
         """Condition these rows on the gap to the prediction time, in place; `constraints` says how."""

@@ -58,26 +58,53 @@ def uniform(key: UInt, step: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return (_absorb(key, _words(step)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def masked_weights(logits_RV: Tensor, allowed_RV: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+class Workspace:
+    """Two numbers for each row and token, kept from step to step.
+
+    Memory of that size, asked for anew, comes from the system page by page and goes back at once, which takes several times as long as
+    what is computed in it.
+    """
+
+    def __init__(self) -> None:
+        self._weights = self._allowed = torch.empty(0, 0)
+
+    def __call__(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for the weights and for what is allowed, two [R, V] of any content; valid until the next call."""
+        rows, tokens = logits_RV.shape
+        if len(self._weights) < rows or self._weights.shape[1] != tokens:
+            self._weights, self._allowed = (torch.empty(rows, tokens, dtype=weights_dtype(logits_RV), device=logits_RV.device) for _ in range(2))
+        return self._weights[:rows], self._allowed[:rows]
+
+
+def weights_dtype(logits: Tensor) -> torch.dtype:
+    """float64 for such logits, else float32."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def masked_weights(logits_RV: Tensor, allowed_PV: Tensor, phase_R: Tensor, temperature: float = 1.0, room: Workspace | None = None) -> tuple[Tensor, Tensor]:
     """Probabilities of the allowed tokens, not renormalised, and zero elsewhere.
 
     Args:
-        allowed_RV: whether a token may come; bool, or 1 and 0 in the precision of the result, which is quicker.
+        allowed_PV: 1 where a token may come in a phase, else 0; in `weights_dtype`.
+        phase_R: int64, of each row.
+        room: where the result is written; None: into memory of its own.
 
     Returns:
         weights: [R, V] in float32 (float64 for such logits) or, where float32 would lose them, unnormalised as float64.
         share: float64[R], what part of the model's own mass the allowed tokens hold.
     """
-    dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
+    weights, allowed_RV = (Workspace() if room is None else room)(logits_RV)
+    weights.copy_(logits_RV)
     if temperature != 1.0:
-        logits_RV = logits_RV.to(dtype) / temperature
-    weights = torch.softmax(logits_RV, dim=-1, dtype=dtype).mul_(allowed_RV)
+        weights.div_(temperature)
+    torch.softmax(weights, dim=-1, out=weights)
+    weights.mul_(torch.index_select(allowed_PV, 0, phase_R, out=allowed_RV))
     share = weights.sum(-1).double().nan_to_num_(0.0)  # all logits -inf
     faint = share < FAINT
     if bool(faint.any()):
         # The model gives next to nothing to what may follow: take the largest allowed logit as the origin instead. Nothing at all: as good as any.
         weights = weights.double()
-        masked = logits_RV[faint].double().clamp_(min=LOWEST).masked_fill_(allowed_RV[faint] == 0, float("-inf"))
+        masked = (logits_RV[faint].double() / temperature).clamp_(min=LOWEST).masked_fill_(allowed_RV[faint] == 0, float("-inf"))
         weights[faint] = (masked - masked.amax(-1, keepdim=True)).exp()
     return weights, share.clamp_(max=1.0)
 
@@ -102,17 +129,16 @@ def draw(weights_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     cumulative = sums.cumsum(-1)
     total = cumulative[:, -1:]
     target = uniform_R[:, None] * total
-    block = _first_above(cumulative, sums, target)
+    block = _first_above(cumulative, target)
     # The last block may be short: its last token is read again, without weight.
     place = block * BLOCK + torch.arange(BLOCK, device=weights_RV.device)
     inside = weights_RV.gather(1, place.clamp(max=tokens - 1)).double().masked_fill_(place >= tokens, 0.0)
     before = cumulative.gather(1, block) - sums.gather(1, block)
-    column = _first_above(inside.cumsum(-1).add_(before), inside, target)
+    column = _first_above(inside.cumsum(-1).add_(before), target)
     return (block * BLOCK + column)[:, 0], (inside.gather(1, column) / total).log_()[:, 0]
 
 
-def _first_above(cumulative: Tensor, parts: Tensor, target: Tensor) -> Tensor:
-    """The first column whose cumulative sum is above `target` [R, 1]; where rounding leaves none, the last whose part is positive."""
-    columns = parts.shape[1]
-    last = columns - 1 - (parts.flip(-1) > 0).to(torch.uint8).argmax(-1, keepdim=True)
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first column whose cumulative sum is above `target` [R, 1]; where rounding leaves none, the last that adds to it."""
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
