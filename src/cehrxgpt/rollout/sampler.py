@@ -81,7 +81,9 @@ def weights_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def masked_weights(logits_RV: Tensor, allowed_PV: Tensor, phase_R: Tensor, temperature: float = 1.0, room: Workspace | None = None) -> tuple[Tensor, Tensor]:
+def masked_weights(
+    logits_RV: Tensor, allowed_PV: Tensor, phase_R: Tensor, temperature: float = 1.0, room: Workspace | None = None
+) -> tuple[Tensor, Tensor]:
     """Probabilities of the allowed tokens, not renormalised, and zero elsewhere.
 
     Args:
