@@ -17,7 +17,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
 from cehrxgpt.events import EventDataset
-from cehrxgpt.tasks import Task, had_before, load_task, resolve
+from cehrxgpt.tasks import Task, had_before, load_task, resolve_all
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import NO_SUBJECT, check_moments
 
@@ -86,7 +86,7 @@ def ask(events: EventDataset | pl.DataFrame, at: pl.DataFrame, tasks: Sequence[s
         InputError: two tasks share a name, or a row asks for a task that was not given, or for none.  SchemaError: see `check_moments`.
     """
     codes = events.codes if isinstance(events, EventDataset) else None
-    known = {task.name: task for task in (resolve(load_task(one), codes) for one in tasks)}
+    known = {task.name: task for task in resolve_all(map(load_task, tasks), codes)}
     if len(known) < len(tasks):
         raise InputError("forecast: two tasks share a name; names must differ")
     rows = _rows(at, list(known))

@@ -92,21 +92,21 @@ def tokenize(
 
 def _with_library_edges(dataset: EventDataset, config: TimelineConfig) -> TimelineConfig:
     """The settings with the bounds that library tasks name among the edges of value bins: no bin lies across one."""
-    from cehrxgpt.tasks import library_tasks, load_task, resolve, value_edges
+    from cehrxgpt.tasks import library, resolve_all, value_edges
 
-    asking = [task for task in map(load_task, library_tasks()) if any(task.valued())]
-    edges = value_edges([resolve(task, dataset.codes) for task in asking], dataset.codes["code"].to_list())
+    asking = [task for task in library().values() if any(task.valued())]
+    edges = value_edges(resolve_all(asking, dataset.codes), dataset.codes["code"].to_list())
     merged = {code: tuple(sorted({*edges.get(code, ()), *config.fixed_edges.get(code, ())})) for code in sorted({*edges, *config.fixed_edges})}
     return replace(config, fixed_edges=merged)
 
 
 def _library_outcomes(dataset: EventDataset, vocabulary: Vocabulary) -> dict[str, list[int]]:
     """Library task -> the tokens that are its outcome, where it is a set of tokens and the vocabulary has some."""
-    from cehrxgpt.tasks import library_tasks, load_task, outcome_tokens, resolve
+    from cehrxgpt.tasks import library, outcome_tokens, resolve_all
     from cehrxgpt.tasks.tokens import HasCodes
 
-    tasks = {name: resolve(load_task(name), dataset.codes) for name in library_tasks()}
-    masks = {name: outcome_tokens(task, cast(HasCodes, vocabulary)) for name, task in tasks.items()}
+    tasks = resolve_all(library().values(), dataset.codes)
+    masks = {task.name: outcome_tokens(task, cast(HasCodes, vocabulary)) for task in tasks}
     return {name: mask.nonzero()[0].tolist() for name, mask in masks.items() if mask is not None and mask.any()}
 
 
@@ -149,13 +149,12 @@ def read_codes(path: Path) -> list[str]:
 
 def boundaries() -> dict[str, Any]:
     """The concept sets of the task library, as the timeline takes them: it may not know the tasks."""
-    from cehrxgpt.tasks import library_tasks, load_task
+    from cehrxgpt.tasks import library
     from cehrxgpt.timeline.back_off import ConceptSet
 
-    tasks = {name: load_task(name) for name in library_tasks()}
     return {
         f"{name}/{which}": ConceptSet(concepts.patterns, concepts.descendants)
-        for name, task in tasks.items()
+        for name, task in library().items()
         for which, concepts in task.concept_sets.items()
     }
 

@@ -120,10 +120,10 @@ def _forecast(
     from cehrxgpt.forecast import ForecastConfig, Journal
     from cehrxgpt.forecast import forecast as run
     from cehrxgpt.model.hub import load_model
-    from cehrxgpt.tasks import load_task, resolve
+    from cehrxgpt.tasks import load_task, resolve_all
 
     config = replace(from_dict(ForecastConfig, dict(settings), where="forecast"), trajectories=keep)
-    loaded = [resolve(load_task(task), dataset.codes) for task in tasks]
+    loaded = resolve_all(map(load_task, tasks), dataset.codes)
     inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
     key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions()])
     journal = Journal(pools, key, share)
@@ -138,9 +138,9 @@ def _one_pass(
     from cehrxgpt.model.hub import load_model
     from cehrxgpt.objectives.event_errors import hazard_errors
     from cehrxgpt.store.format import TokenStore
-    from cehrxgpt.tasks import load_task, resolve
+    from cehrxgpt.tasks import load_task, resolve_all
 
-    loaded, known = load_model(model), [resolve(load_task(task), dataset.codes) for task in tasks]
+    loaded, known = load_model(model), resolve_all(map(load_task, tasks), dataset.codes)
     head, errors = head_of(loaded), None
     if head is not None and timeline is not None:
         errors = hazard_errors(loaded.decoder, head, TokenStore(timeline), asked_events(loaded, head, known))

@@ -14,9 +14,9 @@ from cehrxgpt.stages.tables import Settings, silent
 
 def list_tasks() -> list[dict[str, str]]:
     """Name and description of every library task."""
-    from cehrxgpt.tasks import library_tasks, load_task
+    from cehrxgpt.tasks import library
 
-    return [{"name": name, "description": load_task(name).description} for name in library_tasks()]
+    return [{"name": name, "description": task.description} for name, task in library().items()]
 
 
 def show_task(name: str, out: Path | None = None, *, force: bool = False) -> str:

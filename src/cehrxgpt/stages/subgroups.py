@@ -40,11 +40,11 @@ def subgroups(dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str] = 
 
     from cehrxgpt.evaluate.rows import KEY
     from cehrxgpt.evaluate.subgroups import GROUP_DTYPES, subgroup_levels
-    from cehrxgpt.tasks import resolve
+    from cehrxgpt.tasks import resolve_all
 
     key = rows.select(*KEY).unique(maintain_order=True).with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
     names = key["task"].unique(maintain_order=True).to_list()
-    found = {name: resolve(task, dataset.codes) for name, task in known_tasks(names, tasks).items()}
+    found = {task.name: task for task in resolve_all(known_tasks(names, tasks).values(), dataset.codes)}
     notes = [
         f"{name}: first onset and recurrence are not told apart (no such task in the library; give --task FILE)"
         for name in names

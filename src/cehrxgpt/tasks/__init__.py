@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cehrxgpt.tasks.codes import DataFacts, resolve, value_edges
+    from cehrxgpt.tasks.codes import DataFacts, resolve, resolve_all, value_edges
     from cehrxgpt.tasks.definition import Criterion, Index, Outcome, Task
-    from cehrxgpt.tasks.files import library_tasks, load_task, parse_task, task_text
+    from cehrxgpt.tasks.files import library, library_tasks, load_task, parse_task, task_text
     from cehrxgpt.tasks.labeler import Labelled, label
     from cehrxgpt.tasks.outcome import attach_stay, had_before, outcome_in_window
     from cehrxgpt.tasks.tokens import outcome_tokens
@@ -28,12 +28,14 @@ _PUBLIC = {
     "attach_stay": "outcome",
     "had_before": "outcome",
     "label": "labeler",
+    "library": "files",
     "library_tasks": "files",
     "load_task": "files",
     "outcome_in_window": "outcome",
     "outcome_tokens": "tokens",
     "parse_task": "files",
     "resolve": "codes",
+    "resolve_all": "codes",
     "task_text": "files",
     "value_edges": "codes",
 }
@@ -48,12 +50,14 @@ __all__ = [  # loaded on first use: the definitions alone need no data stack
     "attach_stay",
     "had_before",
     "label",
+    "library",
     "library_tasks",
     "load_task",
     "outcome_in_window",
     "outcome_tokens",
     "parse_task",
     "resolve",
+    "resolve_all",
     "task_text",
     "value_edges",
 ]

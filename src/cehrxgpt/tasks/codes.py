@@ -34,19 +34,27 @@ def resolve(task: Task, codes: pl.DataFrame | None) -> Task:
         codes: `EventDataset.codes` (columns `code`, `parent_codes`: ancestors at any distance or one step up, both are followed);
             None or without parents: the task is returned as it is. Widening twice changes nothing.
     """
+    return resolve_all([task], codes)[0]
+
+
+def resolve_all(tasks: Iterable[Task], codes: pl.DataFrame | None) -> list[Task]:
+    """The same of many tasks, reading the ontology once."""
     if codes is None or codes.is_empty():
-        return task
+        return list(tasks)
     pairs = codes.select("code", pl.col("parent_codes").alias("parent")).explode("parent", empty_as_null=True, keep_nulls=True)
     pairs = pairs.drop_nulls().unique()
     if pairs.is_empty():
-        return task
-    widened = {name: _widen(concepts, pairs) if concepts.descendants else concepts for name, concepts in task.concept_sets.items()}
-    return replace(task, concept_sets=widened)
-
-
-def _widen(concepts: ConceptSet, pairs: pl.DataFrame) -> ConceptSet:
-    known = set(concepts.patterns)
+        return list(tasks)
     parents = pairs["parent"].unique().to_list()
+
+    def widened(task: Task) -> dict[str, ConceptSet]:
+        return {name: _widen(concepts, pairs, parents) if concepts.descendants else concepts for name, concepts in task.concept_sets.items()}
+
+    return [replace(task, concept_sets=widened(task)) for task in tasks]
+
+
+def _widen(concepts: ConceptSet, pairs: pl.DataFrame, parents: list[str]) -> ConceptSet:
+    known = set(concepts.patterns)
     fresh = set(_match(concepts.patterns, parents)) | known
     while fresh:
         below = pairs.filter(pl.col("parent").is_in(sorted(fresh)))["code"].unique().to_list()

@@ -30,6 +30,11 @@ def library_tasks() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
+def library() -> dict[str, Task]:
+    """name -> task, of all that come with the package."""
+    return {name: load_task(name) for name in library_tasks()}
+
+
 def task_text(name: str) -> str:
     """The YAML of a library task.
 
