@@ -67,14 +67,11 @@ def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
     histories, shares = _shares(store, [tokens[name] for name in names])
     entropy = -(shares * np.log(np.maximum(shares, 1e-300)) + (1 - shares) * np.log(np.maximum(1 - shares, 1e-300)))
     common = shares * histories >= MIN_SUBJECTS
-    death = [
-        name
-        for name, enough in zip(names, common, strict=True)
-        if enough and name not in outcomes and any(vocabulary.kind[index] == Kind.DEATH for index in tokens[name])
-    ]
-    chosen: dict[str, list[int]] = {name: tokens[name] for name in death}
-    said = {tuple(tokens[name]) for name in death}
-    for place in np.lexsort((-entropy, np.array([name not in outcomes for name in names]))):
+    dying = vocabulary.kind == Kind.DEATH
+    turn = np.array([1 if name in outcomes else 0 if dying[tokens[name]].any() else 2 for name in names])
+    chosen: dict[str, list[int]] = {}
+    said: set[tuple[int, ...]] = set()
+    for place in np.lexsort((-entropy, turn)):
         # An ancestor of one code only says the same twice, and so do tasks of one outcome.
         if len(chosen) < limit and common[place] and (same := tuple(tokens[names[place]])) not in said:
             chosen[names[place]] = tokens[names[place]]
