@@ -34,11 +34,6 @@ def rotary_frequencies(config: ModelConfig) -> tuple[npt.NDArray[np.float64], np
     return turns_by_order * by_order, turns_by_age * by_age
 
 
-def rotation_dtype(x: Tensor) -> torch.dtype:
-    """What queries and keys are normalised and turned in: float32 or wider."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 class Rotation:
     """Sine and cosine of every place, computed once per forward pass and shared by all layers.
 

@@ -24,7 +24,8 @@ from cehrxgpt.model.attention import cached_attention, causal_attention, packed_
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.documents import DocumentEnds, Documents, documents_of
-from cehrxgpt.model.rotary import Rotation, rotary_frequencies, rotation_dtype
+from cehrxgpt.model.precision import wide_dtype
+from cehrxgpt.model.rotary import Rotation, rotary_frequencies
 
 
 class _Normalise(torch.autograd.Function):
@@ -90,7 +91,7 @@ class Attention(nn.Module):
                 k_BTKE = rotation(k_BTKE.view(B, T, K, 1, E)).view(B, T, K, E)
             q_BTHE, k_BTKE = q_BTHE.to(v_BTKE.dtype), k_BTKE.to(v_BTKE.dtype)
         else:  # the same with queries and keys as one, where the number of operations counts
-            weight_HE = torch.cat([self.query_norm.weight.expand(H, E), self.key_norm.weight.expand(K, E)]).to(rotation_dtype(qk))
+            weight_HE = torch.cat([self.query_norm.weight.expand(H, E), self.key_norm.weight.expand(K, E)]).to(wide_dtype(qk))
             qk = F.rms_norm(qk.to(weight_HE.dtype), (E,), None, self.query_norm.eps) * weight_HE
             qk = qk if rotation is None else rotation.turn_all(qk, H // K)
             q_BTHE, k_BTKE = qk.to(v_BTKE.dtype).split((H, K), dim=2)

@@ -31,6 +31,7 @@ from cehrxgpt.errors import ConfigError, MismatchError
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.documents import LIKE_LENGTH
 from cehrxgpt.model.graphs import StepGraphs
+from cehrxgpt.model.precision import wide_dtype
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import sampler
 from cehrxgpt.rollout.constraints import BOUNDARY, KEPT, GapTable, Goal, allowed_table, take_state, waiting
@@ -165,7 +166,7 @@ class _Engine:
         self.device, self.dtype = decoder.embedding.weight.device, decoder.embedding.weight.dtype
         self.samples, self.batch_rows, self.temperature = samples, batch_rows, temperature
         self.grammar = Grammar(vocabulary)
-        self.allowed = allowed_table(vocabulary, self.grammar, self.device).to(sampler.weights_dtype(decoder.embedding.weight))
+        self.allowed = allowed_table(vocabulary, self.grammar, self.device).to(wide_dtype(decoder.embedding.weight))
         self.graphs = StepGraphs(decoder) if self.device.type == "cuda" else None
         self.gap = GapTable(vocabulary, self.grammar)
         self.table = read_prompts(prompts, vocabulary, self.grammar, self.config.context)

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cehrxgpt.model.precision import wide_dtype
+
 UInt = npt.NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -72,13 +74,8 @@ class Workspace:
         """Room for the weights and for what is allowed, two [R, V] of any content; valid until the next call."""
         rows, tokens = logits_RV.shape
         if len(self._weights) < rows or self._weights.shape[1] != tokens:
-            self._weights, self._allowed = (torch.empty(rows, tokens, dtype=weights_dtype(logits_RV), device=logits_RV.device) for _ in range(2))
+            self._weights, self._allowed = (torch.empty(rows, tokens, dtype=wide_dtype(logits_RV), device=logits_RV.device) for _ in range(2))
         return self._weights[:rows], self._allowed[:rows]
-
-
-def weights_dtype(logits: Tensor) -> torch.dtype:
-    """float64 for such logits, else float32."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def masked_weights(
@@ -87,7 +84,7 @@ def masked_weights(
     """Probabilities of the allowed tokens, not renormalised, and zero elsewhere.
 
     Args:
-        allowed_PV: 1 where a token may come in a phase, else 0; in `weights_dtype`.
+        allowed_PV: 1 where a token may come in a phase, else 0; in `wide_dtype`.
         phase_R: int64, of each row.
         room: where the result is written; None: into memory of its own.
 
