@@ -37,6 +37,11 @@ class Console:
         if not self.quiet and not self.json_only:
             print(text, flush=True)
 
+    def notes(self, notes: list[str]) -> None:
+        """What the reader ought to know, a line each."""
+        for note in notes:
+            self.say(f"note: {note}")
+
     def pages(self, lines: list[str]) -> None:
         """Lines for the reader; on a terminal with headings in bold, through the pager where they are longer than the screen."""
         if self.quiet or self.json_only:

@@ -74,8 +74,7 @@ def forecast(
             force=force,
             progress=progress,
         )
-    for note in figures["notes"]:
-        console.say(f"note: {note}")
+    console.notes(figures["notes"])
     console.result(figures)
 
 

@@ -47,8 +47,7 @@ def evaluate_predictions(
     levels = figures.pop("subgroups")
     if levels:
         console.table("By subgroup", ["method", "group", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"], levels)
-    for note in figures["notes"]:
-        console.say(f"note: {note}")
+    console.notes(figures["notes"])
     console.result(figures)
 
 

@@ -10,16 +10,19 @@ import typer
 from cehrxgpt.cli.options import Events, Force, Json, Model, Out, Quiet, Threads, prepare
 from cehrxgpt.cli.root import app
 
+Steps = Annotated[Optional[int], typer.Option("--steps", min=1, help="Optimiser steps, instead of the recipe's epochs.")]  # noqa: UP045
+RecipeSeed = Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random (default: the recipe's).")]  # noqa: UP045
+
 
 @app.command()
 def pretrain(
     timeline: Annotated[Path, typer.Argument(metavar="TIMELINE", help="A folder made by tokenize.")],
     out: Out,
     recipe: Annotated[str, typer.Option("--recipe", help="tiny, demo, base, large, or a YAML file.")] = "demo",
-    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Optimiser steps, instead of the recipe's epochs.")] = None,  # noqa: UP045
+    steps: Steps = None,
     minutes: Annotated[Optional[float], typer.Option("--minutes", help="Stop after this much time.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of an interrupted run.")] = False,
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random (default: the recipe's).")] = None,  # noqa: UP045
+    seed: RecipeSeed = None,
     force: Force = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -44,12 +47,12 @@ def adapt(
     events: Events,
     out: Out,
     recipe: Annotated[str, typer.Option("--recipe", help="How to train on: adapt, another recipe, or a YAML file.")] = "adapt",
-    steps: Annotated[Optional[int], typer.Option("--steps", min=1, help="Optimiser steps, instead of the recipe's epochs.")] = None,  # noqa: UP045
+    steps: Steps = None,
     minutes: Annotated[Optional[float], typer.Option("--minutes", help="Stop training after this much time.")] = None,  # noqa: UP045
     old: Annotated[Optional[Path], typer.Option("--old", help="What the model was trained on (a timeline): measures what is forgotten.")] = None,  # noqa: UP045
     replay: Annotated[bool, typer.Option("--replay", help="Train on histories of --old as well, so that less is forgotten.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random (default: the recipe's).")] = None,  # noqa: UP045
+    seed: RecipeSeed = None,
     force: Force = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -66,6 +69,5 @@ def adapt(
     with console.progress("adapt") as progress:
         figures = stages.adapt(model, events, out, recipe, overrides=overrides, old=old, replay=replay, resume=resume, force=force, progress=progress)
     console.table("Transfer", ["what", "figure"], figures.pop("rows"))
-    for note in figures["notes"]:
-        console.say(f"note: {note}")
+    console.notes(figures["notes"])
     console.result(figures)
