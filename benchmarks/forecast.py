@@ -83,9 +83,10 @@ def choose(data: Path, rows: int, least_events: int) -> dict[str, pl.DataFrame]:
     for path in sorted((data / "labels").glob("*.parquet")):
         labels = held_out(pl.read_parquet(path))
         events = int(labels["boolean_value"].sum() or 0)
-        if events:
-            wanted = max(rows, int(1.2 * least_events * labels.height / events))
-            labels = labels.sample(min(wanted, labels.height), seed=0).sort(KEY)
+        if events < least_events:
+            continue
+        wanted = max(rows, int(1.2 * least_events * labels.height / events))
+        labels = labels.sample(min(wanted, labels.height), seed=0).sort(KEY)
         if int(labels["boolean_value"].sum() or 0) >= least_events:
             chosen[path.stem] = labels
     return chosen
@@ -194,11 +195,11 @@ def forecasts_of(out: Path, task: str, names: Sequence[str]) -> dict[str, pl.Dat
     return found
 
 
-def metrics_of(out: Path, chosen: dict[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
+def metrics_of(out: Path, chosen: dict[str, pl.DataFrame], forecasts: dict[str, dict[str, pl.DataFrame]]) -> pl.DataFrame:
     """Metric rows of every method on the rows that all could be asked about."""
     parts = []
     for task, labels in chosen.items():
-        found = list(forecasts_of(out, task, names).values())
+        found = list(forecasts[task].values())
         columns = ["subject_id", "prediction_time", "task", "predicted_boolean_probability", "method", "num_samples"]
         every = [frame.select(columns) for frame in found]
         unsampled = [pl.read_parquet(out / kind / f"{task}.parquet") for kind in ("truth", "taught")]
@@ -211,16 +212,16 @@ def metrics_of(out: Path, chosen: dict[str, pl.DataFrame], names: Sequence[str])
     return pl.concat(parts)
 
 
-def likeness(out: Path, task: str, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+def likeness(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[str, tuple[float, float, float]]:
     """method -> correlation with the true risk, root mean square error, mean difference."""
     truth = pl.read_parquet(out / "truth" / f"{task}.parquet").select(*KEY, pl.col("predicted_boolean_probability").alias("_true"))
-    parts = [rows for name, rows in forecasts_of(out, task, names).items() if name != "swapped"]
+    parts = [rows for name, rows in forecasts.items() if name != "swapped"]
     parts.append(pl.read_parquet(out / "taught" / f"{task}.parquet"))
     found = {}
     for frame in parts:
         for (method,), group in frame.group_by("method", maintain_order=True):
             both = group.join(truth, on=KEY).drop_nulls(["predicted_boolean_probability", "_true"])
-            if both.is_empty():  # the negative control has no truth; a task without a method of that name no rows
+            if both.is_empty():  # too few labels for this one to learn from
                 continue
             p, t = both["predicted_boolean_probability"].to_numpy(), both["_true"].to_numpy()
             r = float(np.corrcoef(p, t)[0, 1]) if len(p) > 2 and np.ptp(p) > 0 else float("nan")
@@ -260,10 +261,10 @@ class Judged:
 
     metrics: pl.DataFrame
 
-    def value(self, task: str, method: str, metric: str) -> float | None:
-        """One number; None where there is none."""
+    def value(self, task: str, method: str, metric: str) -> float:
+        """One number; NaN, which is within no limit, where there is none."""
         rows = self._rows(task, method, metric)
-        return rows[0]["value"] if rows else None
+        return rows[0]["value"] if rows and rows[0]["value"] is not None else float("nan")
 
     def cell(self, task: str, method: str, metric: str) -> str:
         """One number with its 95% interval."""
@@ -283,24 +284,27 @@ class Judged:
 
     def error_share(self, task: str, method: str) -> float:
         """Expected calibration error over the prevalence."""
-        return float(self.value(task, method, "ece") or 0) / float(self.value(task, TRUTH, "prevalence") or 1)
+        return self.value(task, method, "ece") / self.value(task, TRUTH, "prevalence")
 
     def gap(self, task: str, method: str) -> float:
         """How far the AUROC is below the true risk's."""
-        return float(self.value(task, TRUTH, "auroc") or 0) - float(self.value(task, method, "auroc") or 0)
+        return self.value(task, TRUTH, "auroc") - self.value(task, method, "auroc")
 
     def misses(self, task: str, method: str) -> list[str]:
         """What is outside the limits that were set before: slope, calibration error, gap to the true risk's AUROC."""
-        slope = self.value(task, method, "calibration_slope")
-        said = [] if slope is not None and 0.8 <= slope <= 1.25 else ["slope"]
-        said += [] if self.error_share(task, method) <= 0.25 else ["ECE"]
-        return said + ([] if self.gap(task, method) <= 0.05 else ["AUROC"])
+        within = {
+            "slope": 0.8 <= self.value(task, method, "calibration_slope") <= 1.25,
+            "ECE": self.error_share(task, method) <= 0.25,
+            "AUROC": self.gap(task, method) <= 0.05,
+        }
+        return [what for what, good in within.items() if not good]
 
 
 def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> str:
     """The tables."""
     names = arguments.estimators
-    metrics = metrics_of(out, chosen, names)
+    forecasts = {task: forecasts_of(out, task, names) for task in chosen}
+    metrics = metrics_of(out, chosen, forecasts)
     metrics.write_parquet(out / "metrics.parquet")
     found = Judged(metrics)
     ours = ("time_to_event", "reach", "scope", "monte_carlo")
@@ -311,13 +315,13 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
         events, known = int(labels["boolean_value"].sum()), labels["boolean_value"].count()
         cells = [found.cell(task, method, "auroc") if method in methods else "-" for method in (*ours, *taught_by)]
         auroc.append([f"`{task}`", f"{events} of {known:,}", *cells])
-        alike = likeness(out, task, names)
+        alike = likeness(out, task, forecasts[task])
         suited = next(method for method in ours if method in methods)
         for method in methods if arguments.population == "core" else [method for method in methods if method in (*ours, TRUTH)]:
             told = [f"{value:.3f}" if np.isfinite(value) else "-" for value in alike.get(method, (float("nan"),) * 3)]
             slope, intercept = (found.cell(task, method, f"calibration_{name}") for name in ("slope", "intercept"))
             misses = ", ".join(found.misses(task, method)) if method in ours else ""
-            ece = found.value(task, method, "ece") or 0.0
+            ece = found.value(task, method, "ece")
             judged.append([f"`{task}`", method, slope, intercept, f"{ece:.3f}", f"{found.error_share(task, method):.2f}", *told, misses])
             for name in {method, "best suited" if method == suited else method} & within.keys():
                 within[name][0] += not misses
