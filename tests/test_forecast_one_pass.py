@@ -187,9 +187,8 @@ def test_an_outcome_of_several_events(model: Loaded) -> None:
 
 
 def test_a_cover_takes_what_adds_most() -> None:
-    outcome = np.zeros(len(VOCABULARY), dtype=bool)
     ids = [VOCABULARY.id_of(f"condition/{number}") for number in range(5)]
-    outcome[ids[:4]] = True
+    outcome = ids[:4]
     events = [[ids[0]], [ids[0], ids[1]], [ids[2]], [*ids], [ids[3], ids[4]], [VOCABULARY.id_of("MEDS_DEATH")]]
     cover = find_cover(outcome, events, VOCABULARY)
     assert (set(cover.inside), cover.above, cover.death) == ({1, 2}, (3,), 5)
@@ -321,8 +320,7 @@ def test_the_standard_error_is_that_of_another_sample_of_patients() -> None:
             torch.zeros(1, 1, 1, dtype=torch.float64),
             torch.zeros(1, dtype=torch.float64),
         )
-        outcome = np.zeros(len(VOCABULARY), dtype=bool)
-        outcome[VOCABULARY.id_of("condition/1")] = True
+        outcome = [VOCABULARY.id_of("condition/1")]
         cover, window = find_cover(outcome, list(fitted.tasks.values()), VOCABULARY), torch.tensor([100.0], dtype=torch.float64)
         found.append(hazards.risk(cover, window).item())
         said.append(hazards.std_error(cover, window, errors).item())

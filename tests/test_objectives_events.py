@@ -32,7 +32,18 @@ TASKS = [
     [VOCABULARY.id_of("condition/2"), VOCABULARY.id_of("condition/3")],
     [VOCABULARY.id_of("MEDS_DEATH")],
     [VOCABULARY.id_of("visit:9201"), VOCABULARY.id_of("condition/1")],
+    [len(VOCABULARY) + VOCABULARY.id_of("visit:9201")],  # only one that lasts
+    [2 * len(VOCABULARY) + VOCABULARY.id_of("visit:9201"), VOCABULARY.id_of("condition/2")],  # only one that does not
 ]
+
+
+def happens(batch: PackedBatch, row: int, column: int, inside: list[int], events: list[int]) -> bool:
+    """Whether the token is one of these events, by `timeline.lasting`."""
+    token, size = int(batch.token_id[row, column]), len(VOCABULARY)
+    ends = [x for x in inside if x > column and VOCABULARY.kind[int(batch.token_id[row, x])] == Kind.VISIT_END]
+    lasts = bool(ends) and int(batch.age_minutes[row, ends[0]] - batch.age_minutes[row, column]) > 1440
+    is_visit = VOCABULARY.kind[token] == Kind.VISIT_TYPE
+    return token in events or (is_visit and (1 if lasts else 2) * size + token in events)
 
 
 def brute_force(batch: PackedBatch) -> dict[int, tuple[float, list[float]]]:
@@ -51,8 +62,8 @@ def brute_force(batch: PackedBatch) -> dict[int, tuple[float, list[float]]]:
             is_last_of_time = c == last or int(batch.age_minutes[r, c + 1]) > age
             if not is_last_of_time or end == age:
                 continue
-            later = [(int(batch.age_minutes[r, x]), int(batch.token_id[r, x])) for x in inside if int(batch.age_minutes[r, x]) > age]
-            next_days = [min(((when - age) / 1440 for when, token in later if token in tokens), default=math.inf) for tokens in TASKS]
+            later = [(int(batch.age_minutes[r, x]) - age, x) for x in inside if int(batch.age_minutes[r, x]) > age]
+            next_days = [min((days / 1440 for days, x in later if happens(batch, r, x, inside, events)), default=math.inf) for events in TASKS]
             found[r * width + c] = ((end - age) / 1440, next_days)
     return found
 
@@ -69,9 +80,20 @@ def test_targets_are_those_of_brute_force(seed: int, patients: int, packed: bool
         assert events == pytest.approx(expected[place][1], rel=1e-6)
 
 
+def test_visits_that_last_are_told_from_those_that_do_not() -> None:
+    every = segments(toy_histories(VOCABULARY, 40, seed=5, units=(3, 8)))
+    _, _, _, _, lasts, short = EventReader(VOCABULARY, TASKS)(assemble(every)).event_days.isfinite().any(0).tolist()
+    assert lasts
+    assert short
+    stay, size = VOCABULARY.id_of("visit:9201"), len(VOCABULARY)
+    kept = [[stay], [size + stay, 2 * size + stay]]
+    both = EventReader(VOCABULARY, kept)(assemble(every)).event_days
+    assert torch.equal(both[:, 0], both[:, 1])
+
+
 def test_patients_without_a_listed_event_shift_nobody() -> None:
     """METHOD, defect 6: rows stay aligned under packing when a patient has none of the events."""
-    listed = np.concatenate(TASKS)
+    listed = np.concatenate(TASKS) % len(VOCABULARY)
     every = segments(toy_histories(VOCABULARY, 20, seed=3, units=(2, 7)))
     without = [part for part in segments(toy_histories(VOCABULARY, 60, seed=1, units=(2, 3))) if not np.isin(part.token_id, listed).any()][:3]
     parts = [part for part in every if np.isin(part.token_id, listed).any()][:5]

@@ -3,7 +3,8 @@
 The head says, for each event that it forecasts, how soon it happens next, counted from the last token. At a prediction time so many days later
 nothing has happened since, so the risk is the incidence from there on (`objectives.incidence`). The last piece's hazard goes on past its edge.
 
-An outcome is a set of tokens, and so is each event of the head: a code, or everything below an ancestor. Where one of them is the outcome, its
+An outcome is a set of tokens, visits told apart by whether they last (`timeline.lasting`), and so is each event of the head: a code, or
+everything below an ancestor. Where one of them is the outcome, its
 hazard is the outcome's. Else those inside the outcome are put together until they hold what they can of it (`find_cover`). How they depend on each
 other is not known: the estimate takes their times as independent, the bounds take nothing for granted (the largest of the risks, and their sum,
 or the risk of an event that holds the whole outcome).
@@ -14,7 +15,7 @@ outcome before the window; the bounds are the risk that the *next* outcome falls
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,10 +33,11 @@ from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
 from cehrxgpt.objectives.incidence import cumulative_incidence
 from cehrxgpt.objectives.time_to_event import TimeToEvent
-from cehrxgpt.tasks import Task, outcome_tokens
+from cehrxgpt.tasks import Task, outcome_by_stay
 from cehrxgpt.tasks.tokens import HasCodes
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.lasting import numbers, standings, tokens_of
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
@@ -109,31 +111,35 @@ class Cover:
     death: int | None
 
 
-def find_cover(outcome: npt.NDArray[np.bool_], events: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Cover:
+def find_cover(outcome: Sequence[int], events: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Cover:
     """Events that are the outcome, or as much of it as there is: of those within it, ever the one that adds the most patients.
 
     Args:
-        outcome: bool[V].
-        events: the tokens of each event of the head.
+        outcome: numbers of `timeline.lasting`.
+        events: those of each event of the head.
         vocabulary: says how many training patients have each token.
     """
     patients = np.array([subjects or 0 for subjects in vocabulary.subjects])
-    wanted = frozenset(np.flatnonzero(outcome).tolist())
-    within = {index: frozenset(tokens) for index, tokens in enumerate(events) if tokens and wanted.issuperset(tokens)}
+    wanted = frozenset(standings(outcome, vocabulary))
+    spread = [frozenset(standings(one, vocabulary)) for one in events]
+    within = {index: one for index, one in enumerate(spread) if one and wanted.issuperset(one)}
     missing, inside = set(wanted), list[int]()
+
+    def held(stands: Iterable[int]) -> int:
+        return int(patients[tokens_of(stands, len(vocabulary))].sum())
 
     def added(index: int) -> tuple[int, int]:
         new = within[index] & missing
-        return int(patients[list(new)].sum()), len(new)
+        return held(new), len(new)
 
     while within and added(best := max(within, key=added))[1]:
         missing -= within.pop(best)
         inside.append(best)
-    above = tuple(index for index, tokens in enumerate(events) if wanted < frozenset(tokens))
-    deaths = [index for index, tokens in enumerate(events) if tokens and all(vocabulary.kind[token] == Kind.DEATH for token in tokens)]
+    above = tuple(index for index, one in enumerate(spread) if wanted < one)
+    deaths = [index for index, one in enumerate(events) if one and all(vocabulary.kind[number % len(vocabulary)] == Kind.DEATH for number in one)]
     death = deaths[0] if deaths and deaths[0] not in inside else None
     # A token that no training patient has takes nothing from the outcome.
-    lost, whole = int(patients[list(missing)].sum()), int(patients[outcome].sum())
+    lost, whole = held(missing), held(wanted)
     return Cover(tuple(inside), above, 1 - lost / whole if whole else float(not missing), death)
 
 
@@ -181,9 +187,9 @@ def one_pass(
     config = config or OnePassConfig()
     questions = ask(events, at, tasks)
     head = head or head_of(model)
-    tokens = {name: outcome_tokens(task, cast(HasCodes, model.vocabulary)) for name, task in questions.tasks.items()}
-    covers = {name: _cover(one, head, model.vocabulary) for name, one in tokens.items()}
-    reasons = {name: why for name, one in tokens.items() if (why := _unaskable(one, covers[name], head, config)) is not None}
+    wanted = {name: _events_of(task, model.vocabulary) for name, task in questions.tasks.items()}
+    covers = {name: _cover(one, head, model.vocabulary) for name, one in wanted.items()}
+    reasons = {name: why for name, one in wanted.items() if (why := _unaskable(one, covers[name], head, config)) is not None}
     found = _Found()
     pending: list[_Reading] = []
     done = 0
@@ -215,7 +221,7 @@ def head_of(model: Loaded) -> TimeToEvent | None:
 
 def asked_events(model: Loaded, head: TimeToEvent, tasks: Sequence[Task]) -> list[int]:
     """The head's events that these tasks' risks are made of: those of which `hazard_errors` is to tell how sure they are."""
-    covers = [_cover(outcome_tokens(task, cast(HasCodes, model.vocabulary)), head, model.vocabulary) for task in tasks]
+    covers = [_cover(_events_of(task, model.vocabulary), head, model.vocabulary) for task in tasks]
     return sorted({event for cover in covers if cover is not None for event in _used(cover)})
 
 
@@ -227,8 +233,13 @@ def _risk_rows(risk: Mapping[Key, Sequence[float | None]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=RISK_TYPES, orient="row")
 
 
-def _cover(tokens: npt.NDArray[np.bool_] | None, head: TimeToEvent | None, vocabulary: Vocabulary) -> Cover | None:
-    return None if tokens is None or head is None else find_cover(tokens, list(head.tasks.values()), vocabulary)
+def _events_of(task: Task, vocabulary: Vocabulary) -> list[int] | None:
+    masks = outcome_by_stay(task, cast(HasCodes, vocabulary))
+    return None if masks is None else numbers(*masks)
+
+
+def _cover(outcome: Sequence[int] | None, head: TimeToEvent | None, vocabulary: Vocabulary) -> Cover | None:
+    return None if outcome is None or head is None else find_cover(outcome, list(head.tasks.values()), vocabulary)
 
 
 def _used(cover: Cover) -> tuple[int, ...]:
@@ -246,14 +257,14 @@ def _described(cover: Cover | None, head: TimeToEvent | None) -> dict[str, Any]:
     }
 
 
-def _unaskable(tokens: npt.NDArray[np.bool_] | None, cover: Cover | None, head: TimeToEvent | None, config: OnePassConfig) -> str | None:
+def _unaskable(outcome: Sequence[int] | None, cover: Cover | None, head: TimeToEvent | None, config: OnePassConfig) -> str | None:
     """Why a task cannot be asked of the head at all."""
     if head is None:
         return NO_HEAD
-    if tokens is None:
+    if outcome is None:
         return NO_SET
     assert cover is not None
-    if not tokens.any():
+    if not outcome:
         return NO_TOKEN
     if not cover.inside or cover.share < config.min_covered:
         return f"the model's hazards do not hold the outcome (events of the head make up {cover.share:.0%} of it)"

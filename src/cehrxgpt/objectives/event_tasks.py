@@ -6,7 +6,8 @@ a bypass graft may be, it is what the head will be asked about. Death comes firs
 history is least certain, by the entropy of the share of patients who have them: events that everybody or nobody has teach little. None
 is taken that fewer than `MIN_SUBJECTS` patients have.
 
-Hazards are constant within pieces. The pieces' edges are quantiles of the times at which events happen, over all tasks together. Rates are
+Hazards are constant within pieces. The pieces' edges are quantiles of the times at which events happen, over all tasks together, at the squares
+of even shares: hazards change fastest soon after a visit, and people ask for thirty days as well as for a year. Rates are
 events per day at risk, by task and piece, drawn towards the task's own rate by ten events' worth of it; the head starts from their
 logarithm, so that a new model already knows how often things happen.
 
@@ -34,6 +35,7 @@ from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.lasting import Standing, standings, tokens_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 SAMPLE_TOKENS = 2_000_000
@@ -55,7 +57,7 @@ def tokens_of_codes(vocabulary: Vocabulary, ancestors: dict[str, list[str]]) -> 
 
 
 def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
-    """At most `limit` codes and outcomes -> their tokens: death, outcomes, then the others, each by entropy.
+    """At most `limit` codes and outcomes -> the numbers of their tokens (`timeline.lasting`): death, outcomes, then the others, each by entropy.
 
     Raises:
         ConfigError: no event is common enough.
@@ -68,7 +70,7 @@ def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
     entropy = -(shares * np.log(np.maximum(shares, 1e-300)) + (1 - shares) * np.log(np.maximum(1 - shares, 1e-300)))
     common = shares * histories >= MIN_SUBJECTS
     dying = vocabulary.kind == Kind.DEATH
-    turn = np.array([1 if name in outcomes else 0 if dying[tokens[name]].any() else 2 for name in names])
+    turn = np.array([1 if name in outcomes else 0 if dying[tokens_of(tokens[name], len(vocabulary))].any() else 2 for name in names])
     chosen: dict[str, list[int]] = {}
     said: set[tuple[int, ...]] = set()
     for place in np.lexsort((-entropy, turn)):
@@ -82,18 +84,20 @@ def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
 
 
 def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray[np.float64]]:
-    """Training histories looked at, and the share of them that has each task's tokens, float64[C]."""
+    """Training histories looked at, and the share of them that has each task's events, float64[C]."""
     indices = store.indices(TRAIN)
     lengths = store.lengths[indices]
     order = np.random.default_rng(0).permutation(len(indices))
     take = indices[order[: max(int(np.searchsorted(np.cumsum(lengths[order]), SAMPLE_TOKENS, side="right")), 1)]]
     owner = np.repeat(np.arange(len(take)), store.lengths[take])
-    token = store.histories.subset(take).token_id.astype(np.int64)
-    pairs = np.unique(owner * len(store.vocabulary) + token)
-    owner, token = pairs // len(store.vocabulary), pairs % len(store.vocabulary)
-    by_token = np.argsort(token, kind="stable")
-    owner, bounds = owner[by_token], np.searchsorted(token[by_token], np.arange(len(store.vocabulary) + 1))
-    counts = [len(np.unique(np.concatenate([owner[bounds[one] : bounds[one + 1]] for one in tokens]))) for tokens in tasks]
+    histories, kinds = store.histories.subset(take), 2 * len(store.vocabulary)
+    columns = (torch.from_numpy(column.astype(np.int64)) for column in (histories.token_id, histories.age_minutes, owner))
+    pairs = np.unique(owner * kinds + Standing(store.vocabulary)(*columns).numpy())
+    owner, stands = pairs // kinds, pairs % kinds
+    order = np.argsort(stands, kind="stable")
+    owner, bounds = owner[order], np.searchsorted(stands[order], np.arange(kinds + 1))
+    wanted = [standings(events, store.vocabulary) for events in tasks]
+    counts = [len(np.unique(np.concatenate([owner[bounds[one] : bounds[one + 1]] for one in stands]))) for stands in wanted]
     return len(take), np.array(counts) / len(take)
 
 
@@ -108,7 +112,7 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
     reader = EventReader(store.vocabulary, list(tasks.values()))
     sample = [(targets.end_days, targets.event_days) for targets in map(reader, training_windows(store, context))]
     times = torch.cat([event[torch.isfinite(event)] for _, event in sample])
-    inner = np.unique(round_days(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1]))) if len(times) else np.zeros(0)
+    inner = np.unique(round_days(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1] ** 2))) if len(times) else np.zeros(0)
     inner = inner[inner > 0]
     edges = torch.tensor([0.0, *inner, float("inf")])
     events, days = (torch.zeros(len(tasks), len(edges) - 1, dtype=torch.float64) for _ in range(2))

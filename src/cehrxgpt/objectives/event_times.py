@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
+from cehrxgpt.timeline.lasting import Standing, standings
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -47,7 +48,7 @@ class EventReader(nn.Module):
 
     Args:
         vocabulary: of the batches.
-        tasks: the tokens that count for each task; a token may count for several.
+        tasks: the numbers (`timeline.lasting`) of the tokens that count for each task; a token may count for several.
     """
 
     task: Tensor
@@ -58,12 +59,14 @@ class EventReader(nn.Module):
     def __init__(self, vocabulary: Vocabulary, tasks: Sequence[Sequence[int]]):
         super().__init__()
         self.tasks = len(tasks)
-        token = np.concatenate([np.asarray(one, dtype=np.int64) for one in tasks]) if tasks else np.zeros(0, dtype=np.int64)
-        task = np.repeat(np.arange(len(tasks)), [len(one) for one in tasks])
-        order = np.argsort(token, kind="stable")
-        count = np.bincount(token, minlength=len(vocabulary))
+        wanted = [standings(one, vocabulary) for one in tasks]
+        self.standing = Standing(vocabulary)
+        stands = np.concatenate([np.asarray(one, dtype=np.int64) for one in wanted]) if tasks else np.zeros(0, dtype=np.int64)
+        task = np.repeat(np.arange(len(tasks)), [len(one) for one in wanted])
+        order = np.argsort(stands, kind="stable")
+        count = np.bincount(stands, minlength=2 * len(vocabulary))
         tables = {
-            "task": task[order],  # tasks of each token, one token after the other
+            "task": task[order],  # tasks of each standing, one after the other
             "task_start": np.cumsum(count) - count,
             "task_count": count,
             "no_place": np.isin(vocabulary.kind, [int(kind) for kind in _NO_PLACE]),
@@ -114,16 +117,16 @@ class EventReader(nn.Module):
     def _next_ages(self, batch: PackedBatch, segment: Tensor, is_place: Tensor, places: int) -> Tensor:
         """int64[C, P]: age at each task's next occurrence after each place, the segment's offset added; that of a later segment where
         the own one has none."""
-        token = batch.token_id.flatten()
+        stands = self.standing(batch.token_id.flatten(), batch.age_minutes.flatten(), segment)
         # All places before a token are at earlier times, as a place is the last token of its time. One in the segment before does no harm:
         # what is written there is recognised by its offset.
         before = is_place.long().cumsum(0) - is_place.long() - 1
-        times = self.task_count[token] * (before >= 0)
+        times = self.task_count[stands] * (before >= 0)
         occurs = times.nonzero().squeeze(1)
         repeats = times[occurs]
-        occurrence = torch.arange(len(occurs), device=token.device).repeat_interleave(repeats)
-        within = torch.arange(len(occurrence), device=token.device) - (repeats.cumsum(0) - repeats)[occurrence]
-        task = self.task[self.task_start[token[occurs]][occurrence] + within]
+        occurrence = torch.arange(len(occurs), device=stands.device).repeat_interleave(repeats)
+        within = torch.arange(len(occurrence), device=stands.device) - (repeats.cumsum(0) - repeats)[occurrence]
+        task = self.task[self.task_start[stands[occurs]][occurrence] + within]
         stamp = batch.age_minutes.flatten()[occurs] + segment[occurs] * _APART
         earliest = stamp.new_full((self.tasks * places,), torch.iinfo(torch.int64).max)
         earliest.scatter_reduce_(0, task * places + before[occurs][occurrence], stamp[occurrence], "amin")

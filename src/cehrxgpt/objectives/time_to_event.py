@@ -30,6 +30,7 @@ from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards
 from cehrxgpt.objectives.event_times import EventReader
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
+from cehrxgpt.timeline.lasting import NUMBERS_PER_TOKEN
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 CHUNK_PLACES = 512
@@ -61,11 +62,11 @@ class TimeToEventSettings(ObjectiveSettings):
 
 
 def check_facts(facts: dict[str, Any], tokens: int) -> None:
-    """Raise `ValueError` where tasks name tokens that are none of the vocabulary's, edges do not rise, or rates are not one per task and piece."""
+    """Raise `ValueError` where tasks name events that are none of the vocabulary's, edges do not rise, or rates are not one per task and piece."""
     for name, ids in facts["tasks"].items():
-        for token in ids:
-            if not isinstance(token, int) or not 0 <= token < tokens:
-                raise ValueError(f"task '{name}' names token {token}, and the vocabulary has {tokens:,}")
+        for number in ids:
+            if not isinstance(number, int) or not 0 <= number < NUMBERS_PER_TOKEN * tokens:
+                raise ValueError(f"task '{name}' names event {number}, and the vocabulary has {tokens:,} tokens")
     edges, rates = facts["edges_days"], facts["log_rate"]
     if not all(low < high < float("inf") for low, high in pairwise([0.0, *edges])):
         raise ValueError("edges_days must rise from 0")

@@ -101,13 +101,14 @@ def _with_library_edges(dataset: EventDataset, config: TimelineConfig) -> Timeli
 
 
 def _library_outcomes(dataset: EventDataset, vocabulary: Vocabulary) -> dict[str, list[int]]:
-    """Library task -> the tokens that are its outcome, where it is a set of tokens and the vocabulary has some."""
-    from cehrxgpt.tasks import library, outcome_tokens, resolve_all
+    """Library task -> the events that are its outcome, where it is a set of tokens and the vocabulary has some."""
+    from cehrxgpt.tasks import library, outcome_by_stay, resolve_all
     from cehrxgpt.tasks.tokens import HasCodes
+    from cehrxgpt.timeline.lasting import numbers
 
     tasks = resolve_all(library().values(), dataset.codes)
-    masks = {task.name: outcome_tokens(task, cast(HasCodes, vocabulary)) for task in tasks}
-    return {name: mask.nonzero()[0].tolist() for name, mask in masks.items() if mask is not None and mask.any()}
+    found = {task.name: outcome_by_stay(task, cast(HasCodes, vocabulary)) for task in tasks}
+    return {name: events for name, masks in found.items() if masks is not None and (events := numbers(*masks))}
 
 
 def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:

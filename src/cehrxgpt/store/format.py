@@ -5,7 +5,7 @@
         <array>.npy           the arrays of `EncodedHistories` and `split`, one file each
         vocabulary.parquet    what the ids mean
         ancestors.json        which codes stand above those of the vocabulary, where the data brought an ontology
-        outcomes.json         the tokens that are the outcome of a task people ask for, by name, where the writer was told any
+        outcomes.json         the events that are the outcome of a task people ask for, by name, where the writer was told any
         population.json       how long training patients are observed, where enough of them are there to say so
         timeline.json         settings of the timeline, readable
         tokenize.json         tokens, patients, codes kept and dropped
@@ -160,7 +160,7 @@ class TokenStore:
 
     @cached_property
     def outcomes(self) -> dict[str, list[int]]:
-        """Task -> the tokens that are its outcome; empty where the writer was told none."""
+        """Task -> the events that are its outcome (`timeline.lasting`); empty where the writer was told none."""
         path = self.folder / OUTCOMES_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

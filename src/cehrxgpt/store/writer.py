@@ -163,7 +163,7 @@ def write_store(
         dataset: events; every split is written.
         timeline: vocabulary and grammar to encode with, a model's own where one is to be used.
         out: TIMELINE folder to be.
-        outcomes: task -> the tokens that are its outcome, for objectives that forecast events.
+        outcomes: task -> the events that are its outcome (`timeline.lasting`), for objectives that forecast events.
         workers: shards encoded at once; 0 = as many as there are threads, two at most.
 
     Returns:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cehrxgpt.tasks.files import library, library_tasks, load_task, parse_task, task_text
     from cehrxgpt.tasks.labeler import Labelled, label
     from cehrxgpt.tasks.outcome import attach_stay, had_before, outcome_in_window
-    from cehrxgpt.tasks.tokens import outcome_tokens
+    from cehrxgpt.tasks.tokens import outcome_by_stay, outcome_tokens
 
 _PUBLIC = {
     "Criterion": "definition",
@@ -32,6 +32,7 @@ _PUBLIC = {
     "library_tasks": "files",
     "load_task": "files",
     "outcome_in_window": "outcome",
+    "outcome_by_stay": "tokens",
     "outcome_tokens": "tokens",
     "parse_task": "files",
     "resolve": "codes",
@@ -53,6 +54,7 @@ __all__ = [  # loaded on first use: the definitions alone need no data stack
     "library",
     "library_tasks",
     "load_task",
+    "outcome_by_stay",
     "outcome_in_window",
     "outcome_tokens",
     "parse_task",

@@ -35,7 +35,7 @@ class HasCodes(Protocol):
         ...
 
 
-def outcome_tokens(task: Task, vocabulary: HasCodes) -> Mask | None:
+def outcome_tokens(task: Task, vocabulary: HasCodes, *, visit_minutes: float | None = None) -> Mask | None:
     """Tokens that are the outcome, bool[V]; None where the outcome is no set of tokens.
 
     It is none where one token alone does not decide: a stay's length, a window that ends with the stay, visits of a class that some visit
@@ -50,21 +50,29 @@ def outcome_tokens(task: Task, vocabulary: HasCodes) -> Mask | None:
     Args:
         task: widened by `resolve` as for the labels.
         vocabulary: what token i decodes to: `code[i]`, and for one with a number `unit[i]`, `operator[i]`, `bin_low[i]`, `bin_high[i]`.
+        visit_minutes: how long every visit lasts; None = a token that begins one does not say.
     """
-    return None if task.in_stay or task.competing else _tokens_of(task, task.outcome, vocabulary)
+    lasting = (0.0, _LONGEST_MINUTES) if visit_minutes is None else (visit_minutes,)
+    return None if task.in_stay or task.competing else _tokens_of(task, task.outcome, vocabulary, lasting)
 
 
-def _tokens_of(task: Task, asked: Outcome, vocabulary: HasCodes) -> Mask | None:
+def outcome_by_stay(task: Task, vocabulary: HasCodes) -> tuple[Mask, Mask] | None:
+    """Tokens that are the outcome where the visit that they begin is short, and where it lasts; None where it is no set of tokens even so."""
+    short, long = (outcome_tokens(task, vocabulary, visit_minutes=minutes) for minutes in (0.0, _LONGEST_MINUTES))
+    return None if short is None or long is None else (short, long)
+
+
+def _tokens_of(task: Task, asked: Outcome, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | None:
     if asked.all:
         return None
     if asked.any:
-        parts = [_tokens_of(task, part, vocabulary) for part in asked.any]
+        parts = [_tokens_of(task, part, vocabulary, lasting) for part in asked.any]
         known = [part for part in parts if part is not None]
         return np.logical_or.reduce(known) if len(known) == len(parts) else None
     if asked.death:
         return _with_codes(vocabulary, {s.DEATH})
     if asked.visit:
-        return _visits(asked, vocabulary)
+        return _visits(asked, vocabulary, lasting)
     codes = {code for code in vocabulary.code if code}
     tokens = _with_codes(vocabulary, matching_codes(task.concept_sets[asked.concepts or ""], codes))
     return _in_range(asked, tokens, vocabulary) if asked.by_value else tokens
@@ -74,14 +82,13 @@ def _with_codes(vocabulary: HasCodes, wanted: frozenset[str] | set[str]) -> Mask
     return np.fromiter((code in wanted for code in vocabulary.code), dtype=np.bool_, count=len(vocabulary.code))
 
 
-def _visits(asked: Outcome, vocabulary: HasCodes) -> Mask | None:
+def _visits(asked: Outcome, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | None:
     present = {code for code in vocabulary.code if code and code.startswith(s.VISIT_PREFIX)}
-    short = {code for code in present if visits.class_of(code, 0.0) in asked.visit}
-    long = {code for code in present if visits.class_of(code, _LONGEST_MINUTES) in asked.visit}
-    if short != long:
+    found = [{code for code in present if visits.class_of(code, minutes) in asked.visit} for minutes in lasting]
+    if found[0] != found[-1]:
         return None
     icu = {code for code in vocabulary.code if code and code.startswith(s.ICU_PREFIX)} if INTENSIVE_CARE in asked.visit else set()
-    return _with_codes(vocabulary, short | icu)
+    return _with_codes(vocabulary, found[0] | icu)
 
 
 def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | None:
