@@ -7,7 +7,9 @@
 Both populations are simulated, with seeds of their own. The model sees the first one's records and no label. Every held-out row of a task
 with a true risk and at least 100 known events is forecast, or `--rows` of them drawn by seed (more, where events are rare), by Monte Carlo,
 SCOPE, REACH and the time-to-event head. Beside them: the true risk, counts + LightGBM taught with 100, 1,000 and all labels of `--labelled`
-training people, age and sex, a constant. Negative control: every patient's record is swapped for another's, drawn at random, and forecast again.
+training people, age and sex, a constant; and what the record alone can tell: trees taught with the *true risks* of training people, so that
+no chance of who had the event is in what they learn. Negative control: every patient's record is swapped for another's, drawn at random, and
+forecast again.
 
 FOLDER keeps everything; what is done is not done again, and forecasts that were cut off go on.
 """
@@ -24,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import polars as pl
 import torch
@@ -32,7 +35,10 @@ from results import write_between
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, write_json
+from cehrxgpt.evaluate.calibration import ece, logit, slope
+from cehrxgpt.evaluate.discrimination import auroc
 from cehrxgpt.evaluate.predictions import evaluate_predictions
+from cehrxgpt.evaluate.rows import clip
 from cehrxgpt.events import EventDataset
 from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, COUNTS_LIGHTGBM, constant, lightgbm, logistic, scale_columns
 from cehrxgpt.features.counts import count_features
@@ -43,8 +49,10 @@ from cehrxgpt.stages import forecast, label_all, pretrain, tokenize
 KEY = ["subject_id", "prediction_time"]
 MARKERS = {"core": "forecast", "full": "forecast-full"}  # population -> its place on the page
 RECIPE = Path(__file__).with_name("forecast_recipe.yaml")
+OURS = ("time_to_event", "reach", "scope", "monte_carlo")  # methods, the one that is best suited where it can answer first
 ESTIMATORS = ("mc", "scope", "reach", "time_to_event")
-TRUTH, SWAPPED = "true risk", "reach, histories swapped"
+TRUTH, RECORD, SWAPPED = "true risk", "record, taught with true risks", "reach, histories swapped"
+TUNING_SHARE = 0.15  # of the rows that trees are taught with, those by which they stop
 
 
 def say(text: str) -> None:
@@ -99,6 +107,23 @@ def truth_of(data: Path, task: str, labels: pl.DataFrame, samples: int) -> pl.Da
     return predictions(labels, TRUTH, risk.to_numpy())
 
 
+def recorded(data: Path, task: str, labels: pl.DataFrame, rows: int, samples: int = 20) -> pl.DataFrame:
+    """What trees say of the record that were taught with the true risks of training people: near the most that anyone can know who has no more."""
+    known = pl.read_parquet(data / "labels" / f"{task}.parquet").filter(pl.col("subject_id") < TEST_IDS)
+    known = known.sample(min(rows, known.height), seed=3).sort(KEY)
+    risk = true_risk(data / "train_cdm", known.select(KEY), task, samples=samples, threads=1)["true_risk"]
+    known = known.with_columns(risk.alias("_risk")).filter(pl.col("_risk").is_not_nan())
+    fit = np.arange(known.height + labels.height) < known.height
+    features = count_features(EventDataset(data / "events"), pl.concat([known.select(KEY), labels.select(KEY)]), fit).matrix
+    tuning = np.random.default_rng(0).random(known.height) < TUNING_SHARE
+    target = known["_risk"].to_numpy().clip(0, 1)
+    of_fit = lgb.Dataset(features[fit][~tuning], label=target[~tuning])
+    of_tuning = lgb.Dataset(features[fit][tuning], label=target[tuning], reference=of_fit)
+    settings = {"objective": "cross_entropy", "learning_rate": 0.05, "num_leaves": 15, "feature_fraction": 0.5, "num_threads": 1, "verbosity": -1}
+    trees = lgb.train(settings, of_fit, 1000, valid_sets=[of_tuning], callbacks=[lgb.early_stopping(30, verbose=False)])
+    return predictions(labels, RECORD, np.asarray(trees.predict(features[~fit], num_iteration=trees.best_iteration)))
+
+
 def predictions(labels: pl.DataFrame, method: str, probability: np.ndarray) -> pl.DataFrame:
     """PREDICTION columns that metrics look at."""
     values = pl.Series("predicted_boolean_probability", probability, dtype=pl.Float64).fill_nan(None)
@@ -112,7 +137,7 @@ def taught(data: Path, task: str, labels: pl.DataFrame, labelled: int) -> pl.Dat
     rows = pl.concat([known, labels])
     at = rows.select(KEY)
     fit = np.arange(rows.height) < known.height
-    tuning = fit & (np.random.default_rng(0).random(rows.height) < 0.15)  # the trees stop by them
+    tuning = fit & (np.random.default_rng(0).random(rows.height) < TUNING_SHARE)
     outcome = rows["boolean_value"].fill_null(False).to_numpy()
     features = count_features(dataset, at, fit)
     subject = rows["subject_id"].to_numpy()
@@ -202,7 +227,7 @@ def metrics_of(out: Path, chosen: dict[str, pl.DataFrame], forecasts: dict[str, 
         found = list(forecasts[task].values())
         columns = ["subject_id", "prediction_time", "task", "predicted_boolean_probability", "method", "num_samples"]
         every = [frame.select(columns) for frame in found]
-        unsampled = [pl.read_parquet(out / kind / f"{task}.parquet") for kind in ("truth", "taught")]
+        unsampled = [pl.read_parquet(out / kind / f"{task}.parquet") for kind in ("truth", "record", "taught")]
         every += [frame.with_columns(pl.lit(None, dtype=pl.Int32).alias("num_samples")).select(columns) for frame in unsampled]
         answered = found[0].filter(pl.col("predicted_boolean_probability").is_not_null()).select(KEY)
         frame = pl.concat(every).join(answered, on=KEY, how="semi", maintain_order="left")
@@ -210,6 +235,26 @@ def metrics_of(out: Path, chosen: dict[str, pl.DataFrame], forecasts: dict[str, 
         frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in unsaid)
         parts.append(evaluate_predictions(frame, labels, replicates=500, seed=0))
     return pl.concat(parts)
+
+
+def expected(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[str, dict[str, float]]:
+    """method -> metrics with the chance of who had the event taken out: each row counts as an event by its true risk and as none by the rest."""
+    truth = pl.read_parquet(out / "truth" / f"{task}.parquet").select(*KEY, pl.col("predicted_boolean_probability").alias("_true"))
+    parts = [rows for name, rows in forecasts.items() if name != "swapped"]
+    parts += [pl.read_parquet(out / kind / f"{task}.parquet") for kind in ("record", "truth")]
+    asked = parts[0].filter(pl.col("predicted_boolean_probability").is_not_null()).select(KEY)
+    found = {}
+    for frame in parts:
+        both = frame.join(asked, on=KEY, how="semi").join(truth, on=KEY).drop_nulls(["predicted_boolean_probability", "_true"])
+        p, t = np.tile(both["predicted_boolean_probability"].to_numpy(), 2), both["_true"].to_numpy()
+        outcome, weight = np.repeat([True, False], len(t)), np.concatenate([t, 1 - t])
+        found[str(frame["method"][0])] = {
+            "auroc": float(auroc(outcome, p, weight)),
+            "calibration_slope": float(slope(outcome, logit(p, clip=np.tile(clip(both), 2)), weight)),
+            "ece": float(ece(outcome, p, weight)),
+            "prevalence": float(t.mean()),
+        }
+    return found
 
 
 def likeness(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[str, tuple[float, float, float]]:
@@ -229,15 +274,38 @@ def likeness(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[s
     return found
 
 
+def draw_for_cost(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> None:
+    """The same rows by REACH, SCOPE and Monte Carlo, task by task, for those tasks that all three can be asked about."""
+    for task, labels in chosen.items():
+        folder = out / "cost" / task
+        folder.mkdir(parents=True, exist_ok=True)
+        once(
+            folder / "asked.parquet",
+            lambda path, rows=labels: rows.sample(min(arguments.cost_rows, rows.height), seed=2).sort(KEY).write_parquet(path),
+        )
+        for name in ("reach", "scope", "mc"):
+            if (folder / "reach.parquet").exists() and pl.read_parquet(folder / "reach.parquet")["method"][0] != "reach":
+                break  # the outcome is no set of tokens
+            settings = {"estimator": name, "samples": arguments.samples, "seed": 6, "max_new_tokens": arguments.max_tokens, "dtype": arguments.dtype}
+            if not (folder / f"{name}.parquet").exists():
+                say(f"cost: {task}, {name}")
+                found = forecast(out / "model", data / "events", [folder / "asked.parquet"], folder / f"{name}.parquet", settings, curves=False)
+                write_json(folder / f"{name}.json", found)
+
+
 def cost(out: Path, chosen: dict[str, pl.DataFrame]) -> list[list[str]]:
     """Tokens at equal standard error, against Monte Carlo: of every row, variance of one future times tokens of one future."""
-    tokens = {name: (facts := json.loads((out / f"{name}.json").read_text()))["tokens"] / facts["futures"] for name in ("mc", "scope", "reach")}
-    rows, ratios = [], {"scope": [], "reach": []}
+    rows, ratios = [], {"scope": [], "reach": [], "better": []}
     for task in chosen:
-        frames = {name: pl.read_parquet(out / f"{name}.parquet").filter(pl.col("task") == task) for name in ("mc", "scope", "reach")}
+        folder = out / "cost" / task
+        if not (folder / "mc.parquet").exists():
+            continue
+        names = ("mc", "scope", "reach")
+        frames = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
+        tokens = {name: (facts := json.loads((folder / f"{name}.json").read_text()))["tokens"] / facts["futures"] for name in names}
         p = frames["reach"]["predicted_boolean_probability"].to_numpy()
         count = frames["mc"]["num_samples"].to_numpy()
-        said = [task]
+        said = [f"`{task}`", f"{np.nanmean(p):.3f}"]
         for name in ("scope", "reach"):
             variance = frames[name]["std_error"].to_numpy() ** 2 * frames[name]["num_samples"].to_numpy()
             fine = np.isfinite(variance) & np.isfinite(p) & (count > 0) & (p > 0) & (p < 1)
@@ -245,8 +313,9 @@ def cost(out: Path, chosen: dict[str, pl.DataFrame]) -> list[list[str]]:
             each = float(np.median(variance[fine] * tokens[name] / ((p * (1 - p))[fine] * tokens["mc"])))
             ratios[name].append(ratio)
             said.append(f"{ratio:.2f} ({each:.2f})")
-        rows.append(said)
-    rows.append(["median over tasks", *(f"{np.median(values):.2f}" for values in ratios.values())])
+        ratios["better"].append(min(ratios["scope"][-1], ratios["reach"][-1]))
+        rows.append([*said, f"{ratios['better'][-1]:.2f}"])
+    rows.append(["median over tasks", "", *(f"{np.median(values):.2f}" for values in ratios.values())])
     return rows
 
 
@@ -291,13 +360,30 @@ class Judged:
         return self.value(task, TRUTH, "auroc") - self.value(task, method, "auroc")
 
     def misses(self, task: str, method: str) -> list[str]:
-        """What is outside the limits that were set before: slope, calibration error, gap to the true risk's AUROC."""
-        within = {
-            "slope": 0.8 <= self.value(task, method, "calibration_slope") <= 1.25,
-            "ECE": self.error_share(task, method) <= 0.25,
-            "AUROC": self.gap(task, method) <= 0.05,
-        }
-        return [what for what, good in within.items() if not good]
+        """What is outside the limits that were set before."""
+        return outside(self.value(task, method, "calibration_slope"), self.error_share(task, method), self.gap(task, method))
+
+
+def outside(slope: float, error_share: float, gap: float) -> list[str]:
+    """What misses of the aim: slope, calibration error over the prevalence, how far the AUROC is below the true risk's."""
+    within = {"slope": 0.8 <= slope <= 1.25, "ECE": error_share <= 0.25, "AUROC": gap <= 0.05}
+    return [what for what, good in within.items() if not good]
+
+
+class Tally:
+    """How many tasks each estimator has without a miss, and the one best suited to each task."""
+
+    def __init__(self) -> None:
+        self.within = {method: [0, 0] for method in (*OURS, "best suited")}
+
+    def add(self, method: str, suited: str, misses: list[str]) -> None:
+        """Another task."""
+        for name in {method, "best suited" if method == suited else method} & self.within.keys():
+            self.within[name][0] += not misses
+            self.within[name][1] += 1
+
+    def __str__(self) -> str:
+        return "; ".join(f"{name} {inside} of {asked}" for name, (inside, asked) in self.within.items() if asked)
 
 
 def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> str:
@@ -307,40 +393,52 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
     metrics = metrics_of(out, chosen, forecasts)
     metrics.write_parquet(out / "metrics.parquet")
     found = Judged(metrics)
-    ours = ("time_to_event", "reach", "scope", "monte_carlo")
-    taught_by = [method for method in max(map(found.methods, chosen), key=len) if method not in (*ours, CONSTANT)]
-    auroc, judged, within = [], [], {method: [0, 0] for method in (*ours, "best suited")}
+    taught_by = [method for method in max(map(found.methods, chosen), key=len) if method not in (*OURS, CONSTANT)]
+    auroc, judged, sure, tally, sure_tally = [], [], [], Tally(), Tally()
     for task, labels in chosen.items():
         methods = found.methods(task)
         events, known = int(labels["boolean_value"].sum()), labels["boolean_value"].count()
-        cells = [found.cell(task, method, "auroc") if method in methods else "-" for method in (*ours, *taught_by)]
+        cells = [found.cell(task, method, "auroc") if method in methods else "-" for method in (*OURS, *taught_by)]
         auroc.append([f"`{task}`", f"{events} of {known:,}", *cells])
         alike = likeness(out, task, forecasts[task])
-        suited = next(method for method in ours if method in methods)
-        for method in methods if arguments.population == "core" else [method for method in methods if method in (*ours, TRUTH)]:
+        without_chance = expected(out, task, forecasts[task])
+        suited = next(method for method in OURS if method in methods)
+        for method in methods if arguments.population == "core" else [method for method in methods if method in (*OURS, TRUTH)]:
             told = [f"{value:.3f}" if np.isfinite(value) else "-" for value in alike.get(method, (float("nan"),) * 3)]
             slope, intercept = (found.cell(task, method, f"calibration_{name}") for name in ("slope", "intercept"))
-            misses = ", ".join(found.misses(task, method)) if method in ours else ""
+            misses = found.misses(task, method) if method in OURS else []
             ece = found.value(task, method, "ece")
-            judged.append([f"`{task}`", method, slope, intercept, f"{ece:.3f}", f"{found.error_share(task, method):.2f}", *told, misses])
-            for name in {method, "best suited" if method == suited else method} & within.keys():
-                within[name][0] += not misses
-                within[name][1] += 1
-    tally = "; ".join(f"{name} {inside} of {asked}" for name, (inside, asked) in within.items() if asked)
+            judged.append([f"`{task}`", method, slope, intercept, f"{ece:.3f}", f"{found.error_share(task, method):.2f}", *told, ", ".join(misses)])
+            tally.add(method, suited, misses)
+        for method in [method for method in OURS if method in without_chance]:
+            of, most, known = without_chance[method], without_chance[TRUTH]["auroc"], without_chance[RECORD]["auroc"]
+            share = of["ece"] / of["prevalence"]
+            misses = outside(of["calibration_slope"], share, most - of["auroc"])
+            numbers = [f"{value:.2f}" for value in (of["auroc"], known, most, of["calibration_slope"], share)]
+            sure.append([f"`{task}`", method, *numbers, ", ".join(misses)])
+            sure_tally.add(method, suited, misses)
     parts = [
         f"{datetime.now(UTC):%Y-%m-%d}. {arguments.patients:,} people to train on, {arguments.test_patients:,} others to forecast. "
         f"{arguments.samples} futures a row. {arguments.note}".strip(),
         "AUROC, weighted for censored labels, 95% intervals by patient:",
-        table(["task", "events", *ours, *taught_by], auroc),
+        table(["task", "events", *OURS, *taught_by], auroc),
         "Calibration before any recalibration, and likeness to the true risk (correlation, root mean square error, mean difference). *Misses*: slope "
         "outside 0.8 to 1.25, calibration error above a quarter of the prevalence, AUROC more than 0.05 below the true risk's:",
         table(["task", "risk by", "slope", "intercept", "ECE", "ECE / prevalence", "r", "RMSE", "mean difference", "misses"], judged),
-        f"Tasks without a miss: {tally}. (*Best suited*: the first of {', '.join(ours)} that can answer the task.)",
+        f"Tasks without a miss: {tally}. (*Best suited*: the first of {', '.join(OURS)} that can answer the task.)",
+        "The same with the chance of who had the event taken out: every row counts as an event by its true risk, and as none by the rest. *Record*: "
+        "what trees tell from counts of the record that were taught with the true risks of training people; what lies between it and the true risk "
+        "is in no record, or not in its counts:",
+        table(["task", "risk by", "AUROC", "record's AUROC", "true risk's", "slope", "ECE / prevalence", "misses"], sure),
+        f"Tasks without a miss: {sure_tally}.",
     ]
     drawn = [name for name in ("mc", "scope", "reach") if name in names]
-    if len(drawn) == 3:
-        parts += ["Tokens that an estimator needs at the standard error of Monte Carlo, relative to it (in brackets: the median row):"]
-        parts += [table(["task", "SCOPE", "REACH"], cost(out, chosen))]
+    if arguments.cost_rows:
+        parts += [
+            f"Tokens that an estimator needs at the standard error of Monte Carlo, relative to it, summed over {arguments.cost_rows} rows a task "
+            "(in brackets: the median row):"
+        ]
+        parts += [table(["task", "mean risk", "SCOPE", "REACH", "the better"], cost(out, chosen))]
     if drawn:
         parts += [
             "What was drawn:",
@@ -371,6 +469,7 @@ def main() -> None:
         ("labelled", 20_000),
         ("rows", 2_000),
         ("samples", 32),
+        ("cost-rows", 400),
         ("truth-samples", 1_000),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -389,15 +488,19 @@ def main() -> None:
     chosen = choose(data, arguments.rows, arguments.least_events)
     (out / "truth").mkdir(exist_ok=True)
     (out / "taught").mkdir(exist_ok=True)
+    (out / "record").mkdir(exist_ok=True)
     for task, labels in chosen.items():
         once(
             out / "truth" / f"{task}.parquet", lambda path, t=task, rows=labels: truth_of(data, t, rows, arguments.truth_samples).write_parquet(path)
         )
+        once(out / "record" / f"{task}.parquet", lambda path, t=task, rows=labels: recorded(data, t, rows, arguments.labelled).write_parquet(path))
         once(out / "taught" / f"{task}.parquet", lambda path, t=task, rows=labels: taught(data, t, rows, arguments.labelled).write_parquet(path))
     if not (out / "model").exists():
         say("training")
         pretrain(data / "timeline", out / "model", str(RECIPE), overrides={} if arguments.steps is None else {"steps": arguments.steps}, resume=True)
     draw(out, data, chosen, arguments)
+    if arguments.cost_rows:
+        draw_for_cost(out, data, chosen, arguments)
     mark = MARKERS[arguments.population]
     write_between(arguments.page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", report(out, chosen, arguments))
     say("done")

@@ -31,7 +31,7 @@ from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.tasks import Task, load_task, parse_task
-from cehrxgpt.timeline.kinds import PROMPT_LENGTH
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from toy_capabilities import BENIGN, OUTCOME, history, vocabulary
 from toy_objectives import VOCABULARY
 from toy_store import toy_histories
@@ -184,6 +184,18 @@ def test_an_outcome_of_several_events(model: Loaded) -> None:
     assert row["lower_bound"] == row["predicted_boolean_probability"] == row["upper_bound"] == pytest.approx(constant(0.0025, 0.0005, 365), rel=1e-6)
     inside = asked_events(model, head(rates), [both])
     assert inside == [0, 1, 2]
+
+
+def test_a_visit_that_only_counts_where_it_lasts() -> None:
+    rows = [*WORDS.table.to_pylist(), {**WORDS.table.to_pylist()[-1], "token": "visit:8870", "kind": int(Kind.VISIT_TYPE), "code": "Visit/8870"}]
+    words = type(WORDS).from_rows([{key: value for key, value in row.items() if key != "id"} for row in rows], WORDS.settings)
+    stay, size = words.id_of("visit:8870"), len(words)
+    certain = [index for index, code in enumerate(words.code) if code == "Visit/9201"]
+    events = [[*certain, size + stay], [*certain, stay], certain, [2 * size + stay]]
+    cover = find_cover([*certain, size + stay], events, words)
+    assert (cover.inside, cover.above, cover.share) == ((0,), (1,), 1.0)
+    assert find_cover([stay], events[3:], words).inside == (0,)  # short ones alone: not the whole
+    assert find_cover([stay], [[stay], *events], words).inside == (0,)
 
 
 def test_a_cover_takes_what_adds_most() -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cehrxgpt import visits
 from cehrxgpt.errors import SchemaError
 from cehrxgpt.events import sort_events
 from cehrxgpt.forecast import ForecastConfig, forecast
-from cehrxgpt.tasks import Index, Outcome, Task, label, load_task, outcome_in_window, outcome_tokens
+from cehrxgpt.tasks import Index, Outcome, Task, label, load_task, outcome_by_stay, outcome_in_window, outcome_tokens
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from task_samples import AB, START, random_people, row, simple, table, tasks
@@ -101,6 +102,18 @@ def test_token_set_equals_labeler_on_decodable_events(outcome, drawn, gap):
     assert found == (START + timedelta(days=min(days)) if days else None)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([("inpatient",), ("emergency",), ("outpatient", "emergency")]), st.sampled_from(["9201", "8870", "9202"]), st.integers(1, 60))
+def test_visits_told_apart_by_how_long_they_last_are_what_the_labeler_finds(classes, concept, hours):
+    task = simple(outcome=Outcome(visit=classes), concept_sets={"a": AB["a"]})
+    words = vocabulary(["Visit/9201", "Visit/8870", "Visit/9202"], [Kind.VISIT_TYPE] * 3)
+    short, long = outcome_by_stay(task, words)
+    visit = row(1, f"Visit/{concept}", START + timedelta(days=2), end=START + timedelta(days=2, hours=hours), visit=1)
+    found = outcome_in_window(task, table([visit]), pl.DataFrame({"subject_id": [1], "prediction_time": [START]}))["outcome_time"].to_list()[0]
+    token = words.code.index(f"Visit/{concept}")
+    assert (long if hours * 60 > visits.stay_minutes() else short)[token] == (found is not None)
+
+
 def test_no_token_set_where_tokens_do_not_decide():
     inpatient = simple(outcome=Outcome(visit=("inpatient",)), concept_sets={"a": AB["a"]})
     assert outcome_tokens(inpatient, vocabulary()).tolist() == [False, False, False, False, False, True, True, False, False, False, False, False]
@@ -111,6 +124,7 @@ def test_no_token_set_where_tokens_do_not_decide():
     either = simple(outcome=Outcome(visit=("inpatient", "emergency")), concept_sets={"a": AB["a"]})
     assert outcome_tokens(either, ambiguous).sum() == 4
     assert outcome_tokens(load_task("long_stay_7d"), vocabulary()) is None
+    assert outcome_by_stay(load_task("long_stay_7d"), vocabulary()) is None
     assert outcome_tokens(load_task("in_hospital_mortality_48h"), vocabulary()) is None
     assert outcome_tokens(load_task("cad_cabg_1y"), vocabulary()).sum() == 0  # the vocabulary lacks it
     assert outcome_tokens(simple(), vocabulary()).dtype == np.bool_
