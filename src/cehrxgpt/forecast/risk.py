@@ -26,7 +26,7 @@ from cehrxgpt.forecast.config import METHODS, ForecastConfig
 from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
-from cehrxgpt.forecast.journal import Found, Journal
+from cehrxgpt.forecast.journal import Found, Journal, Removed
 from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, RISK_TYPES, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, outcome_tokens
@@ -251,6 +251,7 @@ class _Worker:
         found.counts["futures"] += len(pool.rollouts)
         found.counts["tokens"] += int(pool.rollouts.drawn.sum())
         found.counts["gap_not_conditioned"] += int((~pool.rollouts.conditioned).sum())
+        found.removed.add(Removed.of(pool.rollouts.removed_mass, pool.rollouts.drawn))
         if not group.masked:
             found.samples.append(pool.samples)
             if self.config.trajectories:
@@ -327,6 +328,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "tokens": found.counts["tokens"],
         "stopped": {reason: found.counts[f"stopped/{reason}"] for reason in s.STOP_REASONS},
         "gap_not_conditioned": found.counts["gap_not_conditioned"],
+        "removed_by_grammar": found.removed.summary(found.counts["tokens"]),
         "completion": _mean(predictions["completion"]),
         "mean_std_error": _mean(predictions["std_error"]),
         "error_above_target": int((predictions["std_error"] > target).sum()) if (target := worker.config.target_std_error) is not None else None,
