@@ -30,7 +30,7 @@ from cehrxgpt.forecast.journal import Found, Journal, Removed
 from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, RISK_TYPES, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, outcome_tokens
-from cehrxgpt.tasks.tokens import HasCodes
+from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
@@ -262,6 +262,13 @@ class _Worker:
         """Of a task: that which was asked for, or Monte Carlo where the outcome is no set of tokens."""
         return METHODS[self.config.estimator if self.tokens[name] is not None else "mc"]
 
+    def fallbacks(self) -> dict[str, str]:
+        """Task -> why it gets Monte Carlo although something else was asked for."""
+        if self.config.estimator == "mc":
+            return {}
+        why = {name: why_no_tokens(task, cast(HasCodes, self.vocabulary)) for name, task in self.tasks.items() if self.tokens[name] is None}
+        return {name: reason for name, reason in why.items() if reason is not None}
+
     def _evidence(self, name: str, group: _Group, pool: Pool) -> Evidence:
         """What a pool says about a task."""
         task, tokens = self.tasks[name], self.tokens[name]
@@ -323,6 +330,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "predicted": rows.height - sum(refused.values()),
         "refused": refused,
         "methods": dict(predictions.filter(pl.col("note").is_null())["method"].value_counts(sort=True).iter_rows()),
+        "monte_carlo_instead": worker.fallbacks(),
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],
         "tokens": found.counts["tokens"],
