@@ -126,7 +126,7 @@ def test_damaged_pools_are_drawn_again(tmp_path) -> None:
 def pool() -> Found:
     """A small one with a frame of each kind but one."""
     frame = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
-    return Found(risks=[frame], curves=[frame], samples=[frame], counts=Counter({"futures": 3}), removed=Removed(7, 5))
+    return Found(risks=[frame], notes=[frame], curves=[frame], samples=[frame], counts=Counter({"futures": 3}), removed=Removed(7, 5))
 
 
 def test_no_damage_goes_unseen_or_ends_the_forecast(tmp_path) -> None:
@@ -145,7 +145,7 @@ def test_no_damage_goes_unseen_or_ends_the_forecast(tmp_path) -> None:
         none += found is None
         if found is not None:
             assert (found.counts, found.removed) == (written.counts, Removed(7, 5))
-            for name in ("risks", "curves", "samples", "trajectories"):
+            for name in ("risks", "notes", "curves", "samples", "trajectories"):
                 assert [one.to_dicts() for one in getattr(found, name)] == [one.to_dicts() for one in getattr(written, name)]
     assert none > 300
 
@@ -255,3 +255,18 @@ def test_a_silence_that_no_token_can_say_is_no_forecast() -> None:
     found = forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), at(2, LAST + timedelta(days=200)), [task()], ForecastConfig(samples=4))
     assert found.predictions["predicted_boolean_probability"].null_count() == 2
     assert all("nothing happened for so long" in note for note in found.predictions["note"])
+    assert found.summary["refused"] == {found.predictions["note"][0]: 2}
+
+
+def test_rows_whose_futures_all_ran_out_say_so(tmp_path) -> None:
+    """They keep their number, which lies between bounds that say nothing, whether drawn now or kept before."""
+    short = replace(CONFIG, max_new_tokens=1)
+    for _ in range(2):
+        found = run(Journal(tmp_path, "key"), config=short)
+        told, none = found.predictions.drop_nulls("note"), found.predictions.filter(pl.col("completion") == 0)
+        assert told.equals(none)
+        assert set(told["note"]) == {"no future was finished within max_new_tokens"}
+        assert (told["task"] == "far").sum() == 11
+        assert found.predictions["predicted_boolean_probability"].null_count() == 0
+        assert (found.summary["predicted"], found.summary["refused"], found.summary["none_finished"]) == (22, {}, told.height)
+    assert run().summary["none_finished"] == 0

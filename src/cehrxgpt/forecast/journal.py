@@ -17,6 +17,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,9 +28,10 @@ import polars as pl
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.errors import StorageError
 
-_FRAMES = ("risks", "curves", "samples", "trajectories")
+_FRAMES = ("risks", "notes", "curves", "samples", "trajectories")
 _FACTS, _SUM = "facts.json", "facts.sum"
 _BILLION = 1_000_000_000
+_NOTE_TYPES = {"task": pl.String, "_moment": pl.Int64, "note": pl.String}
 _FILE = re.compile(r"pool-([1-9]\d*)-\d+\.zip")
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -82,6 +84,7 @@ class Found:
 
     Attributes:
         risks: `task`, `_moment`, and the numbers of a prediction.
+        notes: `task`, `_moment`, `note`: why there is no prediction, or what there is to say of it.
         curves: CURVE_SCHEMA, with `_moment` in place of the key.
         samples, trajectories: SAMPLE_SCHEMA, TRAJECTORY_SCHEMA.
         counts: of futures and tokens.
@@ -89,11 +92,16 @@ class Found:
     """
 
     risks: list[pl.DataFrame] = field(default_factory=list)
+    notes: list[pl.DataFrame] = field(default_factory=list)
     curves: list[pl.DataFrame] = field(default_factory=list)
     samples: list[pl.DataFrame] = field(default_factory=list)
     trajectories: list[pl.DataFrame] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     removed: Removed = field(default_factory=Removed)
+
+    def note(self, task: str, moments: Sequence[int], note: str) -> None:
+        """Say the same of these prediction times."""
+        self.notes.append(pl.DataFrame({"task": [task] * len(moments), "_moment": moments, "note": [note] * len(moments)}, schema=_NOTE_TYPES))
 
     def add(self, other: Found) -> None:
         """What others have told as well."""

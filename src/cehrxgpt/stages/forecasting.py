@@ -162,7 +162,12 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     """What the reader ought to know, a line each."""
     size = journal.others()
     left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
-    return [*(f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()), *left]
+    instead = [f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()]
+    none = summary["none_finished"]
+    guessed = (
+        [f"no future was finished within max_new_tokens in {none:,} of {summary['rows']:,} rows; a larger --max-tokens would help"] if none else []
+    )
+    return [*instead, *guessed, *left]
 
 
 def forecast(
