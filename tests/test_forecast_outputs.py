@@ -102,3 +102,12 @@ def test_an_estimator_that_a_task_cannot_have_is_told(run, tmp_path: Path) -> No
     assert figures["notes"] == ["toy: by Monte Carlo, as something but death competes with the outcome"]
     assert figures["methods"] == {"monte_carlo": 2}
     assert run("last.parquet")["notes"] == []  # it was asked for
+
+
+def test_what_should_compete_and_never_can_is_told(run, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(
+        TASK.replace("{condition: [2]}", "{condition: [2]}, typo: {condition: [22]}") + "competing: [{concepts: typo}]\n"
+    )
+    figures = run("risk.parquet")
+    assert figures["idle_competitors"] == {"toy": ["typo"]}
+    assert figures["notes"] == ["toy: no future meets typo, which should compete: not in the vocabulary"]

@@ -21,7 +21,7 @@ import torch
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
-from cehrxgpt.forecast.admission import admit
+from cehrxgpt.forecast.admission import admit, idle_competitors
 from cehrxgpt.forecast.config import METHODS, ForecastConfig
 from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
@@ -325,6 +325,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "refused": refused,
         "methods": dict(predictions.drop_nulls("predicted_boolean_probability")["method"].value_counts(sort=True).iter_rows()),
         "monte_carlo_instead": worker.fallbacks(),
+        "idle_competitors": {name: idle for name, task in worker.tasks.items() if (idle := idle_competitors(task, worker.vocabulary.code))},
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],
         "tokens": found.counts["tokens"],

@@ -163,11 +163,15 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     size = journal.others()
     left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
     instead = [f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()]
+    unmet = [
+        f"{task}: no future meets {', '.join(sets)}, which should compete: not in the vocabulary"
+        for task, sets in summary["idle_competitors"].items()
+    ]
     none = summary["none_finished"]
     guessed = (
         [f"no future was finished within max_new_tokens in {none:,} of {summary['rows']:,} rows; a larger --max-tokens would help"] if none else []
     )
-    return [*instead, *guessed, *left]
+    return [*instead, *unmet, *guessed, *left]
 
 
 def forecast(
