@@ -153,6 +153,11 @@ def test_the_translation_reads_like_a_task(tmp_path: Path) -> None:
 REFUSED = {
     "a window that ends at an event": (plain() + TARGET.replace("start + 90d", "start -> death"), "end: start -> death", "ends at an event"),
     "a prediction later than the trigger": (plain().replace("end: trigger,", "end: trigger + 24h,") + TARGET, "input:", "not made at the trigger"),
+    "two values at once": (
+        plain(', has: {both: "(1, None)"}').replace("trigger: diabetes", '  both: {expr: "and(high, low)"}\ntrigger: diabetes') + TARGET,
+        "both:",
+        "same instant",
+    ),
     "a union of values in the history": (plain(', has: {either: "(1, None)"}') + TARGET, "input:", "only an outcome may be"),
     "a union of values as the trigger": (plain().replace("trigger: diabetes", "trigger: either") + TARGET, "trigger:", "only an outcome may be"),
     "another column": (plain().replace('"DX//E11"', '"DX//E11", unit: mg') + TARGET, "diabetes:", "column 'unit'"),

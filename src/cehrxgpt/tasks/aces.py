@@ -117,7 +117,7 @@ class _Translation:
                 block = "patient_demographics" if (("patient_demographics", name) in self.lines) else "predicates"
                 self.refuse((block, name), f"predicate '{name}' is static (sex, race, ...), which no criterion here asks for")
 
-    def _bounds_of(self, name: str) -> dict[str, float]:
+    def _range(self, name: str) -> dict[str, float]:
         """The range of numbers that a plain predicate asks for; es-aces leaves a bound out unless it is said to be inside."""
         predicate = self.config.predicates[name]
         if not predicate.is_plain:
@@ -133,19 +133,20 @@ class _Translation:
 
     def _one(self, name: str, where: tuple[str, ...]) -> dict[str, Any]:
         """A predicate as one concept set, with a range of numbers if any."""
+        self.codes(name, where)
         if self._of_values(name):
             self.refuse(where, f"predicate '{name}' is a union with values in it, which only an outcome may be")
-        return {"concepts": name, **self._bounds_of(name)}
+        return {"concepts": name, **self._range(name)}
 
     def _outcome(self, name: str) -> dict[str, Any]:
         """The label: one concept set, or any of several where their numbers matter."""
         if not self._of_values(name):
-            return {"concepts": name, **self._bounds_of(name)}
-        return {"any": [{"concepts": part, **self._bounds_of(part)} for part in dict.fromkeys(self._parts(name))]}
+            return {"concepts": name, **self._range(name)}
+        return {"any": [{"concepts": part, **self._range(part)} for part in dict.fromkeys(self._parts(name))]}
 
     def _of_values(self, name: str) -> bool:
         """Is it a union of which some part asks for numbers?"""
-        return not self.config.predicates[name].is_plain and any(self._bounds_of(part) for part in self._parts(name))
+        return not self.config.predicates[name].is_plain and any(self._range(part) for part in self._parts(name))
 
     def codes(self, name: str, where: tuple[str, ...]) -> tuple[str, ...]:
         """A predicate as codes and patterns, whatever their numbers."""
