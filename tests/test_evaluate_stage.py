@@ -48,7 +48,7 @@ def test_a_folder_of_tables_and_charts(files):
     figures = stages.evaluate_predictions(files / "risk.parquet", labels, files / "out", recalibrate=f"{files / 'tuning.parquet'}:platt")
     metrics = pl.read_parquet(files / "out" / "metrics.parquet")
     s.check_columns(metrics.to_arrow(), s.METRIC_SCHEMA, where="metrics")
-    assert metrics["method"].unique(maintain_order=True).to_list() == ["monte_carlo", "monte_carlo+platt"]
+    assert metrics["method"].unique(maintain_order=True).to_list() == ["monte_carlo", "monte_carlo+platt", "constant"]
     assert figures["metrics"]["t monte_carlo auroc"] == pytest.approx(metrics["value"][0], abs=1e-4)
     assert metrics.filter(pl.col("metric") == "integrated_brier").select("task", "method").rows() == [("t", "monte_carlo")]
     mapped = pl.read_parquet(files / "out" / "recalibrated.parquet")

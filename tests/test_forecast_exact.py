@@ -24,10 +24,10 @@ REPEATS, FUTURES = 10_000, 2
 METHODS = ("monte_carlo", "scope", "reach")
 
 
-def exact(outcome: float, death: float, *, elapsed: int, close: int, open_day: int = -1, shares: dict[int, float] = SHARES) -> float:
-    """Probability of the outcome after `open_day` and by `close`, days from the prediction, made `elapsed` days after the last event.
+def exact(outcome: float, death: float, *, elapsed: int, close: int, open_day: int = 0, shares: dict[int, float] = SHARES) -> float:
+    """Probability of the outcome after `open_day` and by `close`, days from the prediction, made at noon `elapsed` days after the last event.
 
-    Dynamic programming over the days on which events can fall.
+    What has no hour happens after a noon from the next day on. Dynamic programming over the days on which events can fall.
     """
     limit, opens = elapsed + close, elapsed + open_day
     found = np.zeros(limit + 1)  # by day: the risk, an event that does not count having just happened on it

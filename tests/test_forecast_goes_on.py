@@ -13,7 +13,7 @@ import pytest
 from cehrxgpt.config import from_dict
 from cehrxgpt.errors import ConfigError, StorageError
 from cehrxgpt.forecast import ForecastConfig, Journal, forecast
-from cehrxgpt.forecast.journal import Found
+from cehrxgpt.forecast.journal import Found, Removed
 from test_forecast_truth import LAST, SHARES, at, task
 from toy_capabilities import bare_chain, exact_risk, history, markov
 
@@ -83,6 +83,24 @@ def test_pools_that_are_there_are_used_whatever_the_share(tmp_path) -> None:
     assert replace(journal, share=(1, 4)).pool_size(1000, 128) == 128  # the more is done
 
 
+def test_what_the_grammar_took_away_is_told_and_kept(tmp_path) -> None:
+    """A tenth behind every event (a visit's end, in no visit), and nothing behind gaps."""
+    table = bare_chain(SHARES, 0.1, 0.05)
+    slips = markov(table | {code: {"[VE]": 0.1, **{gap: 0.9 * share for gap, share in row.items()}} for code, row in table.items() if "D1" in row})
+
+    def once(share=(0, 1)):
+        return forecast(slips, history(11), ROWS, TASKS, CONFIG, journal=Journal(tmp_path, "key", share=share)).summary
+
+    for part in range(2):
+        once((part, 2))
+    summary = once()
+    removed = summary["removed_by_grammar"]
+    assert 0.05 < removed["per_token"] < removed["worst_future"] <= 0.1
+    gaps = removed["per_token"] * summary["tokens"] / 0.1
+    assert gaps == pytest.approx(round(gaps), abs=1e-4)
+    assert run().summary["removed_by_grammar"] == {"per_token": 0.0, "worst_future": 0.0}
+
+
 def test_a_forecast_clears_its_own_pools_alone(tmp_path) -> None:
     """Another with the same output may have been interrupted."""
     other, own = Journal(tmp_path / "pools", "other"), Journal(tmp_path / "pools", "key")
@@ -108,7 +126,7 @@ def test_damaged_pools_are_drawn_again(tmp_path) -> None:
 def pool() -> Found:
     """A small one with a frame of each kind but one."""
     frame = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
-    return Found(risks=[frame], curves=[frame], samples=[frame], counts=Counter({"futures": 3}))
+    return Found(risks=[frame], notes=[frame], curves=[frame], samples=[frame], counts=Counter({"futures": 3}), removed=Removed(7, 5))
 
 
 def test_no_damage_goes_unseen_or_ends_the_forecast(tmp_path) -> None:
@@ -126,8 +144,8 @@ def test_no_damage_goes_unseen_or_ends_the_forecast(tmp_path) -> None:
         found = journal.read(3, 0)
         none += found is None
         if found is not None:
-            assert found.counts == written.counts
-            for name in ("risks", "curves", "samples", "trajectories"):
+            assert (found.counts, found.removed) == (written.counts, Removed(7, 5))
+            for name in ("risks", "notes", "curves", "samples", "trajectories"):
                 assert [one.to_dicts() for one in getattr(found, name)] == [one.to_dicts() for one in getattr(written, name)]
     assert none > 300
 
@@ -237,3 +255,18 @@ def test_a_silence_that_no_token_can_say_is_no_forecast() -> None:
     found = forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), at(2, LAST + timedelta(days=200)), [task()], ForecastConfig(samples=4))
     assert found.predictions["predicted_boolean_probability"].null_count() == 2
     assert all("nothing happened for so long" in note for note in found.predictions["note"])
+    assert found.summary["refused"] == {found.predictions["note"][0]: 2}
+
+
+def test_rows_whose_futures_all_ran_out_say_so(tmp_path) -> None:
+    """They keep their number, which lies between bounds that say nothing, whether drawn now or kept before."""
+    short = replace(CONFIG, max_new_tokens=1)
+    for _ in range(2):
+        found = run(Journal(tmp_path, "key"), config=short)
+        told, none = found.predictions.drop_nulls("note"), found.predictions.filter(pl.col("completion") == 0)
+        assert told.equals(none)
+        assert set(told["note"]) == {"no future was finished within max_new_tokens"}
+        assert (told["task"] == "far").sum() == 11
+        assert found.predictions["predicted_boolean_probability"].null_count() == 0
+        assert (found.summary["predicted"], found.summary["refused"], found.summary["none_finished"]) == (22, {}, told.height)
+    assert run().summary["none_finished"] == 0

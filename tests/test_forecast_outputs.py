@@ -13,8 +13,9 @@ from cehrxgpt import stages
 from cehrxgpt.errors import InputError, OutputExistsError
 from cehrxgpt.forecast import ForecastConfig, Journal, forecast
 from cehrxgpt.stages.judging import curves_beside
+from cehrxgpt.tasks import load_task
 from test_evaluate_predictions import labels_frame
-from test_forecast_truth import LAST, SHARES, task
+from test_forecast_truth import LAST, SHARES
 from toy_capabilities import bare_chain, history, markov
 
 TASK = """
@@ -41,14 +42,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def drawn(model, dataset, rows, tasks, settings, *, keep, pools, **_):
         config = ForecastConfig(**settings, trajectories=keep, max_new_tokens=64)
         journal = Journal(pools, "key")
-        return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, [task()], config, journal=journal), journal
+        known = [load_task(one) for one in tasks]
+        return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, known, config, journal=journal), journal
 
     monkeypatch.setattr("cehrxgpt.stages.forecasting._forecast", drawn)
 
-    def stage(out: str, *, labels=("labels.parquet",), samples: int = 4, **options):
-        files = [tmp_path / one for one in labels]
+    def stage(out: str, *, labels=("labels.parquet",), samples: int = 4, estimator: str = "mc", **options):
+        files, settings = [tmp_path / one for one in labels], {"samples": samples, "estimator": estimator}
         return stages.forecast(
-            tmp_path / "model", tmp_path / "events", files, tmp_path / out, {"samples": samples}, tasks=[str(tmp_path / "toy.yaml")], **options
+            tmp_path / "model", tmp_path / "events", files, tmp_path / out, settings, tasks=[str(tmp_path / "toy.yaml")], **options
         )
 
     return stage
@@ -90,3 +92,22 @@ def test_rows_that_stand_in_two_files_are_refused(run, tmp_path: Path) -> None:
     (tmp_path / "copy.parquet").write_bytes((tmp_path / "labels.parquet").read_bytes())
     with pytest.raises(InputError, match=r"2 rows of task toy stand in more than one file \(.*labels\.parquet, .*copy\.parquet\)"):
         run("risk.parquet", labels=("labels.parquet", "copy.parquet"))
+
+
+def test_an_estimator_that_a_task_cannot_have_is_told(run, tmp_path: Path) -> None:
+    assert (run("risk.parquet", estimator="scope")["monte_carlo_instead"], run("more.parquet", estimator="scope")["notes"]) == ({}, [])
+    (tmp_path / "toy.yaml").write_text(TASK + "competing: [{concepts: index}]\n")
+    figures = run("other.parquet", estimator="scope")
+    assert figures["monte_carlo_instead"] == {"toy": "something but death competes with the outcome"}
+    assert figures["notes"] == ["toy: by Monte Carlo, as something but death competes with the outcome"]
+    assert figures["methods"] == {"monte_carlo": 2}
+    assert run("last.parquet")["notes"] == []  # it was asked for
+
+
+def test_what_should_compete_and_never_can_is_told(run, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(
+        TASK.replace("{condition: [2]}", "{condition: [2]}, typo: {condition: [22]}") + "competing: [{concepts: typo}]\n"
+    )
+    figures = run("risk.parquet")
+    assert figures["idle_competitors"] == {"toy": ["typo"]}
+    assert figures["notes"] == ["toy: no future meets typo, which should compete: not in the vocabulary"]

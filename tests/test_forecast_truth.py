@@ -11,7 +11,7 @@ import pytest
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
 from cehrxgpt.forecast import ForecastConfig, forecast
-from cehrxgpt.tasks import Task, parse_task
+from cehrxgpt.tasks import Task, outcome_in_window, parse_task
 from toy_capabilities import BENIGN, OUTCOME, bare_chain, exact_risk, history, markov, vocabulary
 
 LAST = datetime(2015, 6, 1)
@@ -43,7 +43,7 @@ def test_risk_is_the_exact_risk(elapsed: int, stop: bool) -> None:
     model = markov(bare_chain(SHARES, 0.1, 0.05))
     config = ForecastConfig(samples=samples, seed=elapsed, max_new_tokens=100, stop_at_outcome=stop)
     found = forecast(model, history(subjects), at(subjects, LAST + timedelta(days=elapsed, hours=12)), [task()], config)
-    truth = exact_risk(SHARES, 0.1, 0.05, elapsed=elapsed, horizon=30)
+    truth = exact_risk(SHARES, 0.1, 0.05, elapsed=elapsed, horizon=30, own_day=False)
     mean = found.predictions["predicted_boolean_probability"].mean()
     error = np.sqrt(truth * (1 - truth) / (subjects * samples))
     assert abs(mean - truth) < 3 * error
@@ -51,6 +51,19 @@ def test_risk_is_the_exact_risk(elapsed: int, stop: bool) -> None:
     assert found.summary["gap_not_conditioned"] == 0
     each = found.predictions["std_error"].to_numpy()
     assert each == pytest.approx(np.sqrt(truth * (1 - truth) / samples), rel=0.4)
+
+
+@pytest.mark.parametrize(("hour", "counts"), [(0, True), (12, False)])
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+def test_an_event_of_the_day_itself_is_what_the_labeler_says_it_is(hour: int, counts: bool, estimator: str) -> None:
+    """The outcome is sure to come on the day on which is asked, without an hour: after that day's midnight, but not after its noon."""
+    model = markov({BENIGN: {"D1": 1.0}, "D1": {OUTCOME: 1.0}, OUTCOME: {"D40": 1.0}, "D40": {BENIGN: 1.0}})
+    rows = at(1, LAST + timedelta(days=1, hours=hour))
+    found = forecast(model, history(1), rows, [task()], ForecastConfig(samples=3, max_new_tokens=20, estimator=estimator)).predictions
+    assert found["predicted_boolean_probability"].to_list() == [float(counts)]
+    came = history(1, last=LAST + timedelta(days=1), code=OUTCOME).filter(pl.col("time") > LAST)
+    labelled = outcome_in_window(task(), pl.concat([history(1), came]), rows)
+    assert labelled["outcome_time"].is_not_null().to_list() == [counts]
 
 
 def test_conditioning_on_silence_matters() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -100,6 +101,22 @@ def test_the_joined_future_is_one_sentence(tail: tuple[str, ...]) -> None:
         assert np.array_equal(clock[len(asked[0].token_id) :], mine)
     repeated = rollout_through_windows(model.decoder, words, asked, birth_date=[3650], samples=6, seed=1, max_new_tokens=2000, batch_rows=4)
     assert np.array_equal(repeated.token_id, drawn.token_id)
+
+
+@pytest.mark.parametrize("written", [2, 3, 4, 100])
+@pytest.mark.parametrize(("hour", "kept"), [(21, ["D10"]), (9, ["D10", "[VS]", "Visit/9201", "i-H9", "discharge/8536", "[VE]"])])
+def test_a_visit_past_the_horizon_is_dropped_wherever_the_window_ends(written: int, hour: int, kept: list[str]) -> None:
+    """The context is full behind [VS], behind the type, behind the hour, or never; a visit that begins past the horizon is dropped whole."""
+    words = vocabulary()
+    table = {BENIGN: {"D10": 1.0}, "D10": {"[VS]": 1.0}, "[VS]": {"Visit/9201": 1.0}, "Visit/9201": {f"i-H{hour}": 1.0}, "[VE]": {"D30": 1.0}}
+    table |= {f"i-H{hour}": {"discharge/8536": 1.0}, "discharge/8536": {"[VE]": 1.0}}
+    asked = prompt(words, *[BENIGN] * 25, horizon_days=10)
+    asked = replace(asked, horizon_minutes=10 * 1440 + 720)
+    model = markov(table, context=len(asked.token_id) + written)
+    drawn = rollout_through_windows(model.decoder, words, [asked], birth_date=[0], samples=2, seed=1, max_new_tokens=90)
+    assert [words.token[index] for index in drawn.tokens_of(1)] == kept
+    assert drawn.stop_reason.tolist() == ["horizon"] * 2
+    assert len(drawn.clock_minutes) == len(drawn.token_id) == 2 * len(kept)
 
 
 def test_stays_keep_their_length_across_windows() -> None:

@@ -29,6 +29,9 @@ predicates:
   lab: {code: {regex: "^LAB//4548\\\\-4$"}}
   event: {expr: "or(stroke, drug)"}
   death: {code: MEDS_DEATH}
+  high: {code: "LAB//4548-4", value_min: 3, value_max: 6.1, value_max_inclusive: True}
+  low: {code: {regex: "^LAB//4548.*"}, value_max: 2.5}
+  either: {expr: "or(high, stroke)"}
 trigger: diabetes
 windows:
 """
@@ -56,6 +59,10 @@ TASKS = {
     "gap_and_union": plain() + GAP,
     "recent_drug": plain() + RECENT + TARGET,
     "death": plain() + TARGET.replace("label: stroke", "label: death"),
+    "high_value": plain() + TARGET.replace("label: stroke", "label: high"),
+    "a_value_in_a_union": plain() + TARGET.replace("label: stroke", "label: either"),
+    "values_before": plain(', has: {low: "(1, 2)", high: "(None, 0)"}') + TARGET,
+    "value_as_trigger": plain().replace("trigger: diabetes", "trigger: low") + TARGET,
     "followed": plain() + TARGET + CENSOR,
     "followed_after_a_gap": plain() + GAP + CENSOR,
 }
@@ -63,13 +70,15 @@ TASKS = {
 
 def people(seed: int) -> pl.DataFrame:
     """Records of 60 people as MEDS; events by the minute, some at the very distance of a window's bound."""
-    random, rows = Random(seed), []
+    random, values, rows = Random(seed), Random(seed + 1), []
     codes = ["DX//E11", "DX//I63", "DX//I64", "RX//A10BA02", "RX//A10BJ", "RX//B01", "LAB//4548-4", "LAB//4548X4", "DX//Z00"]
     for subject in range(1, 61):
         times = [START + timedelta(minutes=random.randrange(200 * 1440)) for _ in range(random.randrange(1, 12))]
         times += [random.choice(times) + timedelta(days=random.choice([0, 2, 30, 32, 60, 90])) for _ in range(random.randrange(6))]
         chosen = {(time, random.choice(codes)) for time in times}
-        rows += [{"subject_id": subject, "time": time, "code": code} for time, code in sorted(chosen)]
+        numbers = {"LAB//4548-4": (2.5, 3.0, 3.5, 6.1, 6.2), "LAB//4548X4": (1.0, None)}
+        for time, code in sorted(chosen):
+            rows.append({"subject_id": subject, "time": time, "code": code, "numeric_value": values.choice(numbers.get(code, (None,)))})
         if random.random() < 0.3:
             end = max(times) + timedelta(minutes=random.randrange(1, 40 * 1440))
             rows.append({"subject_id": subject, "time": end, "code": "MEDS_DEATH"})
@@ -134,6 +143,8 @@ def test_the_translation_reads_like_a_task(tmp_path: Path) -> None:
     assert (task.inclusion[0].concepts, task.inclusion[0].within_days, task.inclusion[0].count) == ("drug", 60, 1)
     assert (task.exclusion[0].concepts, task.exclusion[0].within_days, task.exclusion[0].count) == ("drug", 60, 3)
     assert (task.horizon_days, task.gap_days, task.censoring) == (90, 0, "closed_world")
+    high = load_task(write(tmp_path, TASKS["a_value_in_a_union"])).outcome
+    assert [(one.concepts, one.above, one.at_most, one.bounds) for one in high.any] == [("high", 3, 6.1, (3, 6.1)), ("stroke", None, None, ())]
     gap = load_task(write(tmp_path, TASKS["followed_after_a_gap"]))
     assert (gap.horizon_days, gap.gap_days, gap.censoring) == (30, 2, "observation_period")
     assert load_task(write(tmp_path, TASKS["first_stroke"])).concept_sets["lab"].codes == ("LAB//4548-4",)
@@ -142,7 +153,13 @@ def test_the_translation_reads_like_a_task(tmp_path: Path) -> None:
 REFUSED = {
     "a window that ends at an event": (plain() + TARGET.replace("start + 90d", "start -> death"), "end: start -> death", "ends at an event"),
     "a prediction later than the trigger": (plain().replace("end: trigger,", "end: trigger + 24h,") + TARGET, "input:", "not made at the trigger"),
-    "a value": (plain().replace('"DX//E11"', '"DX//E11", value_min: 3') + TARGET, "diabetes:", "asks for a value"),
+    "two values at once": (
+        plain(', has: {both: "(1, None)"}').replace("trigger: diabetes", '  both: {expr: "and(high, low)"}\ntrigger: diabetes') + TARGET,
+        "both:",
+        "same instant",
+    ),
+    "a union of values in the history": (plain(', has: {either: "(1, None)"}') + TARGET, "input:", "only an outcome may be"),
+    "a union of values as the trigger": (plain().replace("trigger: diabetes", "trigger: either") + TARGET, "trigger:", "only an outcome may be"),
     "another column": (plain().replace('"DX//E11"', '"DX//E11", unit: mg') + TARGET, "diabetes:", "column 'unit'"),
     "two things at once": (plain().replace("or(stroke", "and(stroke") + GAP, "event:", "same instant"),
     "a regular expression": (plain(', has: {drug: "(1, None)"}').replace("^RX//A10.*", "A1[01]") + TARGET, "drug:", "regular expressions"),

@@ -305,6 +305,9 @@ def test_what_competes_before_observation_ends_is_known():
     assert found.select("boolean_value", "end_reason").rows() == [(False, "competing")]
     absent = [row(1, "condition/1", START), row(1, "condition/2", START + timedelta(days=2)), END]
     assert one(absent, asked)["boolean_value"] is True
+    assert label(table(rows), asked).attrition[0]["note"] == ""
+    notes = [step["note"] for step in label(table(absent), asked).attrition]
+    assert notes == ["competing: the one code of 'c' (condition/3) is not in the data", *[""] * (len(notes) - 1)]
     died = [*rows, row(1, s.DEATH, START + timedelta(days=1))]
     assert label(table(died), asked).labels.filter(pl.col("subject_id") == 1)["end_reason"].to_list() == ["death"]
 

@@ -16,6 +16,7 @@ from cehrxgpt.events import conform, sort_events
 from cehrxgpt.stages.data import _library_outcomes, _with_library_edges
 from cehrxgpt.tasks import Index, Outcome, Task, outcome_in_window, outcome_tokens, value_edges
 from cehrxgpt.tasks.definition import ConceptSet
+from cehrxgpt.tasks.tokens import why_no_tokens
 from cehrxgpt.timeline.decode import decode_futures
 from cehrxgpt.timeline.fit import TimelineConfig, fit_vocabulary
 from cehrxgpt.timeline.grammar import Grammar, State
@@ -245,3 +246,12 @@ def test_tokenize_names_the_outcomes_of_the_library() -> None:
     assert outcomes["t2dm_hf_1y"] == [1, 2]
     assert outcomes["discharge_home_death_1y"] == [4]
     assert not {"cad_cabg_1y", "long_stay_7d"} & outcomes.keys()
+
+
+def test_why_an_outcome_is_no_set_of_tokens():
+    disease, lab = Outcome(concepts="disease"), Outcome(concepts="lab", above=5.0)
+    both = Outcome(all=(disease, Outcome(concepts="drug")))
+    assert [why_no_tokens(task(one), VOCABULARY) for one in (disease, lab)] == [None, None]
+    assert why_no_tokens(task(Outcome(any=(disease, both))), VOCABULARY) == "the outcome is all of several things"
+    assert why_no_tokens(task(lab), SPLIT) == "the vocabulary writes 'lab' and its number as two tokens"
+    assert outcome_tokens(task(lab), SPLIT) is None

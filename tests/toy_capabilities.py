@@ -85,8 +85,12 @@ def bare_chain(shares: Mapping[int, float], outcome: float, death: float) -> dic
     return {code: {token: share for token, share in row.items() if share > 0} for code, row in table.items()}
 
 
-def exact_risk(shares: Mapping[int, float], outcome: float, death: float, *, elapsed: int, horizon: int) -> float:
-    """Probability of the outcome by `elapsed + horizon` days after the last event, none having come in the first `elapsed` days."""
+def exact_risk(shares: Mapping[int, float], outcome: float, death: float, *, elapsed: int, horizon: int, own_day: bool = True) -> float:
+    """Probability of the outcome by `elapsed + horizon` days after the last event, none having come in the first `elapsed` days.
+
+    `own_day`: what happens on the very day of the prediction comes after it. So it does where that is made at midnight; made at noon, an event
+    without an hour is neither before nor after it, and counts for nothing.
+    """
     limit = elapsed + horizon
     found = [0.0] * (limit + 1)  # found[t]: an event on day t has just been benign
     for day in range(limit, -1, -1):
@@ -94,7 +98,8 @@ def exact_risk(shares: Mapping[int, float], outcome: float, death: float, *, ela
         found[day] = sum(share * (outcome + (1 - outcome - death) * found[day + gap]) for gap, share in later.items())
     first = {gap: share for gap, share in shares.items() if gap >= max(elapsed, 1)}
     inside = {gap: share for gap, share in first.items() if gap <= limit}
-    return sum(share * (outcome + (1 - outcome - death) * found[gap]) for gap, share in inside.items()) / sum(first.values())
+    counted = {gap: 1.0 if own_day or gap > elapsed else found[gap] for gap in inside}
+    return sum(share * (outcome * counted[gap] + (1 - outcome - death) * found[gap]) for gap, share in inside.items()) / sum(first.values())
 
 
 def history(subjects: int, *, last: datetime = datetime(2015, 6, 1), code: str = BENIGN) -> pl.DataFrame:

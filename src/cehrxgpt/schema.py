@@ -141,7 +141,7 @@ PREDICTION_SCHEMA = pa.schema(
         _field("completion", pa.float64()),  # share of futures that reached an end other than the token budget
         _field("lower_bound", pa.float64()),  # risk if every unfinished future were free of the outcome
         _field("upper_bound", pa.float64()),  # risk if every unfinished future had it
-        _field("note", pa.large_string()),  # why there is no prediction
+        _field("note", pa.large_string()),  # why there is no prediction, or none to rely on
     ]
 )
 """PredictionTable: the MEDS prediction schema plus how sure we are."""

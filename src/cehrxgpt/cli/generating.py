@@ -74,6 +74,8 @@ def forecast(
             force=force,
             progress=progress,
         )
+    if (removed := figures.get("removed_by_grammar")) is not None:
+        console.say(f"probability that the grammar removed: {removed['per_token']:.3%} a token, {removed['worst_future']:.3%} in the worst future")
     console.notes(figures["notes"])
     console.result(figures)
 

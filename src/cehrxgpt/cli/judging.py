@@ -21,7 +21,7 @@ app.add_typer(evaluate, name="evaluate")
 def evaluate_predictions(
     risk: Annotated[Path, typer.Argument(metavar="RISK.parquet", help="Predictions made by forecast or probe.")],
     labels: Labels,
-    events: Annotated[Optional[Path], typer.Option("--events", help="The event data set: metrics by age, sex, race, history, onset.")] = None,  # noqa: UP045
+    events: Annotated[Optional[Path], typer.Option("--events", help="The event data set: subgroups (age, sex, onset ...), age+sex.")] = None,  # noqa: UP045
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Task (name or file) of predictions whose labels name another, or none; or of your own.")
     ] = None,

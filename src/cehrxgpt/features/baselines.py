@@ -153,6 +153,14 @@ def lightgbm(x: sparse.csr_matrix, outcome: Mask, fit: Mask, tuning: Mask, *, le
     return Fitted(np.asarray(booster.predict(x, num_iteration=booster.best_iteration or -1, num_threads=threads), dtype=np.float64))
 
 
+def age_and_sex(
+    features: CountFeatures, outcome: Mask, fit: Mask, tuning: Mask, subject_id: npt.NDArray[np.int64], *, least: int = 5, seed: int = 0
+) -> Fitted:
+    """Logistic regression on age and sex alone."""
+    person = scale_columns(features.matrix[:, features.columns("age", "sex:")], fit)
+    return logistic(np.asarray(person.todense()), outcome, fit, tuning, subject_id, least=least, seed=seed)
+
+
 def fit_baselines(
     features: CountFeatures,
     outcome: Mask,
@@ -176,11 +184,10 @@ def fit_baselines(
     """
     threads = max(1, min(threads, os.cpu_count() or 1))
     scaled = scale_columns(features.matrix, fit)
-    person = np.asarray(scaled[:, features.columns("age", "sex:")].todense())
     shared = {"least": least, "seed": seed}
     return {
         COUNTS_LIGHTGBM: lightgbm(features.matrix, outcome, fit, tuning, threads=threads, **shared),
         COUNTS_LOGISTIC: logistic(scaled, outcome, fit, tuning, subject_id, **shared),
-        AGE_SEX: logistic(person, outcome, fit, tuning, subject_id, **shared),
+        AGE_SEX: age_and_sex(features, outcome, fit, tuning, subject_id, **shared),
         CONSTANT: constant(outcome, fit),
     }

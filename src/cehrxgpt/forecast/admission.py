@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,17 @@ import polars as pl
 from cehrxgpt.forecast.futures import Case
 from cehrxgpt.forecast.rows import DEAD, KEY, NO_TOKEN, Key, ends_in_death, wrong_onset
 from cehrxgpt.tasks import Task, attach_stay
+from cehrxgpt.tasks.codes import matching_codes
 from cehrxgpt.timeline.moments import Moments
 
 NO_STAY = "no stay of the task's kind is going on at the prediction time"
+
+
+def idle_competitors(task: Task, codes: Iterable[str | None]) -> list[str]:
+    """Concept sets that compete with the outcome and have none of these codes, a vocabulary's: no future meets them."""
+    known = {code for code in codes if code}
+    named = [leaf.concepts for one in task.competing for _, leaf in one.leaves() if leaf.concepts is not None]
+    return [name for name in dict.fromkeys(named) if not matching_codes(task.concept_sets[name], known)]
 
 
 def admit(

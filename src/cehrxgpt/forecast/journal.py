@@ -17,16 +17,21 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.errors import StorageError
 
-_FRAMES = ("risks", "curves", "samples", "trajectories")
+_FRAMES = ("risks", "notes", "curves", "samples", "trajectories")
 _FACTS, _SUM = "facts.json", "facts.sum"
+_BILLION = 1_000_000_000
+_NOTE_TYPES = {"task": pl.String, "_moment": pl.Int64, "note": pl.String}
 _FILE = re.compile(r"pool-([1-9]\d*)-\d+\.zip")
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -46,27 +51,64 @@ _DAMAGE = (
 
 
 @dataclass
+class Removed:
+    """Probability that the grammar took away, in billionths: whole numbers come to the same in whatever order futures are added up.
+
+    Attributes:
+        in_all: summed over the tokens drawn.
+        most: per token drawn, of the future that lost most.
+    """
+
+    in_all: int = 0
+    most: int = 0
+
+    @classmethod
+    def of(cls, mass: npt.NDArray[np.float64], drawn: npt.NDArray[np.integer]) -> Removed:
+        """From the sum over each future's tokens, and how many these were; [N] both."""
+        each = np.rint(mass * _BILLION).astype(np.int64)
+        return cls(int(each.sum()), int((each // np.maximum(drawn, 1)).max(initial=0)))
+
+    def add(self, other: Removed) -> None:
+        """From others as well."""
+        self.in_all += other.in_all
+        self.most = max(self.most, other.most)
+
+    def summary(self, tokens: int) -> dict[str, float]:
+        """`per_token`, the mean over the tokens drawn, and `worst_future`, the same of the future that lost most."""
+        return {"per_token": self.in_all / max(tokens, 1) / _BILLION, "worst_future": self.most / _BILLION}
+
+
+@dataclass
 class Found:
     """What pools have told.
 
     Attributes:
         risks: `task`, `_moment`, and the numbers of a prediction.
+        notes: `task`, `_moment`, `note`: why there is no prediction, or what there is to say of it.
         curves: CURVE_SCHEMA, with `_moment` in place of the key.
         samples, trajectories: SAMPLE_SCHEMA, TRAJECTORY_SCHEMA.
         counts: of futures and tokens.
+        removed: by the grammar.
     """
 
     risks: list[pl.DataFrame] = field(default_factory=list)
+    notes: list[pl.DataFrame] = field(default_factory=list)
     curves: list[pl.DataFrame] = field(default_factory=list)
     samples: list[pl.DataFrame] = field(default_factory=list)
     trajectories: list[pl.DataFrame] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    removed: Removed = field(default_factory=Removed)
+
+    def note(self, task: str, moments: Sequence[int], note: str) -> None:
+        """Say the same of these prediction times."""
+        self.notes.append(pl.DataFrame({"task": [task] * len(moments), "_moment": moments, "note": [note] * len(moments)}, schema=_NOTE_TYPES))
 
     def add(self, other: Found) -> None:
         """What others have told as well."""
         for name in _FRAMES:
             getattr(self, name).extend(getattr(other, name))
         self.counts.update(other.counts)
+        self.removed.add(other.removed)
 
 
 @dataclass(frozen=True)
@@ -126,7 +168,7 @@ class Journal:
         """
         members = {name: _parquet(pl.concat(getattr(found, name))) for name in _FRAMES if getattr(found, name)}
         sums = {name: _checksum(content) for name, content in members.items()}
-        facts = json.dumps({"counts": dict(found.counts), "frames": sums}).encode()
+        facts = json.dumps({"counts": dict(found.counts), "removed": asdict(found.removed), "frames": sums}).encode()
         with atomic_path(self._path(size, number), force=True) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name, content in {_FACTS: facts, _SUM: _checksum(facts).encode(), **members}.items():
                 archive.writestr(name, content)
@@ -159,7 +201,7 @@ def _told(archive: zipfile.ZipFile) -> Found:
         content = archive.read(name)
         _check(name, content, checksum)
         frames[name] = [pl.read_parquet(io.BytesIO(content))]
-    return Found(**frames, counts=Counter(facts["counts"]))
+    return Found(**frames, counts=Counter(facts["counts"]), removed=Removed(**facts["removed"]))
 
 
 def _check(name: str, content: bytes, checksum: str) -> None:

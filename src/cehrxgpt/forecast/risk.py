@@ -21,25 +21,22 @@ import torch
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
-from cehrxgpt.forecast.admission import admit
+from cehrxgpt.forecast.admission import admit, idle_competitors
 from cehrxgpt.forecast.config import METHODS, ForecastConfig
 from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
-from cehrxgpt.forecast.journal import Found, Journal
-from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, RISK_TYPES, Questions, answer, ask, refusals
+from cehrxgpt.forecast.journal import Found, Journal, Removed
+from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, outcome_tokens
-from cehrxgpt.tasks.tokens import HasCodes
+from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
 
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
-
-
-_WITHOUT: dict[str, Any] = {"task": pl.String, "_moment": pl.Int64, "method": pl.String}
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ class _Worker:
             go_on &= ~unsaid
             for name in group.names:
                 self._tell(name, cases, np.flatnonzero(~go_on & ~unsaid), risks[name], evidence[name], drawn, found)
-                found.risks.append(self._unsaid(name, [cases[place].moment for place in np.flatnonzero(unsaid)]))
+                found.note(name, [cases[place].moment for place in np.flatnonzero(unsaid)], UNSAID)
             left = np.flatnonzero(go_on)
             cases, evidence = [cases[place] for place in left], {name: one.take(left) for name, one in evidence.items()}
         return found
@@ -251,6 +248,7 @@ class _Worker:
         found.counts["futures"] += len(pool.rollouts)
         found.counts["tokens"] += int(pool.rollouts.drawn.sum())
         found.counts["gap_not_conditioned"] += int((~pool.rollouts.conditioned).sum())
+        found.removed.add(Removed.of(pool.rollouts.removed_mass, pool.rollouts.drawn))
         if not group.masked:
             found.samples.append(pool.samples)
             if self.config.trajectories:
@@ -260,6 +258,13 @@ class _Worker:
     def method(self, name: str) -> str:
         """Of a task: that which was asked for, or Monte Carlo where the outcome is no set of tokens."""
         return METHODS[self.config.estimator if self.tokens[name] is not None else "mc"]
+
+    def fallbacks(self) -> dict[str, str]:
+        """Task -> why it gets Monte Carlo although something else was asked for."""
+        if self.config.estimator == "mc":
+            return {}
+        why = {name: why_no_tokens(task, cast(HasCodes, self.vocabulary)) for name, task in self.tasks.items() if self.tokens[name] is None}
+        return {name: reason for name, reason in why.items() if reason is not None}
 
     def _evidence(self, name: str, group: _Group, pool: Pool) -> Evidence:
         """What a pool says about a task."""
@@ -275,11 +280,6 @@ class _Worker:
         close = None if task.follow_days is None else round(task.follow_days * MINUTES_PER_DAY)
         return estimate(evidence, open_minutes=round(task.gap_days * MINUTES_PER_DAY), close_minutes=close)
 
-    def _unsaid(self, name: str, moments: Sequence[int]) -> pl.DataFrame:
-        """Rows without numbers: futures that say nothing of the silence before the prediction time say nothing of the risk after it either."""
-        empty = pl.DataFrame({"task": [name] * len(moments), "_moment": list(moments), "method": [self.method(name)] * len(moments)}, schema=_WITHOUT)
-        return empty.with_columns(pl.lit(None, dtype=kind).alias(k) for k, kind in RISK_TYPES.items() if k not in _WITHOUT).select(list(RISK_TYPES))
-
     def _tell(self, name: str, cases: list[Case], places: npt.NDArray[np.int64], risk: Risk, evidence: Evidence, drawn: int, found: Found) -> None:
         """Write down the risks of the cases at these places, and their curves."""
         moments = np.array([cases[place].moment for place in places], dtype=np.int64)
@@ -287,6 +287,7 @@ class _Worker:
         numbers = {column: values[places] for column, values in zip(list(RISK_TYPES)[2:-1], columns, strict=True)}
         frame = pl.DataFrame({"_moment": moments, **numbers}).with_columns(pl.lit(name).alias("task"), pl.lit(self.method(name)).alias("method"))
         found.risks.append(frame.with_columns(pl.col("std_error").fill_nan(None)).select(pl.col(k).cast(v) for k, v in RISK_TYPES.items()))
+        found.note(name, moments[risk.completion[places] == 0].tolist(), NONE_FINISHED)
         follow = self.tasks[name].follow_days
         if self.config.curve_points and follow is not None and len(places):
             days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
@@ -313,7 +314,8 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
     """The results in the order of the rows."""
     found, rows = worker.found, questions.rows
     risks = pl.concat([pl.DataFrame(schema=RISK_TYPES), *found.risks])
-    predictions = answer(rows, risks, worker.notes, methods={name: worker.method(name) for name in questions.tasks})
+    notes = worker.notes | {(task, moment): note for frame in found.notes for task, moment, note in frame.iter_rows()}
+    predictions = answer(rows, risks, notes, methods={name: worker.method(name) for name in questions.tasks})
     empty: dict[str, Any] = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32}
     trajectories = pl.concat([pl.DataFrame(schema=empty), *found.trajectories]) if worker.config.trajectories else None
     refused = refusals(predictions)
@@ -321,13 +323,17 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "rows": rows.height,
         "predicted": rows.height - sum(refused.values()),
         "refused": refused,
-        "methods": dict(predictions.filter(pl.col("note").is_null())["method"].value_counts(sort=True).iter_rows()),
+        "methods": dict(predictions.drop_nulls("predicted_boolean_probability")["method"].value_counts(sort=True).iter_rows()),
+        "monte_carlo_instead": worker.fallbacks(),
+        "idle_competitors": {name: idle for name, task in worker.tasks.items() if (idle := idle_competitors(task, worker.vocabulary.code))},
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],
         "tokens": found.counts["tokens"],
         "stopped": {reason: found.counts[f"stopped/{reason}"] for reason in s.STOP_REASONS},
         "gap_not_conditioned": found.counts["gap_not_conditioned"],
+        "removed_by_grammar": found.removed.summary(found.counts["tokens"]),
         "completion": _mean(predictions["completion"]),
+        "none_finished": int((predictions["note"] == NONE_FINISHED).sum()),
         "mean_std_error": _mean(predictions["std_error"]),
         "error_above_target": int((predictions["std_error"] > target).sum()) if (target := worker.config.target_std_error) is not None else None,
     }

@@ -26,6 +26,7 @@ HAD_IT = "the outcome is in the history and the task asks for its first onset"
 NOT_HAD = "the outcome is not in the history and the task asks for its recurrence"
 UNSAID = "the model cannot say that nothing happened for so long before the prediction time"
 DEAD = "the history ends in death"
+NONE_FINISHED = "no future was finished within max_new_tokens"
 KEY = ("subject_id", "prediction_time")
 RISK_TYPES: dict[str, Any] = {
     "task": pl.String,
@@ -132,19 +133,18 @@ def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *,
 
     Args:
         rows: of `Questions`.
-        risks: RISK_TYPES, of each (task, moment) that could be predicted; without numbers where futures could not be conditioned on the silence.
-        notes: why there is none; a moment of which nothing is said has no subject in the events.
+        risks: RISK_TYPES, of each (task, moment) that could be predicted.
+        notes: why there is none, or what there is to say of it; a moment of which nothing is known has no subject in the events.
         methods: task -> how it is forecast; that of rows that could not be predicted, too.
     """
     key, typed = ["task", "_moment"], rows.with_columns(pl.col("_moment").cast(pl.Int64))
     columns = {"task": [task for task, _ in notes], "_moment": [moment for _, moment in notes], "note": list(notes.values())}
     why = pl.DataFrame(columns, schema={"task": pl.String, "_moment": pl.Int64, "note": pl.String})
-    otherwise = pl.when(pl.col("method").is_not_null()).then(pl.lit(UNSAID)).otherwise(pl.lit(NO_SUBJECT))
     joined = typed.join(risks, on=key, how="left", maintain_order="left").join(why, on=key, how="left", maintain_order="left")
     made = pl.col("predicted_boolean_probability").is_not_null()
     own = pl.Series("method", [methods[task] for task in rows["task"]], dtype=pl.String)
     return joined.with_columns(
-        pl.when(made).then(pl.lit(None, dtype=pl.String)).otherwise(pl.coalesce("note", otherwise)).alias("note"),
+        pl.when(made).then("note").otherwise(pl.col("note").fill_null(NO_SUBJECT)).alias("note"),
         pl.when(made).then("num_samples").otherwise(pl.lit(0, dtype=pl.Int32)).alias("num_samples"),
         pl.col("method").fill_null(own),
         (pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"),
@@ -152,6 +152,6 @@ def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *,
 
 
 def refusals(predictions: pl.DataFrame) -> dict[str, int]:
-    """How often each reason was given; what stands in brackets at its end differs from row to row and is left out."""
-    notes = predictions["note"].drop_nulls().str.split(" (").list.first()
+    """How often each reason for no prediction was given; what stands in brackets at its end differs from row to row and is left out."""
+    notes = predictions.filter(pl.col("predicted_boolean_probability").is_null())["note"].str.split(" (").list.first()
     return {str(note): int(count) for note, count in notes.value_counts(sort=True).iter_rows()}

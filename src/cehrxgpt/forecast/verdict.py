@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from cehrxgpt import schema as s
 from cehrxgpt.forecast.futures import Pool
 from cehrxgpt.tasks import Task, outcome_in_window
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
@@ -47,7 +48,7 @@ def judge(task: Task, pool: Pool) -> Verdict:
             stay_end = np.where((stay_end < 0) & (pool.end_minutes > limit), pool.end_minutes, stay_end)
         ends = np.where(stay_end < 0, np.datetime64("NaT", "us"), datetime64_from_instant(stay_end))
         at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
-    found = outcome_in_window(task, pool.trajectories, at)
+    found = outcome_in_window(task, as_recorded(pool.trajectories), at)
     found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome = found["outcome_time"].is_not_null().to_numpy()
@@ -58,6 +59,17 @@ def judge(task: Task, pool: Pool) -> Verdict:
     end = np.minimum(pool.end_minutes, minutes["window_close"])
     end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
     return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
+
+
+def as_recorded(trajectories: pl.DataFrame) -> pl.DataFrame:
+    """The futures with everything that has no hour at its date's midnight, as in real records.
+
+    On the prediction's own date such a thing has been put just behind the prediction time, since it had not been known by then. That it happened
+    later is not known either: to the labeler it is neither before nor after, unless the prediction is made at that midnight. Deaths stand at
+    the end of their date in both.
+    """
+    dated = (pl.col("time_precision") == "day") & (pl.col("code") != s.DEATH)
+    return trajectories.with_columns(pl.when(dated).then(pl.col("time").dt.truncate("1d")).otherwise("time").alias("time"))
 
 
 def _minutes(times: pl.Series) -> npt.NDArray[np.int64]:

@@ -102,7 +102,7 @@ def rollout_through_windows(
             masked_tokens=masked_tokens,
             dates=None if dates is None else dates.shifted(drawn.prompt_index[rows], shift),
         )
-        drawn = _joined(drawn, rows, more, shift)
+        drawn = _joined(_without_undated(vocabulary, drawn, rows, more), rows, more, shift)
     return drawn
 
 
@@ -196,6 +196,19 @@ def _as_histories(vocabulary: Vocabulary, written: Sequence[npt.NDArray[np.int32
         events=nothing,
         unknown=nothing,
     )
+
+
+def _without_undated(vocabulary: Vocabulary, drawn: Rollouts, rows: Int, more: Rollouts) -> Rollouts:
+    """`drawn` without the visits whose hour, drawn in the next window only, lies past the horizon: they go with it, [VS] and type."""
+    dropped = np.zeros(len(drawn), dtype=np.int64)
+    for row in rows[(more.stop_reason == "horizon") & (more.tokens == 0) & (more.phase == Phase.UNIT)]:
+        tail = vocabulary.kind[drawn.tokens_of(row)[-2:]]
+        if len(tail) and tail[-1] in (Kind.VISIT_START, Kind.VISIT_TYPE):
+            dropped[row] = len(tail) if tail[-1] == Kind.VISIT_TYPE else 1
+    tokens, of = drawn.tokens - dropped, np.repeat(np.arange(len(drawn)), drawn.tokens)
+    kept = np.arange(len(of)) - drawn.offsets[of] < tokens[of]
+    offsets = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int64)
+    return replace(drawn, token_id=drawn.token_id[kept], clock_minutes=drawn.clock_minutes[kept], offsets=offsets)
 
 
 def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:

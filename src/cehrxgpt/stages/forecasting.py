@@ -158,10 +158,20 @@ def pools_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.pools"
 
 
-def _notes(journal: Journal) -> list[str]:
+def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     """What the reader ought to know, a line each."""
     size = journal.others()
-    return [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
+    left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
+    instead = [f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()]
+    unmet = [
+        f"{task}: no future meets {', '.join(sets)}, which should compete: not in the vocabulary"
+        for task, sets in summary["idle_competitors"].items()
+    ]
+    none = summary["none_finished"]
+    guessed = (
+        [f"no future was finished within max_new_tokens in {none:,} of {summary['rows']:,} rows; a larger --max-tokens would help"] if none else []
+    )
+    return [*instead, *unmet, *guessed, *left]
 
 
 def forecast(
@@ -218,7 +228,7 @@ def forecast(
     keep = trajectories is not None
     found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
     if share is not None:
-        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": _notes(journal)}
+        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": _notes(found.summary, journal)}
     with ExitStack() as outputs:
         # All are whole before any appears under its name.
         if trajectories is not None and found.trajectories is not None:
@@ -231,7 +241,7 @@ def forecast(
     if not curves:
         curves_beside(out).unlink(missing_ok=True)
     journal.clear()
-    return {**found.summary, "notes": _notes(journal)}
+    return {**found.summary, "notes": _notes(found.summary, journal)}
 
 
 def forecast_all(
@@ -259,4 +269,4 @@ def forecast_all(
             kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
             kept.write_parquet(partial / "trajectories" / "0.parquet")
     journal.clear()
-    return {**found.summary, "notes": _notes(journal)}
+    return {**found.summary, "notes": _notes(found.summary, journal)}

@@ -61,7 +61,7 @@ def evaluate_predictions(
     Args:
         risk: PredictionTable; curves that lie beside it (`curves_beside`) are judged too.
         labels: of all its tasks, and of the tuning predictions.
-        events: the data set that they were made from: metrics by subgroup.
+        events: the data set that they were made from: metrics by subgroup, and age and sex as a reference.
         tasks: names or files of tasks that are not of the library, for first onset and recurrence.
         recalibrate: a file of tuning predictions, with `:platt` or `:isotonic` behind it or neither for both.
         out, seed, force: as everywhere.
@@ -69,24 +69,30 @@ def evaluate_predictions(
     import polars as pl
 
     from cehrxgpt.evaluate import predictions as judge
+    from cehrxgpt.events import EventDataset
+    from cehrxgpt.stages.references import references
 
     inputs = [risk, *labels, *([] if events is None else [events])]
     if out is not None:
         refuse_existing(out, force=force, inputs=inputs)
     predictions = read_table(risk, s.PREDICTION_SCHEMA, what="predictions made by: cehrxgpt forecast or cehrxgpt probe")
     truth = pl.concat([_named(path, predictions, tasks) for path in labels])
-    mapped = None if recalibrate is None else _recalibrated(predictions, truth, recalibrate)
+    tuning, kind = (None, "") if recalibrate is None else _tuning(recalibrate)
+    mapped = None if tuning is None else _recalibrated(predictions, tuning, truth, kind)
     every = predictions if mapped is None else pl.concat([predictions, mapped], how="vertical_relaxed")
     points = _read_curves(risk, predictions)
-    groups, notes = (None, []) if events is None else _groups(events, every, tasks)
-    metrics = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
+    dataset = None if events is None else EventDataset(events)
+    groups, notes = (None, []) if dataset is None else _groups(dataset, every, tasks)
+    judged = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
+    beside, fitted_on = references(every, truth, dataset=dataset, tuning=tuning, seed=seed)
+    metrics = pl.concat([judged, judge.evaluate_predictions(beside, truth, seed=seed)])
     if out is not None:
         _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
     everybody = metrics.filter(pl.col("subgroup").is_null())
     named = _labelled_by_task(everybody)
     return {
         "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in named},
-        "notes": notes,
+        "notes": [*notes, *fitted_on],
         "rows": [
             [f"{_shown(row, everybody)} {row['metric']}", _metric(row["metric"], row["value"]), interval(row["lower"], row["upper"])]
             for _, row in named
@@ -142,22 +148,24 @@ def _shown(row: dict[str, Any], metrics: pl.DataFrame) -> str:
     return f"{row['task']}: {method_name(row['method'])}" if _several(metrics) else method_name(row["method"])
 
 
-def _recalibrated(predictions: pl.DataFrame, labels: pl.DataFrame, given: str) -> pl.DataFrame:
-    """The predictions mapped by tuning predictions; `given` is a path, with or without a kind behind a colon."""
-    from cehrxgpt.evaluate.recalibrate import KINDS, recalibrate
-
+def _tuning(given: str) -> tuple[pl.DataFrame, str]:
+    """Tuning predictions, and how to map by them; `given` is a path, with or without a kind behind a colon."""
     path, colon, kind = given.rpartition(":")
     if not colon or "/" in kind or kind.endswith(".parquet"):
         path, kind = given, ""
-    tuning = read_table(Path(path), s.PREDICTION_SCHEMA, what="tuning predictions: cehrxgpt forecast ... --split tuning")
+    return read_table(Path(path), s.PREDICTION_SCHEMA, what="tuning predictions: cehrxgpt forecast ... --split tuning"), kind
+
+
+def _recalibrated(predictions: pl.DataFrame, tuning: pl.DataFrame, labels: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """The predictions mapped by tuning predictions, in one way or in each."""
+    from cehrxgpt.evaluate.recalibrate import KINDS, recalibrate
+
     return recalibrate(predictions, tuning, labels, (kind,) if kind else KINDS)
 
 
-def _groups(events: Path, predictions: pl.DataFrame, tasks: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
-    from cehrxgpt.events import EventDataset
+def _groups(dataset: EventDataset, predictions: pl.DataFrame, tasks: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
     from cehrxgpt.stages.subgroups import subgroups
 
-    dataset = EventDataset(events)
     check_subjects(predictions, dataset, what="predictions")
     return subgroups(dataset, predictions, tasks)
 

@@ -1,8 +1,9 @@
 """ACES task files (`es-aces`), read by es-aces itself and said again as a Task; refused, with the line, where a Task cannot say the same.
 
-What is translated: a trigger, the prediction at it, one labelled window of fixed length after it (with or without a gap), and windows up to the
-prediction time whose counts of predicates are bounded. A window after the labelled one that asks for any event becomes
-`censoring: observation_period`: es-aces leaves such rows out, here they are null, and an outcome that was seen counts although nothing follows it.
+What is translated: a trigger, with a range of values if any, the prediction at it, one labelled window of fixed length after it (with or
+without a gap), and windows up to the prediction time whose counts of predicates are bounded. A window after the labelled one that asks for any
+event becomes `censoring: observation_period`: es-aces leaves such rows out, here they are null, and an outcome that was seen counts although
+nothing follows it.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class _Translation:
         for name in self.config.windows:
             if name != target:
                 censored |= self._window(name, close=gap + horizon, criteria=criteria)
-        used = [trigger, *([] if dies else [outcome]), *(one["concepts"] for part in criteria.values() for one in part)]
+        asked: dict[str, Any] = {"death": True} if dies else self._outcome(outcome)
+        used = [trigger, *([] if dies else [one["concepts"] for one in asked.get("any", [asked])])]
+        used += [one["concepts"] for part in criteria.values() for one in part]
         description = self.top.get("description")
         values = {
             "name": re.sub(r"[^A-Za-z0-9_.-]+", "_", self.path.stem),
@@ -97,8 +100,8 @@ class _Translation:
             if isinstance(description, str)
             else f"{outcome} within {horizon / _DAY:g} days of {trigger}",
             "concept_sets": {name: {"codes": list(self.codes(name, ("predicates", name))), "descendants": False} for name in dict.fromkeys(used)},
-            "index": {"concepts": trigger},
-            "outcome": {"death": True} if dies else {"concepts": outcome},
+            "index": self._one(trigger, ("trigger",)),
+            "outcome": asked,
             "gap_days": gap / _DAY,
             "horizon_days": horizon / _DAY,
             "censoring": "observation_period" if censored else "closed_world",
@@ -114,8 +117,39 @@ class _Translation:
                 block = "patient_demographics" if (("patient_demographics", name) in self.lines) else "predicates"
                 self.refuse((block, name), f"predicate '{name}' is static (sex, race, ...), which no criterion here asks for")
 
+    def _range(self, name: str) -> dict[str, float]:
+        """The range of numbers that a plain predicate asks for; es-aces leaves a bound out unless it is said to be inside."""
+        predicate = self.config.predicates[name]
+        if not predicate.is_plain:
+            return {}
+        low, high = ("at_least" if predicate.value_min_inclusive else "above"), ("at_most" if predicate.value_max_inclusive else "below")
+        bounds = {low: predicate.value_min, high: predicate.value_max}
+        return {key: float(value) for key, value in bounds.items() if value is not None}
+
+    def _parts(self, name: str) -> list[str]:
+        """The plain predicates of an `or(...)`; a plain one is its own."""
+        predicate = self.config.predicates[name]
+        return [name] if predicate.is_plain else [part for one in predicate.input_predicates for part in self._parts(one)]
+
+    def _one(self, name: str, where: tuple[str, ...]) -> dict[str, Any]:
+        """A predicate as one concept set, with a range of numbers if any."""
+        self.codes(name, where)
+        if self._of_values(name):
+            self.refuse(where, f"predicate '{name}' is a union with values in it, which only an outcome may be")
+        return {"concepts": name, **self._range(name)}
+
+    def _outcome(self, name: str) -> dict[str, Any]:
+        """The label: one concept set, or any of several where their numbers matter."""
+        if not self._of_values(name):
+            return {"concepts": name, **self._range(name)}
+        return {"any": [{"concepts": part, **self._range(part)} for part in dict.fromkeys(self._parts(name))]}
+
+    def _of_values(self, name: str) -> bool:
+        """Is it a union of which some part asks for numbers?"""
+        return not self.config.predicates[name].is_plain and any(self._range(part) for part in self._parts(name))
+
     def codes(self, name: str, where: tuple[str, ...]) -> tuple[str, ...]:
-        """A predicate as codes and patterns."""
+        """A predicate as codes and patterns, whatever their numbers."""
         if name in (ANY_EVENT, RECORD_START, RECORD_END):
             self.refuse(where, f"'{name}' is no set of codes")
         predicate, where = self.config.predicates[name], ("predicates", name)
@@ -123,8 +157,6 @@ class _Translation:
             if not predicate.is_or:
                 self.refuse(where, f"predicate '{name}' asks for several things at the same instant ({predicate.expr.split('(')[0]})")
             return tuple(dict.fromkeys(code for part in predicate.input_predicates for code in self.codes(part, where)))
-        if predicate.value_min is not None or predicate.value_max is not None:
-            self.refuse(where, f"predicate '{name}' asks for a value (value_min, value_max)")
         if predicate.other_cols:
             self.refuse(where, f"predicate '{name}' asks for the column '{next(iter(predicate.other_cols))}'")
         return self._plain(name, predicate.code, where)
@@ -227,7 +259,7 @@ class _Translation:
             self.refuse(where, f"predicate '{predicate}' is counted by the instant, where events are counted here")
         for part, count in counts.items():
             if count is not None:
-                criteria[part].append({"concepts": predicate, "count": count, **({} if within is None else {"within_days": within})})
+                criteria[part].append({**self._one(predicate, where), "count": count, **({} if within is None else {"within_days": within})})
 
 
 def _lines(text: str) -> dict[tuple[str, ...], int]:

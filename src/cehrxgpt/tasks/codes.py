@@ -100,6 +100,10 @@ class DataFacts:
             lacking.append(f"no discharge of {', '.join(places)} is in the data")
         return list(dict.fromkeys(lacking))
 
+    def idle(self, task: Task) -> list[str]:
+        """What competes and is nowhere in the data, in words: it ends nobody's follow-up, which is right or a misspelt concept."""
+        return list(dict.fromkeys(f"competing: {text}" for one in task.competing for text in self._lacking(task, one)))
+
     def _lacking(self, task: Task, asked: Outcome | Valued) -> Iterator[str]:
         """What is missing for one thing asked: of `any` nothing while one part can be had, of `all` whatever one of them lacks."""
         if isinstance(asked, Outcome):

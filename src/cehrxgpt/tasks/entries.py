@@ -136,8 +136,8 @@ def _outcome_note(entries: Entries, known: pl.DataFrame, *, late: int) -> str:
 
 
 def _insert(attrition: list[dict[str, Any]], steps: list[tuple[str, int, int]], note: str) -> list[dict[str, Any]]:
-    """The attrition with the entries' steps before the labeler's own; the first step stays, and carries the note."""
-    first = attrition[0] | {"note": note}
+    """The attrition with the entries' steps before the labeler's own; the first step stays, and carries the note as well."""
+    first = attrition[0] | {"note": "; ".join(filter(None, (note, attrition[0]["note"])))}
     if not steps:
         return [first, *attrition[1:]]
     result, before = [first], None

@@ -86,10 +86,10 @@ class _Attrition:
         entry[0] += rows["subject_id"].n_unique()
         entry[1] += rows.height
 
-    def finish(self, subjects: int) -> list[dict[str, Any]]:
+    def finish(self, subjects: int, *, note: str) -> list[dict[str, Any]]:
         # There are no rows before there is an index: null, not zero.
         result: list[dict[str, Any]] = [
-            {"step": "subjects in the data", "subjects": subjects, "rows": None, "dropped_subjects": 0, "dropped_rows": 0, "note": ""}
+            {"step": "subjects in the data", "subjects": subjects, "rows": None, "dropped_subjects": 0, "dropped_rows": 0, "note": note}
         ]
         before_subjects, before_rows = subjects, None
         for step, (people, rows) in self.steps.items():
@@ -227,7 +227,7 @@ def label(
             rows = _eligible(task, frame, attrition)
             found = outcome_in_window(task, frame, rows, by=("subject_id",))
             labels.append(_verdicts(task, found))
-    steps = attrition.finish(subjects)
+    steps = attrition.finish(subjects, note="; ".join(facts.idle(task)))
     if missing:
         note = "; ".join(missing)
         steps.append({"step": "asked of this data", "subjects": 0, "rows": 0, "dropped_subjects": subjects, "dropped_rows": 0, "note": note})

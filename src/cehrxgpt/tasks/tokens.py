@@ -52,8 +52,8 @@ def outcome_tokens(task: Task, vocabulary: HasCodes, *, visit_minutes: float | N
         vocabulary: what token i decodes to: `code[i]`, and for one with a number `unit[i]`, `operator[i]`, `bin_low[i]`, `bin_high[i]`.
         visit_minutes: how long every visit lasts; None = a token that begins one does not say.
     """
-    lasting = (0.0, _LONGEST_MINUTES) if visit_minutes is None else (visit_minutes,)
-    return None if task.in_stay or task.competing else _tokens_of(task, task.outcome, vocabulary, lasting)
+    found = _tokens(task, vocabulary, _either(visit_minutes))
+    return None if isinstance(found, str) else found
 
 
 def outcome_by_stay(task: Task, vocabulary: HasCodes) -> tuple[Mask, Mask] | None:
@@ -62,13 +62,34 @@ def outcome_by_stay(task: Task, vocabulary: HasCodes) -> tuple[Mask, Mask] | Non
     return None if short is None or long is None else (short, long)
 
 
-def _tokens_of(task: Task, asked: Outcome, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | None:
+def why_no_tokens(task: Task, vocabulary: HasCodes) -> str | None:
+    """In words, why the outcome is no set of tokens; None where it is one."""
+    found = _tokens(task, vocabulary, _either(None))
+    return found if isinstance(found, str) else None
+
+
+def _either(visit_minutes: float | None) -> tuple[float, ...]:
+    return (0.0, _LONGEST_MINUTES) if visit_minutes is None else (visit_minutes,)
+
+
+def _tokens(task: Task, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | str:
+    """The set, or why there is none; `lasting`: minutes that visits may last."""
+    if task.outcome.stay_over_days is not None:
+        return "the outcome is the length of a stay"
+    if task.in_stay:
+        return "the window ends with the stay"
+    if task.competing:
+        return "something but death competes with the outcome"
+    return _tokens_of(task, task.outcome, vocabulary, lasting)
+
+
+def _tokens_of(task: Task, asked: Outcome, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | str:
     if asked.all:
-        return None
+        return "the outcome is all of several things"
     if asked.any:
         parts = [_tokens_of(task, part, vocabulary, lasting) for part in asked.any]
-        known = [part for part in parts if part is not None]
-        return np.logical_or.reduce(known) if len(known) == len(parts) else None
+        known = [part for part in parts if not isinstance(part, str)]
+        return np.logical_or.reduce(known) if len(known) == len(parts) else next(part for part in parts if isinstance(part, str))
     if asked.death:
         return _with_codes(vocabulary, {s.DEATH})
     if asked.visit:
@@ -82,19 +103,19 @@ def _with_codes(vocabulary: HasCodes, wanted: frozenset[str] | set[str]) -> Mask
     return np.fromiter((code in wanted for code in vocabulary.code), dtype=np.bool_, count=len(vocabulary.code))
 
 
-def _visits(asked: Outcome, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | None:
+def _visits(asked: Outcome, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | str:
     present = {code for code in vocabulary.code if code and code.startswith(s.VISIT_PREFIX)}
     found = [{code for code in present if visits.class_of(code, minutes) in asked.visit} for minutes in lasting]
     if found[0] != found[-1]:
-        return None
+        return f"how long a visit lasts decides whether it is of class {' or '.join(asked.visit)}"
     icu = {code for code in vocabulary.code if code and code.startswith(s.ICU_PREFIX)} if INTENSIVE_CARE in asked.visit else set()
     return _with_codes(vocabulary, found[0] | icu)
 
 
-def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | None:
-    """Those of `tokens` whose bins lie in the range; None where one lies across a bound. Tokens without a number are out."""
+def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | str:
+    """Those of `tokens` whose bins lie in the range; a word where one lies across a bound. Tokens without a number are out."""
     if vocabulary.split_values and tokens.any():
-        return None
+        return f"the vocabulary writes '{asked.concepts}' and its number as two tokens"
     binned = np.flatnonzero(tokens & np.isfinite(vocabulary.bin_low))
     keys = [(vocabulary.code[token], vocabulary.unit[token], vocabulary.operator[token]) for token in binned.tolist()]
     low, high = vocabulary.bin_low[binned].astype(np.float32), vocabulary.bin_high[binned].astype(np.float32)
@@ -110,7 +131,7 @@ def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | None
     points = [low, top, *(np.asarray(np.clip(point, low, top)) for bound in asked.bounds for point in _around(bound))]
     answers = np.stack([signs.select(value_holds(asked, pl.lit(pl.Series(point, dtype=pl.Float32))))[:, 0].to_numpy() for point in points])
     if (answers.any(axis=0) != answers.all(axis=0)).any():
-        return None
+        return f"a bin of the vocabulary lies across a bound of '{asked.describe_concepts()}'"
     inside = np.zeros(len(tokens), dtype=np.bool_)
     inside[binned[answers[0]]] = True
     return inside
