@@ -1,6 +1,6 @@
 """How fast futures are written: tokens a second, beside Hugging Face's `generate` of an equal Llama and beside the machine's products.
 
-    python benchmarks/rollout.py [--patients 64] [--samples 16] [--new 128] [--prompt 60] [--rows 256] [--threads 2] [--rounds 5]
+    python benchmarks/rollout.py [--patients 64] [--samples 16] [--new 128] [--prompt 60] [--rows 512] [--threads 2] [--rounds 5]
                                  [--dtype bfloat16|float32] [--no-llama] [--profile]
 
 A random model of d=192, 4 layers, 6 heads and about 2,500 tokens (context 512), prompts of about 60 tokens (half to one and a half times as
@@ -42,7 +42,7 @@ from cehrxgpt.train.device import matmul_rate
 
 PROMPT = ("[BOS]", "year:2011", "month:7", "age:71", "age_months:5", "gender:8532", "race:8527")
 REFERENCE_TOKENS, REFERENCE_PATIENTS = 1123, 1.1  # a second, of the authors' package on two such cores (METHOD)
-LLAMA_BATCHES = (4, 8, 16)  # patients
+LLAMA_BATCHES = (8, 16, 32, 64)  # patients
 
 
 def make_vocabulary(codes: int) -> Vocabulary:
@@ -128,7 +128,7 @@ class Llama:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    defaults = {"patients": 64, "samples": 16, "new": 128, "prompt": 60, "rows": 256, "threads": 2, "codes": 1350, "rounds": 5}
+    defaults = {"patients": 64, "samples": 16, "new": 128, "prompt": 60, "rows": 512, "threads": 2, "codes": 1350, "rounds": 5}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])

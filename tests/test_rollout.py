@@ -13,6 +13,7 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import Prompt, rollout, sampler
 from cehrxgpt.rollout.engine import _Engine
+from cehrxgpt.rollout.reader import Reader
 from cehrxgpt.timeline.grammar import Grammar, Phase
 from cehrxgpt.timeline.kinds import Kind
 from oracle_rollout import Oracle, hashed_uniform, toy_vocabulary
@@ -126,7 +127,7 @@ def test_conditioning_on_the_gap_is_exact(index):
     oracle, start = Oracle(decoder, VOCABULARY), prompt.token_id.tolist()
     expected = oracle.next(start, start, prompt.prediction_clock_minutes)
     with torch.inference_mode():
-        engine = _Engine(decoder, VOCABULARY, [prompt], 1, 0, None, 4, None, 1.0, 0)
+        engine = _Engine(Reader(decoder), VOCABULARY, [prompt], 1, 0, None, 4, None, 1.0, 0)
         following = engine._read(np.array([0])).next
     weights = following.weights[0].numpy()
     assert 0.5 * np.abs(weights / weights.sum() - expected / expected.sum()).sum() < 1e-12

@@ -38,7 +38,7 @@ class ForecastConfig:
     least_samples: int = 20
     seed: int = 0
     max_new_tokens: int = 256
-    batch_rows: int = 256
+    batch_rows: int = 512
     moments: int = 128
     dtype: Literal["float32", "float64", "bfloat16"] | None = None
     max_unknown_share: float = 0.5

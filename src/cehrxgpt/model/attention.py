@@ -8,6 +8,7 @@ It never crosses a segment, and its cost is linear in the tokens of a batch:
                                       mask. No T x T mask over a long pack is ever built
     packed rows, CUDA in 16 bits      the kernel for documents of any length (FlashAttention's "varlen") reads the rows as they stand
     with a cache                      explicit: new queries against the row's own past
+    with a cache, bounded scores      one query a head: exponentials summed part by part, without a maximum taken away (`model.steps`)
 """
 
 from __future__ import annotations
@@ -114,3 +115,25 @@ def shared_attention(q_NQE: Tensor, score_NQS: Tensor, v_NSE: Tensor, prefix: Pr
     weight_NQS = torch.softmax(torch.cat([shared_NQS, score_NQS], dim=-1), dim=-1)
     of_shared, own = weight_NQS.split([shared_NQS.shape[-1], score_NQS.shape[-1]], dim=-1)
     return by_row(torch.bmm(by_prefix(of_shared), value_MSE)).add_(torch.bmm(own, v_NSE))
+
+
+def bounded_attention(q_NGE: Tensor, k_NSE: Tensor, v_NSE: Tensor, mask_N1S: Tensor, prefix: Prefix | None, layer: int) -> Tensor:
+    """softmax(q k) v of one new token a row over its own places and those of its prefix, [N, G, E]; N = B*K.
+
+    Scores come scaled, and are bounded so that their exponentials neither overflow nor vanish: no maximum needs to be taken away, so the parts of
+    a row are summed where they stand, and only their sums are brought together.
+    """
+    out_NGE, sum_NG1 = _summed(q_NGE, k_NSE, v_NSE, mask_N1S)
+    if prefix is not None:
+        slot, back, mask_M1S = prefix.arrangement
+        key_MSE, value_MSE = prefix.key_PKSE[layer].flatten(0, 1), prefix.value_PKSE[layer].flatten(0, 1)  # M = prefixes * K
+        q_MQE = q_NGE.flatten(1).index_select(0, slot).view(len(key_MSE), -1, q_NGE.shape[2])
+        for whole, part in zip((out_NGE, sum_NG1), _summed(q_MQE, key_MSE, value_MSE, mask_M1S), strict=True):
+            whole.add_(part.view(len(slot), -1).index_select(0, back[: len(q_NGE)]).view_as(whole))
+    return out_NGE.div_(sum_NG1)
+
+
+def _summed(q_NQE: Tensor, k_NSE: Tensor, v_NSE: Tensor, mask_N1S: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(q k) v [N, Q, E] and the sums of exp(q k) [N, Q, 1]."""
+    weight_NQS = torch.baddbmm(mask_N1S, q_NQE, k_NSE.mT).exp_()
+    return torch.bmm(weight_NQS, v_NSE), weight_NQS.sum(-1, keepdim=True)

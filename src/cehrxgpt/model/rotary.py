@@ -56,15 +56,20 @@ class Rotation:
             return torch.view_as_real(torch.view_as_complex(x_BTKGP2) * self.turn_BTKP[:, :, :, None]).flatten(-2)
         return self.turn_real(x_BTKGP2).flatten(-2)
 
-    def turn_all(self, x_BTHE: Tensor, groups: int) -> Tensor:
-        """Turn the heads of queries, `groups` for each key-value head, and those of keys behind them."""
+    def of_all_heads(self, groups: int) -> list[Tensor]:
+        """The tables of queries, `groups` for each key-value head, and those of keys behind them: complex [B, T, H + K, P], or cosine and sine."""
         if self._all is None:
             tables = (self.cos_BTKP, self.sin_BTKP) if self.turn_BTKP is None else (self.turn_BTKP,)
             self._all = [torch.cat([table.repeat_interleave(groups, dim=2), table], dim=2) for table in tables]
+        return self._all
+
+    def turn_all(self, x_BTHE: Tensor, groups: int) -> Tensor:
+        """Turn the heads of queries, `groups` for each key-value head, and those of keys behind them."""
+        tables = self.of_all_heads(groups)
         x_BTHP2 = x_BTHE.unflatten(-1, (-1, 2))
         if self.turn_BTKP is not None:
-            return torch.view_as_real(torch.view_as_complex(x_BTHP2) * self._all[0]).flatten(-2)
-        (cos, sin), (first, second) = self._all, x_BTHP2.unbind(-1)
+            return torch.view_as_real(torch.view_as_complex(x_BTHP2) * tables[0]).flatten(-2)
+        (cos, sin), (first, second) = tables, x_BTHP2.unbind(-1)
         return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
 
     def turn_real(self, x_BTKGP2: Tensor) -> Tensor:

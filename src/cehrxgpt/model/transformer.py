@@ -193,14 +193,14 @@ class Decoder(nn.Module):
             x_BTD = x_BTD.float()  # weights of 16 bits: products in 16, what they are added to in 32, as in training
         rotation = None
         if self.config.rotary != "none":
-            rotation = Rotation(position, age_minutes, *self._frequencies_on(token_id.device), x_BTD.dtype)
+            rotation = Rotation(position, age_minutes, *self.frequencies_on(token_id.device), x_BTD.dtype)
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, rotation, groups, cache, layer)
         if cache is not None:
             cache.end()
         return self.norm(x_BTD)
 
-    def _frequencies_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def frequencies_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The rotary tables there; sent once, since nothing can be sent while a step is captured."""
         if device not in self._sent:
             with torch.inference_mode(False):

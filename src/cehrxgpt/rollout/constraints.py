@@ -88,7 +88,8 @@ class Goal:
 
 def allowed_table(vocabulary: Vocabulary, grammar: Grammar, device: torch.device | str = "cpu") -> torch.Tensor:
     """bool[phases, V]: the grammar, without the resumed visits that only windows begin with."""
-    return torch.from_numpy(grammar.allowed & (vocabulary.kind != Kind.VISIT_RESUME)).to(device)
+    allowed = grammar.allowed & (vocabulary.kind != Kind.VISIT_RESUME)
+    return torch.from_numpy(np.ascontiguousarray(allowed)).to(device)  # rows are what is read of it; the grammar's stand column by column
 
 
 def waiting(state: State, goal: Goal) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,6 @@ vocabulary; the bookkeeping is NumPy over whole columns. On a CPU each thread wr
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,39 +29,22 @@ from torch import Tensor
 from cehrxgpt.errors import ConfigError, MismatchError
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.documents import LIKE_LENGTH
-from cehrxgpt.model.graphs import StepGraphs
-from cehrxgpt.model.precision import wide_dtype
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import sampler
-from cehrxgpt.rollout.constraints import BOUNDARY, KEPT, GapTable, Goal, allowed_table, take_state, waiting
+from cehrxgpt.rollout.constraints import Goal, waiting
 from cehrxgpt.rollout.dates import Dates
+from cehrxgpt.rollout.next_token import Next, NextToken
 from cehrxgpt.rollout.prompt import Prompt, read_prompts
+from cehrxgpt.rollout.reader import Reader
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.rollout.rows import RUNNING, Int, Rows, Writer, assemble
-from cehrxgpt.timeline.grammar import Grammar, State
+from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 PREFILL_TOKENS = 16_384  # at most so many places, padding included, are read at once
 JOIN_BELOW = 0.75  # new futures join when fewer than this share of `batch_rows` are being written
 SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend
 FEWEST_ROWS = 32  # futures that are worth a thread of their own
-SMALLEST_MASS = 1e-280  # conditioning on less than this is conditioning on nothing
-
-
-@dataclass
-class Next:
-    """The distribution of the next token of R rows, and what was taken away to get it."""
-
-    weights: Tensor  # [R, V], unnormalised
-    removed: npt.NDArray[np.float64]  # [R] mass the grammar took away
-    gap_log_mass: npt.NDArray[np.float64]  # [R] log of the mass that conditioning on the gap kept; 0 where it was not asked for
-    boundary: npt.NDArray[np.int64]  # [R] token whose weight already counts what is kept after it; -1 = none
-    released: npt.NDArray[np.bool_]  # [R] nothing was kept: the row goes on unconditioned
-
-    def take(self, rows: Int) -> Next:
-        """Of these rows; one may stand several times."""
-        weights = self.weights[torch.from_numpy(rows).to(self.weights.device)]
-        return Next(weights, self.removed[rows], self.gap_log_mass[rows], self.boundary[rows], self.released[rows])
 
 
 @dataclass
@@ -82,7 +64,7 @@ def rollout(
     samples: int,
     seed: int,
     max_new_tokens: int | None = None,
-    batch_rows: int = 256,
+    batch_rows: int = 512,
     stop_tokens: npt.NDArray[np.bool_] | None = None,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
@@ -128,9 +110,7 @@ def rollout(
     for name, size in sizes.items():
         if size != decoder.config.vocabulary_size:
             raise MismatchError(f"rollout: the model knows {decoder.config.vocabulary_size:,} tokens, {name} has {size:,}; they must match")
-    if dtype is not None and dtype != decoder.embedding.weight.dtype:
-        decoder = copy.deepcopy(decoder).to(dtype)
-    engine = _Engine(decoder, vocabulary, prompts, samples, seed, max_new_tokens, batch_rows, stop_tokens, temperature, first_sample)
+    engine = _Engine(Reader(decoder, dtype), vocabulary, prompts, samples, seed, max_new_tokens, batch_rows, stop_tokens, temperature, first_sample)
     engine.watch(watched, masked_tokens, dates)
     return engine.run(progress)
 
@@ -151,7 +131,7 @@ class _Engine:
 
     def __init__(
         self,
-        decoder: Decoder,
+        reader: Reader,
         vocabulary: Vocabulary,
         prompts: Sequence[Prompt],
         samples: int,
@@ -162,17 +142,13 @@ class _Engine:
         temperature: float,
         first_sample: int,
     ):
-        self.decoder, self.config = decoder, decoder.config
-        self.device, self.dtype = decoder.embedding.weight.device, decoder.embedding.weight.dtype
-        self.samples, self.batch_rows, self.temperature = samples, batch_rows, temperature
-        self.grammar = Grammar(vocabulary)
-        self.allowed = allowed_table(vocabulary, self.grammar, self.device).to(wide_dtype(decoder.embedding.weight))
-        self.graphs = StepGraphs(decoder) if self.device.type == "cuda" else None
-        self.gap = GapTable(vocabulary, self.grammar)
-        self.table = read_prompts(prompts, vocabulary, self.grammar, self.config.context)
+        self.reader, self.samples, self.batch_rows = reader, samples, batch_rows
+        grammar, context = Grammar(vocabulary), reader.config.context
+        self.next_token = NextToken(reader, vocabulary, grammar, temperature)
+        self.table = read_prompts(prompts, vocabulary, grammar, context)
         self.goals = Goal.after(self.table.prediction_clock, self.table.hourly)
-        self.writer = Writer(vocabulary, self.grammar, self.goals, stop_tokens)
-        self.room = np.minimum(max_new_tokens or self.config.context, self.config.context - self.table.length)
+        self.writer = Writer(vocabulary, grammar, self.goals, stop_tokens)
+        self.room = np.minimum(max_new_tokens or context, context - self.table.length)
         self.subject_id = np.array([prompt.subject_id for prompt in prompts], dtype=np.int64)
         self.sample_id = (first_sample + np.arange(samples)).astype(np.int32)
         times = [prompt.prediction_time for prompt in prompts for _ in range(samples)]
@@ -184,7 +160,7 @@ class _Engine:
 
     def watch(self, watched: npt.NDArray[np.bool_] | None, masked: npt.NDArray[np.bool_] | None, dates: Dates | None) -> None:
         """Keep the probability of these sets of tokens at every draw; do not draw what is masked."""
-        self.watched = [] if watched is None else [self._tensor(np.flatnonzero(tokens)) for tokens in watched]
+        self.watched = [] if watched is None else [self.reader.tensor(np.flatnonzero(tokens)) for tokens in watched]
         self.masked, self.dates = masked, dates
         self.writer.dates = dates
 
@@ -222,12 +198,12 @@ class _Engine:
         On a CPU that costs a third of what it costs to divide every product among the threads: a step is made of some hundred small
         operations, and none has to wait for the slowest thread of the one before.
         """
-        return max(min(torch.get_num_threads(), futures // FEWEST_ROWS), 1) if self.device.type == "cpu" else 1
+        return max(min(torch.get_num_threads(), futures // FEWEST_ROWS), 1) if self.reader.device.type == "cpu" else 1
 
     @torch.inference_mode()
     def _write(self, next_group: Callable[[], Int | None], report: Callable[[], None]) -> None:
         """Write futures of one group after the other until there are no more."""
-        cache = KVCache(self.config, 0, 1, self.dtype, self.device)
+        cache = self.reader.cache()
         live, room = self._new_rows(np.zeros(0, dtype=np.int64)), sampler.Workspace()
         group, cursor, reported = self._read_next(next_group), 0, 0
         while group is not None or len(live):
@@ -268,23 +244,10 @@ class _Engine:
             start = stop
 
     def _read(self, prompts: Int) -> Group:
-        length = self.table.length[prompts]
-        column = np.arange(length.max())
-        real = column < length[:, None]
-        token, age = np.zeros(real.shape, dtype=np.int64), np.zeros(real.shape, dtype=np.int64)
-        token[real] = np.concatenate([self.table.prompts[index].token_id for index in prompts])
-        age[real] = np.concatenate([self.table.age_minutes[index] for index in prompts])
-        cache = KVCache(self.config, len(prompts), len(column), self.dtype, self.device)
-        hidden = self.decoder(
-            self._tensor(token),
-            position=self._tensor(np.broadcast_to(column, real.shape).copy()),
-            age_minutes=self._tensor(age),
-            segment_id=self._tensor(real.astype(np.int64)),
-            cache=cache,
-        )
-        last = hidden[torch.arange(len(prompts), device=self.device), self._tensor(length - 1)]
-        state, goal = self.table.state(prompts), self.goals.take(prompts)
-        return Group(prompts, cache, self._next(last, cache, state, goal, waiting(state, goal)))
+        table = self.table
+        hidden, cache = self.reader.read([table.prompts[index].token_id for index in prompts], [table.age_minutes[index] for index in prompts])
+        state, goal = table.state(prompts), self.goals.take(prompts)
+        return Group(prompts, cache, self.next_token(hidden, cache, state, goal, waiting(state, goal)))
 
     def _join(self, cache: KVCache, live: Rows, group: Group, futures: Int) -> Rows:
         """Begin futures of a group (prompt by prompt, sample by sample): their first token is drawn from what the prompt gave."""
@@ -298,9 +261,10 @@ class _Engine:
 
     def _step(self, cache: KVCache, live: Rows, room: sampler.Workspace) -> None:
         """One token for every live row."""
-        hidden = self._forward(cache, live.last_token, live.state)
+        state = live.state
+        hidden = self.reader.read_one(cache, live.last_token, state.age_minutes)
         goal = self.goals.take(live.prompt) if live.waiting.any() else None
-        self._draw(live, self._next(hidden, cache, live.state, goal, live.waiting, room))
+        self._draw(live, self.next_token(hidden, cache, state, goal, live.waiting, room))
 
     def _leave(self, cache: KVCache, live: Rows) -> None:
         """Rows that have ended go out of the batch."""
@@ -309,63 +273,6 @@ class _Engine:
             self._finish(live.take(gone))
             source, target = cache.drop(torch.from_numpy(gone))
             live.move(source.numpy(), target.numpy(), cache.rows)
-
-    # -- one token ----------------------------------------------------------------------------------------------------------------
-
-    def _forward(self, cache: KVCache, token: npt.NDArray[np.integer], state: State) -> Tensor:
-        """Read one token a row; the states [R, D] behind them. The batch is filled up to one of few shapes."""
-        rows, places = len(token), cache.batch_rows()
-        padded = np.zeros((2, places, 1), dtype=np.int64)
-        padded[0, :rows, 0], padded[1, :rows, 0] = token, state.age_minutes
-        token_B1, age_B1 = self._tensor(padded)
-        if self.graphs is not None:
-            return self.graphs(cache, token_B1, age_B1)[:rows, 0]
-        cache.prepare(places, 1)
-        return self.decoder(token_B1, position=cache.positions(places)[:, None], age_minutes=age_B1, cache=cache)[:rows, 0]
-
-    def _next(
-        self, hidden: Tensor, cache: KVCache, state: State, goal: Goal | None, wait: npt.NDArray[np.bool_], room: sampler.Workspace | None = None
-    ) -> Next:
-        """The next token's distribution, by the grammar and, where rows are waiting, conditioned on the gap; in `room` if it is given."""
-        weights, share = self._weights(hidden, state, room)
-        rows = len(state.phase)
-        following = Next(weights, 1.0 - share.cpu().numpy(), np.zeros(rows), np.full(rows, -1), np.zeros(rows, dtype=bool))
-        if goal is not None and wait.any():
-            self._condition(following, np.flatnonzero(wait), cache, state, goal)
-        return following
-
-    def _weights(self, hidden: Tensor, state: State, room: sampler.Workspace | None = None) -> tuple[Tensor, Tensor]:
-        phase = self._tensor(state.phase.astype(np.int64))
-        return sampler.masked_weights(self.decoder.head(hidden), self.allowed, phase, self.temperature, room)
-
-    def _condition(self, following: Next, rows: Int, cache: KVCache, state: State, goal: Goal) -> None:
-        """Condition these rows on the gap to the prediction time, in place; `constraints` says how."""
-        state, goal = take_state(state, rows), goal.take(rows)
-        place = self._tensor(rows)
-        code = self._tensor(self.gap.classify(state, goal))
-        weights = following.weights[place].double()
-        kept = weights * (code == KEPT)
-        undecided = (code == BOUNDARY) & (weights > 0)
-        which = undecided.any(-1)
-        if bool(which.any()):
-            token = undecided[which].to(torch.uint8).argmax(-1)
-            inside = which.cpu().numpy()
-            share = self._share_kept_after(cache.take(place[which]), token.cpu().numpy(), take_state(state, inside), goal.take(inside))
-            kept[which, token] = weights[which, token] * share
-            following.boundary[rows[inside]] = token.cpu().numpy()
-        mass = kept.sum(-1) / weights.sum(-1)
-        lost = ~(mass > SMALLEST_MASS)
-        kept = torch.where(lost[:, None], weights, kept)
-        following.weights[place] = (kept / kept.amax(-1, keepdim=True)).to(following.weights.dtype)
-        following.gap_log_mass[rows] = torch.where(lost, 1.0, mass).log().cpu().numpy()
-        following.released[rows] = lost.cpu().numpy()
-
-    def _share_kept_after(self, cache: KVCache, token: Int, state: State, goal: Goal) -> Tensor:
-        """What share of the continuations of a boundary token is kept, float64[R]; `cache` is a copy and is read on."""
-        after = self.grammar.advance(state, token)
-        weights, _ = self._weights(self._forward(cache, token, after), after)
-        kept = weights * (self._tensor(self.gap.classify(after, goal)) == KEPT)
-        return kept.sum(-1, dtype=torch.float64) / weights.sum(-1, dtype=torch.float64)
 
     def _draw(self, rows: Rows, following: Next) -> None:
         """Draw one token for each row and write it."""
@@ -376,7 +283,7 @@ class _Engine:
         if self.masked is not None:
             where = np.ones(len(rows), dtype=bool) if self.dates is None else self.dates.hold(rows.prompt, rows.clock)
             weights = self._without(weights, where, self.masked)
-        uniform = self._tensor(sampler.uniform(rows.key, rows.drawn))
+        uniform = self.reader.tensor(sampler.uniform(rows.key, rows.drawn))
         drawn, log_probability = sampler.draw(weights, uniform)
         token = drawn.cpu().numpy()
         rows.removed_mass += following.removed
@@ -393,14 +300,11 @@ class _Engine:
 
     def _without(self, weights: Tensor, where: npt.NDArray[np.bool_], tokens: npt.NDArray[np.bool_]) -> Tensor:
         """The weights without these tokens in the rows `where`; a row that would have nothing left stays as it is."""
-        rest = weights.masked_fill(self._tensor(where)[:, None] & self._tensor(tokens), 0.0)
+        rest = weights.masked_fill(self.reader.tensor(where)[:, None] & self.reader.tensor(tokens), 0.0)
         nothing = rest.amax(-1, keepdim=True) <= 0
         return torch.where(nothing, weights, rest)
 
     # -- rows ---------------------------------------------------------------------------------------------------------------------
-
-    def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
 
     def _new_rows(self, row: Int, width: int | None = None) -> Rows:
         """Futures with nothing written yet; `row` = prompt * samples + sample."""

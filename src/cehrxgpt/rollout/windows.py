@@ -43,7 +43,7 @@ def rollout_through_windows(
     samples: int,
     seed: int,
     max_new_tokens: int,
-    batch_rows: int = 256,
+    batch_rows: int = 512,
     stop_tokens: npt.NDArray[np.bool_] | None = None,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,

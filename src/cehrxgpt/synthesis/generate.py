@@ -69,7 +69,7 @@ class SynthesisConfig:
 
     seed: int = 0
     max_new_tokens: int | None = None
-    batch_rows: int = 256
+    batch_rows: int = 512
     chunk: int = 1024
     temperature: float = 1.0
     dtype: Literal["float32", "float64", "bfloat16"] | None = None
