@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def connect(device: str) -> Ranks:
         raise ConfigError(f"device '{device}': several processes cannot share it; use device: auto or {chosen.type}")
     from accelerate import PartialState
 
+    # What DDP and FSDP2 load on their way has functions whose default is the group of all: loaded once there is one they would keep it for ever.
+    importlib.import_module("torch.distributed.nn.functional")
     state = PartialState(cpu=chosen.type == "cpu")
     atexit.register(_leave)
     return Ranks(torch.device("cpu") if chosen.type == "cpu" else state.device, state.process_index, state.num_processes)
