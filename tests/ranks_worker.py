@@ -3,11 +3,14 @@
     python ranks_worker.py STORE JOBS.json RESULTS.json
 
 A job has `out` and `settings`, and may have `resume`, `stop_at` (raise on all ranks after that step), `signal_at` (this step's progress sends
-the second rank SIGTERM), `poison` (a micro-batch whose loss is not finite) and `kill_at_save` (this save kills every rank between two files).
+the second rank SIGTERM), `poison` (a micro-batch whose loss is not finite), `kill_at_save` (this save kills every rank between two files) and
+`fault_at` (raise what nobody catches after that step). RESULTS.json.<rank>.threads says what threads of the process group there were before it was
+left and after.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -57,6 +60,16 @@ def die_at(save: int) -> None:
     checkpoint._write = dying
 
 
+def group_threads() -> list[str]:
+    """Names of the threads that serve a process group, where the system tells; Python knows nothing of them."""
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    return sorted(name for name in names if name.startswith(("gloo", "pt_gloo", "pt_tcpstore")))
+
+
+def tell_threads(path: Path, before: list[str]) -> None:
+    path.write_text(json.dumps({"before": before, "after": group_threads()}))
+
+
 def do(store: str, job: dict[str, Any]) -> dict[str, Any]:
     """One job; what a reader was told and how it ended."""
     said: list[str] = []
@@ -64,6 +77,8 @@ def do(store: str, job: dict[str, Any]) -> dict[str, Any]:
     def progress(done: int, total: int, what: str) -> None:
         if done == job.get("stop_at"):
             raise Stop
+        if done == job.get("fault_at"):
+            raise SystemError("meant")
         if done == job.get("signal_at") and launch.rank() == 1:
             signal.raise_signal(signal.SIGTERM)
 
@@ -84,6 +99,11 @@ def do(store: str, job: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     register_toy_age()
     trainer_module.matmul_rate = lambda *_: 1e11
+    threads: list[str] = []
+    atexit.register(tell_threads, Path(f"{sys.argv[3]}.{launch.rank()}.threads"), threads)  # the first of all, and so after the group is left
     jobs = json.loads(Path(sys.argv[2]).read_text())
-    results = [do(sys.argv[1], job) for job in jobs]
+    try:
+        results = [do(sys.argv[1], job) for job in jobs]
+    finally:
+        threads += group_threads()
     Path(f"{sys.argv[3]}.{launch.rank()}").write_text(json.dumps(results))

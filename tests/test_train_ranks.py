@@ -67,6 +67,10 @@ def start(store: Path, folder: Path, jobs: dict[str, dict[str, Any]], ranks: int
     ]
     errors = [process.communicate(timeout=240)[1] for process in processes]
     assert {process.returncode for process in processes} == {returncode}, "\n".join(errors)
+    for told in sorted(folder.glob("results.*.threads")):
+        threads = json.loads(told.read_text())
+        assert threads["before"] or sys.platform != "linux"
+        assert not threads["after"], "a thread of the group that outlives the interpreter may end the process with SIGABRT"
     if returncode:
         return {}
     said = [json.loads((folder / f"results.{rank}").read_text()) for rank in range(ranks)]
@@ -172,6 +176,12 @@ def test_a_signal_to_one_rank_stops_all_and_they_go_on_together(together: tuple[
         assert "training stands at step 3 of 6, saved" in one["message"]
     assert said["again"][0]["summary"]["resumed_from"] == 3
     assert_same_losses_exactly(folder / "ddp", folder / "parts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_fault_that_nobody_catches_ends_the_group_too(store: Path, tmp_path: Path, parallel: str) -> None:
+    start(store, tmp_path, {"model": {"settings": {"parallel": parallel}, "fault_at": 2}}, returncode=1)
 
 
 @pytest.mark.slow

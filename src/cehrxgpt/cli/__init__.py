@@ -5,15 +5,12 @@ Names and files are a contract that scripts rely on. Nothing heavy is imported b
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 from typing import Any
 
 import typer
 
 from cehrxgpt import console as ui
-from cehrxgpt import launch
 from cehrxgpt.cli.root import app
 from cehrxgpt.errors import InputError
 
@@ -45,12 +42,4 @@ def _command() -> Any:
 
 def main() -> None:
     """Entry point of the `cehrxgpt` command."""
-    status = ui.run(_command)
-    if launch.count() > 1:
-        # The threads of a process group outlive it where DDP was used, and now and then end a process that is done with SIGABRT when they find the
-        # interpreter gone. So: what is to be done at the exit, and out.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise SystemExit(status)
+    raise SystemExit(ui.run(_command))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,12 +100,22 @@ def connect(device: str) -> Ranks:
         raise ConfigError(f"device '{device}': several processes cannot share it; use device: auto or {chosen.type}")
     from accelerate import PartialState
 
+    # DDP and FSDP2 load it on their way. Its functions have the group of all as a default: loaded when there is one, they keep it for ever.
+    from torch.distributed.nn import functional  # noqa: F401
+
     state = PartialState(cpu=chosen.type == "cpu")
     atexit.register(_leave)
     return Ranks(torch.device("cpu") if chosen.type == "cpu" else state.device, state.process_index, state.num_processes)
 
 
 def _leave() -> None:
-    gc.collect()  # what still holds the group
+    """End the group and its threads while there is an interpreter.
+
+    Only when nothing holds a group do its threads end with it. One that is still to let go of an exchange's tensors when the interpreter has gone
+    ends the process with SIGABRT, now and then, although all is done.
+    """
+    for name in ("last_exc", "last_value", "last_traceback"):  # an error that nobody caught holds the trainer
+        vars(sys).pop(name, None)
+    gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()

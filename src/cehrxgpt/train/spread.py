@@ -9,6 +9,7 @@ Averaged, so a loss that is already divided by the whole count is multiplied by 
 
 from __future__ import annotations
 
+import atexit
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -33,6 +34,9 @@ def spread(loss: WeightedLoss, ranks: Ranks, parallel: Parallel) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    # Caches of distributed tensors keep a mesh for ever, and it the process group, whose threads must end before the interpreter does. This runs
+    # before the group is left.
+    atexit.register(vars(mesh).get("_pg_registry", {}).clear)
     for block in loss.decoder.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(loss, mesh=mesh)
