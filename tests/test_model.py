@@ -149,13 +149,14 @@ ROTARY = pytest.mark.parametrize("rotary", ["both", "order", "age", "none"])
 
 
 @ROTARY
-def test_the_cache_gives_the_logits_of_a_whole_reading(rotary):
+@pytest.mark.parametrize("by_column", [False, True])
+def test_the_cache_gives_the_logits_of_a_whole_reading(rotary, by_column):
     decoder = make(rotary=rotary)
     documents = [document(length, length) for length in (14, 20, 17)]
     expected = [alone(decoder, parts) for parts in documents]
     read = [6, 11, 1]
     token, position, age, segment = lay_out([[tuple(v[:n] for v in parts)] for parts, n in zip(documents, read, strict=True)], 11)
-    cache = KVCache(decoder.config, 3, 2, torch.float64)
+    cache = KVCache(decoder.config, 3, 2, torch.float64, by_column=by_column)
     hidden = decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
     for row, n in enumerate(read):
         assert_same_logits(decoder, hidden[row, :n], expected[row][:n])
@@ -166,7 +167,7 @@ def test_the_cache_gives_the_logits_of_a_whole_reading(rotary):
         owner[t] = owner[s]
     owner = owner[: cache.rows]
     assert sorted(owner) == [0, 1, 2, 2]
-    other = KVCache(decoder.config, 1, 4, torch.float64)
+    other = KVCache(decoder.config, 1, 4, torch.float64, by_column=by_column)
     decoder(*(v[None, :9] for v in documents[0][:1]), position=documents[0][1][None, :9], age_minutes=documents[0][2][None, :9], cache=other)
     cache.append(other, torch.tensor([0]))
     owner.append(0)
@@ -179,8 +180,8 @@ def test_the_cache_gives_the_logits_of_a_whole_reading(rotary):
 
 
 @ROTARY
-@pytest.mark.parametrize("stays", [False, True])
-def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(rotary, stays):
+@pytest.mark.parametrize(("stays", "by_column"), [(False, False), (True, False), (False, True)])
+def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(rotary, stays, by_column):
     """Prompts of unequal length, rows that go, prompts that come later and prompts that nobody goes on from any more.
 
     Batches are filled up with rows that are nobody's; a cache whose tensors stay (as on a GPU) keeps its layout while it can.
@@ -191,7 +192,7 @@ def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(
 
     def read(which, counts):
         token, position, age, segment = lay_out([[tuple(v[:n] for v in documents[d])] for d, n in zip(which, counts, strict=True)], max(counts))
-        cache = KVCache(decoder.config, len(which), 2, torch.float64)
+        cache = KVCache(decoder.config, len(which), 2, torch.float64, by_column=by_column)
         decoder(token, position=position, age_minutes=age, segment_id=segment, cache=cache)
         return cache
 
@@ -211,7 +212,7 @@ def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(
     def padded(values, rows):
         return {name: F.pad(value, (0, 0, 0, rows - len(value))) for name, value in zip(("position", "age_minutes"), values, strict=True)}
 
-    cache = KVCache(decoder.config, 0, 1, torch.float64, stays=stays)
+    cache = KVCache(decoder.config, 0, 1, torch.float64, stays=stays, by_column=by_column)
     cache.share(read([0, 1], [5, 9]), torch.tensor([1, 0, 0, 1, 1]))
     owner = [1, 0, 0, 1, 1]
     step(cache, owner)
@@ -233,11 +234,12 @@ def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(
 
 
 @ROTARY
-def test_several_new_tokens_of_unequal_number_can_be_read_at_once(rotary):
+@pytest.mark.parametrize("by_column", [False, True])
+def test_several_new_tokens_of_unequal_number_can_be_read_at_once(rotary, by_column):
     decoder = make(rotary=rotary)
     documents = [document(length, length) for length in (9, 13)]
     expected = [alone(decoder, parts) for parts in documents]
-    cache = KVCache(decoder.config, 2, 64, torch.float64)
+    cache = KVCache(decoder.config, 2, 64, torch.float64, by_column=by_column)
     at = [0, 0]
     for counts in ((4, 6), (1, 4), (4, 3)):
         rows = [[tuple(v[a : a + n] for v in parts)] for parts, a, n in zip(documents, at, counts, strict=True)]

@@ -44,11 +44,11 @@ def make(**changes) -> Decoder:
     return decoder
 
 
-def read_three_more(decoder: Decoder, dtype: torch.dtype, *, share: bool, arrange: bool) -> Tensor:
+def read_three_more(decoder: Decoder, dtype: torch.dtype, *, share: bool, arrange: bool, by_column: bool | None = None) -> Tensor:
     """States behind three more tokens in each of four rows, two prompts of unequal length before them; [3, rows, D]."""
     steps = arranged(decoder, dtype) if arrange else None
     decoder, generator = copy.deepcopy(decoder).to(dtype), torch.Generator().manual_seed(1)
-    read, cache = (KVCache(decoder.config, rows, 1, dtype) for rows in (2, 0))
+    read, cache = (KVCache(decoder.config, rows, 1, dtype, by_column=by_column) for rows in (2, 0))
     token, age = (torch.randint(1, most, (2, 9), generator=generator) for most in (40, 4_000_000))
     segment = (torch.arange(9) < torch.tensor([[9], [5]])).long()
     decoder(token, position=torch.arange(9).repeat(2, 1), age_minutes=age, segment_id=segment, cache=read)
@@ -99,6 +99,8 @@ def test_its_states_are_those_of_the_decoder(rotary, heads, kv_heads, share):
     decoder = make(rotary=rotary, heads=heads, kv_heads=kv_heads)
     with torch.no_grad():
         expected, found = (read_three_more(decoder, torch.float64, share=share, arrange=arrange) for arrange in (False, True))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        found = read_three_more(decoder, torch.float64, share=share, arrange=True, by_column=True)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         single = read_three_more(decoder, torch.float32, share=share, arrange=True)
         torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-5)

@@ -6,7 +6,8 @@ never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twi
 Shapes come in steps (`PLACES`, `ROWS`), because kernels are prepared once for each shape. On a CPU the tensors are exactly as wide as
 what is attended, for products of strided views would copy them first: they are laid out anew each time that a step is passed, which costs one copy
 in `PLACES` readings. On a GPU room is doubled when it runs out and everything stays where it is, so that a captured step can be
-replayed; `layout` counts the times that it could not stay.
+replayed; `layout` counts the times that it could not stay. On a CPU in 16 bits values stand column by column ([B, K, E, S] in
+memory, seen as [B, K, S, E]), for their products are quicker where what is summed over lies side by side.
 
 A prompt is read once. `append` copies its row for a single sample; `share` gives many samples the same row to look at, as a *prefix*
 that stands once in memory and is attended for all its samples in one matrix product. When rows are done, `drop` moves live rows from
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from cehrxgpt.model.config import ModelConfig
 
-PLACES = 32  # attended places come in multiples of this,
+PLACES = {"cpu": 16, "cuda": 32}  # attended places come in multiples of this,
 ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens of this,
 SIBLINGS = 4  # and rows that share a prefix of this;
 PREFIXES = 16  # prefixes, too, where tensors are to stay
@@ -117,7 +118,8 @@ def _join(parts: list[Prefix], least: int, least_width: int, step: int) -> Prefi
         before += len(kept)
     lengths = torch.cat([part.lengths[kept] for part, kept in zip(parts, used, strict=True)])
     lengths = torch.nn.functional.pad(lengths, (0, max(least, round_up(len(lengths), step)) - len(lengths)))
-    width = max(round_up(int(lengths.max()), PLACES) if len(lengths) else 0, least_width)
+    step_width = PLACES[parts[0].key_PKSE[0].device.type]
+    width = max(round_up(int(lengths.max()), step_width) if len(lengths) else 0, least_width)
 
     def stack(stores: Iterable[list[Tensor]]) -> list[Tensor]:
         layers = []
@@ -134,6 +136,18 @@ def _join(parts: list[Prefix], least: int, least_width: int, step: int) -> Prefi
     return Prefix(stack([part.key_PKSE for part in parts]), stack([part.value_PKSE for part in parts]), lengths, torch.cat(owner))
 
 
+def _zeros(like_BKSE: Tensor, rows: int, places: int, by_column: bool) -> Tensor:
+    """Such a tensor of so many rows and places; in memory by place, or column by column."""
+    _, K, _, E = like_BKSE.shape
+    return like_BKSE.new_zeros(rows, K, E, places).mT if by_column else like_BKSE.new_zeros(rows, K, places, E)
+
+
+def _put(store_BKSE: Tensor, place: Tensor, new_BTKE: Tensor) -> None:
+    """Write numbers of new tokens to their places, those of the store seen as [B * K * S, E]."""
+    E = store_BKSE.shape[3]
+    store_BKSE.view(-1, E).index_copy_(0, place, new_BTKE.reshape(-1, E).to(store_BKSE.dtype))
+
+
 class KVCache:
     """The past of `rows` rows. Dimension letters as in `transformer`.
 
@@ -143,6 +157,7 @@ class KVCache:
         capacity: places to make room for at once.
         dtype, device: of keys and values.
         stays: tensors stay where they are as long as they can (for captured steps); None: on all but CPUs.
+        by_column: values stand column by column; None: on CPUs in 16 bits.
 
     Attributes:
         rows: rows in use.
@@ -159,6 +174,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         stays: bool | None = None,
+        by_column: bool | None = None,
     ):
         self.config = config
         self.rows = rows
@@ -167,10 +183,12 @@ class KVCache:
         self.prefix: Prefix | None = None
         self.device = torch.device(device)
         self.stays = self.device.type != "cpu" if stays is None else stays
+        self._step = PLACES[self.device.type]
         # Zeros and not empty memory: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
-        shape = (rows, config.kv_heads, round_up(max(capacity, 1), PLACES), config.head_width)
-        self.key_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.value_BKSE = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        B, K, S, E = rows, config.kv_heads, round_up(max(capacity, 1), self._step), config.head_width
+        self._by_column = self.device.type == "cpu" and dtype.itemsize == 2 if by_column is None else by_column
+        self.key_BKSE = [torch.zeros(B, K, S, E, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.value_BKSE = [_zeros(key, B, S, self._by_column) for key in self.key_BKSE]
         self._read = torch.zeros(rows, dtype=torch.int64)  # tokens read, on the CPU
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device, ...
         self._alive = torch.ones(rows, dtype=torch.int64, device=device)  # ... where rows that are nobody's do not grow
@@ -180,6 +198,7 @@ class KVCache:
         self._batch = 0
         self._added: Tensor | None = None
         self._places: Tensor | None = None  # where the new keys go, as rows of [rows * kv_heads * capacity, head_width]
+        self._cells: Tensor | None = None  # where the new values go, as numbers of the store, where these stand by column
 
     @property
     def lengths(self) -> Tensor:
@@ -220,20 +239,23 @@ class KVCache:
 
     @property
     def _attended(self) -> int:
-        return min(round_up(self.longest + self._new, PLACES), self.capacity)
+        return min(round_up(self.longest + self._new, self._step), self.capacity)
 
     def begin(self, new: int, added: Tensor | None, batch_rows: int | None = None) -> None:
         """A forward pass over `new` places starts; `added` int64[batch_rows] of them are real (None: all). `batch_rows`: None = `rows`."""
         batch_rows = self.rows if batch_rows is None else batch_rows
         self.prepare(batch_rows, new)
-        self._added, self.mask_NQS, self._places = added, None, None
+        self._added, self.mask_NQS, self._places, self._cells = added, None, None, None
         if self.fresh:
             return
         lengths, device = self._lengths[:batch_rows], self.device
         place_BT = lengths[:, None] + torch.arange(new, device=device)
-        _, heads, places, _ = self.key_BKSE[0].shape
+        _, heads, places, width = self.key_BKSE[0].shape
         head_BK = torch.arange(batch_rows * heads, device=device).view(batch_rows, heads)
         self._places = (head_BK[:, None] * places + place_BT[:, :, None]).flatten()
+        if self._by_column:
+            column_BKE = (head_BK[:, :, None] * width + torch.arange(width, device=device)) * places
+            self._cells = (column_BKE[:, None] + place_BT[:, :, None, None]).flatten()
         unseen_BTS = torch.arange(self._attended, device=device) > place_BT[..., None]
         mask_BTS = torch.zeros(unseen_BTS.shape, dtype=self.key_BKSE[0].dtype, device=device).masked_fill_(unseen_BTS, float("-inf"))
         groups = self.config.heads // heads
@@ -241,20 +263,25 @@ class KVCache:
 
     def write(self, layer: int, key_BTKE: Tensor, value_BTKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer; returns all so far, two [B, K, S, E] views."""
-        for store, new in ((self.key_BKSE[layer], key_BTKE), (self.value_BKSE[layer], value_BTKE)):
-            if self._places is None:
+        key, value = self.key_BKSE[layer], self.value_BKSE[layer]
+        if self._places is None:
+            for store, new in ((key, key_BTKE), (value, value_BTKE)):
                 store[: self._batch, :, : self._new] = new.transpose(1, 2)
+        else:
+            _put(key, self._places, key_BTKE)
+            if self._cells is None:
+                _put(value, self._places, value_BTKE)
             else:
-                store.view(-1, store.shape[3]).index_copy_(0, self._places, new.reshape(-1, store.shape[3]).to(store.dtype))
+                value.mT.view(-1).index_copy_(0, self._cells, value_BTKE.reshape(-1).to(value.dtype))
         seen = self._attended
-        return self.key_BKSE[layer][: self._batch, :, :seen], self.value_BKSE[layer][: self._batch, :, :seen]
+        return key[: self._batch, :, :seen], value[: self._batch, :, :seen]
 
     def end(self) -> None:
         """The forward pass is over: the rows have grown."""
         grown = self._new if self._added is None else self._added
         self._lengths[: self._batch] += self._alive[: self._batch] * grown
         self.grew(self._new if self._added is None else self._added[: self.rows].cpu())
-        self.mask_NQS, self._places, self._added = None, None, None
+        self.mask_NQS, self._places, self._cells, self._added = None, None, None, None
 
     def grew(self, tokens: int | Tensor) -> None:
         """The rows have grown on the device already."""
@@ -279,7 +306,7 @@ class KVCache:
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for at least so many rows and places."""
         held, _, places, _ = self.key_BKSE[0].shape
-        wanted = round_up(max(capacity, 1), PLACES)
+        wanted = round_up(max(capacity, 1), self._step)
         if not self.stays:
             to_rows, to_places = max(rows, held), wanted
         else:
@@ -291,7 +318,7 @@ class KVCache:
         kept = min(self.longest, to_places)
         for stores in (self.key_BKSE, self.value_BKSE):
             for layer, old in enumerate(stores):
-                stores[layer] = old.new_zeros(to_rows, old.shape[1], to_places, old.shape[3])
+                stores[layer] = _zeros(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
                 stores[layer][: self.rows, :, :kept] = old[: self.rows, :, :kept]
         for name in ("_read", "_lengths", "_alive"):
             old = getattr(self, name)
@@ -372,7 +399,7 @@ class KVCache:
     def take(self, rows: Tensor) -> KVCache:
         """A new cache of these rows (int64, in this order; a row may stand several times)."""
         store = self.key_BKSE[0]
-        taken = KVCache(self.config, 0, 1, store.dtype, store.device)
+        taken = KVCache(self.config, 0, 1, store.dtype, store.device, by_column=self._by_column)
         taken.reserve(len(rows), self.longest + 1)
         taken.append(self, rows)
         if self.prefix is not None:
