@@ -329,14 +329,14 @@ def test_the_standard_error_is_that_of_another_sample_of_patients() -> None:
         hazards = Hazards(
             torch.zeros(0, dtype=torch.float64),
             fitted.bias.data[None].clone(),
-            torch.zeros(1, 1, 1, dtype=torch.float64),
+            torch.tensor([[[0.0, 1.0]]], dtype=torch.float64),
             torch.zeros(1, dtype=torch.float64),
         )
         outcome = [VOCABULARY.id_of("condition/1")]
         cover, window = find_cover(outcome, list(fitted.tasks.values()), VOCABULARY), torch.tensor([100.0], dtype=torch.float64)
         found.append(hazards.risk(cover, window).item())
         said.append(hazards.std_error(cover, window, errors).item())
-        places = HazardErrors((0,), torch.diag(torch.tensor([0.0, 1 / events], dtype=torch.float64)), 30)
+        places = HazardErrors((0,), torch.diag(torch.tensor([0.0, 0.0, 1 / events], dtype=torch.float64)), 30)
         naive.append(hazards.std_error(cover, window, places).item())
     spread = float(np.std(found, ddof=1))
     assert np.mean(said) == pytest.approx(spread, rel=0.2)
@@ -347,7 +347,7 @@ def test_the_standard_error_is_that_of_another_sample_of_patients() -> None:
 def test_standard_errors_reach_predictions_and_curves(model: Loaded) -> None:
     """To first order: what the risk moves by when weights are moved, in the direction in which they are unsure."""
     known = head({BENIGN: [0.002, 0.001], OUTCOME: [0.01, 0.001], DEATH: [0.002, 0.004]}, (100.0,), states=True)
-    size = RANK + known.pieces
+    size = RANK + WIDTH + known.pieces
     direction = torch.from_numpy(np.random.default_rng(0).normal(size=2 * size))
     errors = HazardErrors((1, 2), torch.outer(direction, direction), 99)
     config = OnePassConfig(curve_points=3)
@@ -357,7 +357,8 @@ def test_standard_errors_reach_predictions_and_curves(model: Loaded) -> None:
     for place, event in enumerate((1, 2)):
         mine = direction[place * size : (place + 1) * size] * step
         moved.task.data[:, event] += mine[:RANK]
-        moved.bias.data[:, event] += mine[RANK:]
+        moved.direct.weight.data[event] += mine[RANK : RANK + WIDTH]
+        moved.bias.data[:, event] += mine[RANK + WIDTH :]
     after = one_pass(model, history(1), at(20), [task(gap=10)], config, head=moved)
     slope = (after.curves["cumulative_incidence"] - found.curves["cumulative_incidence"]).abs() / step
     assert found.curves["std_error"].to_list() == pytest.approx(slope.to_list(), rel=1e-2)

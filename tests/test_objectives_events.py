@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards, round_days
@@ -23,6 +24,8 @@ from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.store.packing import first_fit
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
+from cehrxgpt.train import TrainConfig
+from cehrxgpt.train.optim import HEAD_BETA2, make_optimizer
 from toy_objectives import VOCABULARY, decoder, loss_of, segments
 from toy_store import save_store, toy_histories, toy_vocabulary
 
@@ -304,3 +307,41 @@ def test_codes_are_rolled_up_where_the_data_has_an_ontology(tmp_path: Path) -> N
     assert chosen["condition/999"] == sorted(vocabulary.id_of(f"condition/{code}") for code in (4, 6))
     # What is above a single code says no more than it.
     assert "condition/901" not in chosen or "condition/7" not in chosen
+
+
+def test_rare_events_count_as_much_as_asked() -> None:
+    """An event's own gradient is scaled by its weight and by nothing else; the weights together leave the size of the loss."""
+    facts = _facts([30.0])
+    rate = torch.tensor(facts["log_rate"]).exp().mean(1)
+    plain, even = (TimeToEvent(VOCABULARY, 16, 4, facts, balance=balance).double() for balance in (0.0, 1.0))
+    assert plain.weight.tolist() == pytest.approx([1.0] * len(TASKS))
+    assert (even.weight * rate).tolist() == pytest.approx([float(rate.sum()) / len(TASKS)] * len(TASKS))
+    even.load_state_dict(plain.state_dict())
+    batch = assemble(segments(toy_histories(VOCABULARY, 6, seed=8)))
+    model, slopes = decoder(), []
+    for objective in (plain, even):
+        loss_of(model, objective, batch)[0].backward()
+        slopes.append(objective.bias.grad)
+    torch.testing.assert_close(slopes[1], slopes[0] * even.weight)
+
+
+def test_rare_events_are_learned_at_their_own_rate() -> None:
+    """AdamW that forgets between one event and the next ends too low; the optimiser of training does not."""
+    random = torch.Generator().manual_seed(0)
+    ends = {}
+    for beta2 in (0.95, HEAD_BETA2):
+        log_rate = nn.Parameter(torch.tensor([-3.0]))
+        (group,) = make_optimizer([("objectives.rate.bias", log_rate)], TrainConfig()).param_groups
+        optimizer = torch.optim.AdamW([log_rate], lr=3e-3, betas=(0.9, beta2), weight_decay=group["weight_decay"])
+        kept = []
+        for step in range(12_000):
+            happened = 20.0 * (torch.rand(1, generator=random) < 1 / 30)  # places of one patient, all before the same event
+            loss = (log_rate.exp() * 100 - happened * log_rate).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step > 4_000:
+                kept.append(log_rate.item())
+        ends[beta2] = math.exp(np.mean(kept)) * 100 / (20 / 30)
+    assert ends[0.95] < 0.8
+    assert ends[HEAD_BETA2] == pytest.approx(1.0, abs=0.1)

@@ -21,7 +21,7 @@ from cehrxgpt.objectives import NextToken
 from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.meter import Meter
-from cehrxgpt.train.optim import make_optimizer, orthogonalise
+from cehrxgpt.train.optim import HEAD_BETA2, make_optimizer, orthogonalise
 from cehrxgpt.train.schedule import learning_rate
 from cehrxgpt.train.sizes import SIZES
 from cehrxgpt.train.summary import Counters
@@ -169,6 +169,8 @@ def test_decay_is_for_matrices_and_the_rate_warms_up_and_falls() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     groups = make_optimizer(model.named_parameters(), TrainConfig(weight_decay=0.3)).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.3), (3, 0.0)]
+    heads = nn.ModuleDict({"objectives": nn.Linear(4, 4)})
+    assert [group["betas"] for group in make_optimizer(heads.named_parameters(), TrainConfig()).param_groups] == [(0.9, HEAD_BETA2)] * 2
     config = TrainConfig(learning_rate=1.0, warmup_share=0.1, final_share=0.05)
     rates = [learning_rate(step / 100, config) for step in range(101)]
     assert 0 < rates[0] < rates[5] < rates[10] == 1.0

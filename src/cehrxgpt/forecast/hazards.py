@@ -333,7 +333,7 @@ def _estimate(
     state_ND = pooled_states(model.decoder, [(one.token_id, one.age_minutes) for one in readings], batch_tokens=config.batch_tokens)
     with torch.inference_mode():
         state_ND = state_ND.to(head.task)
-        features_NKR, log_hazard_NKC = head.features(state_ND).double().cpu(), head.log_hazards(state_ND).double().cpu()
+        features_NKF, log_hazard_NKC = head.features(state_ND).double().cpu(), head.log_hazards(state_ND).double().cpu()
     edges, begin = head.edges[1:-1].double().cpu(), torch.tensor([one.elapsed_days for one in readings], dtype=torch.float64)
     for name, task in questions.tasks.items():
         rows = [row for row, one in enumerate(readings) if name in questions.asked[one.moment] and (name, one.moment) not in found.note]
@@ -341,7 +341,7 @@ def _estimate(
         if not rows or cover is None:
             continue
         assert task.follow_days is not None  # a task whose window ends with a stay has no set of tokens
-        hazards = Hazards(edges, log_hazard_NKC[rows].clone(), features_NKR[rows].clone(), begin[rows])
+        hazards = Hazards(edges, log_hazard_NKC[rows].clone(), features_NKF[rows].clone(), begin[rows])
         points = max(config.curve_points, 1)
         days = task.gap_days + (task.follow_days - task.gap_days) * torch.arange(1, points + 1, dtype=torch.float64) / points
         risk_NG = hazards.risk(cover, days, opens=task.gap_days)
@@ -362,7 +362,7 @@ class Hazards:
     Attributes:
         edges: inner edges of the pieces in days, float64[K - 1].
         log_hazard: events per day, float64[N, K, C].
-        features: u, float64[N, K, R].
+        features: what multiplies weights (`TimeToEvent.features`), float64[N, K, F].
         begin: days from the last token to the prediction time, float64[N].
     """
 
@@ -410,7 +410,7 @@ class Hazards:
         columns = []
         for point in range(risk_NG.shape[1]):
             (slope_NKC,) = torch.autograd.grad(risk_NG[:, point].sum(), leaf, retain_graph=True)
-            by_weight = torch.einsum("nkc,nkr->ncr", slope_NKC, self.features)
+            by_weight = torch.einsum("nkc,nkf->ncf", slope_NKC, self.features)
             slope = torch.cat([by_weight, slope_NKC.mT], dim=2).flatten(1)
             columns.append(((slope @ covariance) * slope).sum(1).clamp(min=0).sqrt())
         return torch.stack(columns, dim=1)

@@ -1,7 +1,7 @@
 """How sure the hazards of time to event are: the sampling error of their last layer, by patient.
 
 A head's answer has no draws in it, yet another sample of patients would have trained it to another answer. With the states given, each task's
-log hazard is linear in its weights v and biases b, and training maximises a likelihood in them. Their covariance is the sandwich
+log hazard is linear in its weights v, w and biases b, and training maximises a likelihood in them. Their covariance is the sandwich
 
     (I + ridge)^-1  J  (I + ridge)^-1        I = sum over places of w x x',  w expected events;   J = sum over patients of g g'
 
@@ -10,7 +10,7 @@ place for news, while one event is the next one of all the places before it; wha
 
 What is not in it: the error of the states themselves, and that the hazards may have the wrong form. It is a floor, not the whole.
 
-Cost: one reading of a sample of the training split; places x pieces x (rank + pieces)^2 for each task.
+Cost: one reading of a sample of the training split; places x pieces x (rank + width + pieces)^2 for each task.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class HazardErrors:
 
     Attributes:
         tasks: their numbers in the head; n of them.
-        covariance: float64[n * (R + K), n * (R + K)]; task by task, the R weights and then the K biases.
+        covariance: float64[n * (F + K), n * (F + K)]; task by task, the F = R + D weights (`TimeToEvent.features`) and then the K biases.
         patients: that it rests on.
     """
 
@@ -65,7 +65,7 @@ def errors_of_batches(
     decoder: Decoder, head: TimeToEvent, batches: Iterable[PackedBatch], tasks: Sequence[int], *, patients: int | None = None
 ) -> HazardErrors:
     """The same from batches in which each segment is one patient; `patients` that the head was trained on, where they are more."""
-    size = head.rank + head.pieces
+    size = head.rank + head.direct.in_features + head.pieces
     task = torch.as_tensor(tasks)
     information = torch.zeros(len(task), size, size, dtype=torch.float64)
     scores: list[Tensor] = []
@@ -83,7 +83,7 @@ def errors_of_batches(
 
 
 def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the batch's segments [S, n * (R + K)], and information [n, R + K, R + K]."""
+    """Scores of the batch's segments [S, n * (F + K)], and information [n, F + K, F + K]."""
     hidden = decoder(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
     targets = head.reader(batch)
     hidden_PD = hidden.flatten(0, 1).index_select(0, targets.place).to(head.task.dtype)
@@ -93,9 +93,9 @@ def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor)
     low, high = head.edges[:-1].double()[:, None], head.edges[1:].double()[:, None]
     expected_PKC = hazard_PKC * (until_PC[:, None] - low).clamp(min=0).minimum(high - low)
     occurs_PKC = torch.isfinite(event_PC)[:, None] & (event_PC[:, None] > low) & (event_PC[:, None] <= high)
-    features_PKR = head.features(hidden_PD).double()
+    features_PKF = head.features(hidden_PD).double()
     piece_PKK = torch.eye(head.pieces, dtype=torch.float64).expand(len(hidden_PD), -1, -1)
-    x_PKX = torch.cat([features_PKR, piece_PKK], dim=2)
+    x_PKX = torch.cat([features_PKF, piece_PKK], dim=2)
     score_PCX = torch.einsum("pkc,pkx->pcx", occurs_PKC.double() - expected_PKC, x_PKX)
     # Segments are numbered from 1 in each row, padding is 0.
     number = batch.segment_id + torch.arange(len(batch.segment_id))[:, None] * (int(batch.segment_id.max()) + 1)

@@ -5,9 +5,11 @@ observation, whichever is first, the term is the negative log-likelihood of a pi
 
     sum over pieces k of  lambda[p, k, c] * (days of (0, t] inside piece k)   -   log lambda[p, k(t), c]  if it occurred
 
-    log lambda[p, k, c] = b[k, c] + u[p, k] . v[c]         u = a linear map of the state, R numbers for each piece
+    log lambda[p, k, c] = b[k, c] + h[p] . w[c] + u[p, k] . v[c]         u = a linear map of the state h, R numbers for each piece
 
-b starts at the log rate of the training split, in events per day, and u . v near 0. Time counts in days, never seconds, and what was not
+b starts at the log rate of the training split, in events per day, h . w at 0 and u . v near it. w is an event's own reading of the state, of the
+same in all pieces; u . v, shared by all events, says how it changes with time. Without w what a rare event needs of the state has to
+pass through u, which the common ones make. Time counts in days, never seconds, and what was not
 watched adds nothing. Sums run over places and tasks, and so does the count.
 
 `survival` gives S(t) per task from the same hazards. The risk of an event when death competes needs both hazards (`incidence`); 1 - S alone
@@ -46,11 +48,14 @@ class TimeToEventSettings(ObjectiveSettings):
         tasks: events it forecasts, at most.
         pieces: of the hazards, at most; 64 is the limit.
         rank: numbers a state says of each piece, R.
+        balance: how much rare events count: each event's likelihood is weighted by its rate to the power of -balance. 0 = the plain
+            likelihood, in which the few common events decide what states say; 1 = each event as much as any other.
     """
 
     tasks: int = 256
     pieces: int = 8
     rank: int = 32
+    balance: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,29 +80,37 @@ def check_facts(facts: dict[str, Any], tokens: int) -> None:
 
 
 class TimeToEvent(Objective):
-    """See the module. Dimension letters: P places, K pieces, R rank, C tasks.
+    """See the module. Dimension letters: P places, K pieces, R rank, C tasks, D width.
 
     Args:
         vocabulary: of the batches.
         width: of the hidden states.
         rank: R.
         facts: what `prepare` found: tasks, edges, rates.
+        balance: see `TimeToEventSettings`.
     """
 
     name: ClassVar[str] = "time_to_event"
     Settings: ClassVar[type[ObjectiveSettings]] = TimeToEventSettings
     edges: Tensor
+    weight: Tensor
 
-    def __init__(self, vocabulary: Vocabulary, width: int, rank: int, facts: dict[str, Any]):
+    def __init__(self, vocabulary: Vocabulary, width: int, rank: int, facts: dict[str, Any], *, balance: float = 0.0):
         super().__init__()
         self.tasks: dict[str, list[int]] = facts["tasks"]
         self.reader = EventReader(vocabulary, list(self.tasks.values()))
         self.register_buffer("edges", torch.tensor([0.0, *facts["edges_days"], float("inf")]), persistent=False)
+        rate = torch.tensor(facts["log_rate"]).exp().mean(1)
+        weight = rate**-balance
+        # Of the same size together as without.
+        self.register_buffer("weight", weight * (rate.sum() / (weight * rate).sum()), persistent=False)
         self.pieces, self.rank = len(facts["edges_days"]) + 1, rank
         self.state = nn.Linear(width, self.pieces * rank)
+        self.direct = nn.Linear(width, len(self.tasks), bias=False)
         self.task = nn.Parameter(torch.randn(rank, len(self.tasks)) * rank**-0.5)
         self.bias = nn.Parameter(torch.tensor(facts["log_rate"]).T.contiguous())
         nn.init.normal_(self.state.weight, std=0.02)
+        nn.init.zeros_(self.direct.weight)
         nn.init.zeros_(self.state.bias)
 
     @classmethod
@@ -113,21 +126,25 @@ class TimeToEvent(Objective):
             ValueError: facts that `prepare` cannot have found.
         """
         check_facts(facts, len(vocabulary))
-        return cls(vocabulary, shape.width, settings.rank, facts)
+        return cls(vocabulary, shape.width, settings.rank, facts, balance=settings.balance)
 
     def count(self, batch: PackedBatch) -> Tensor:
         """Places times tasks."""
         return self.reader.is_place(batch).sum() * len(self.tasks)
 
     def features(self, hidden_PD: Tensor) -> Tensor:
-        """What a state says of each piece, u; [P, K, R]."""
+        """What multiplies each event's own weights, v and w: u and h; [P, K, R + D]."""
+        return torch.cat([self._by_piece(hidden_PD), hidden_PD[:, None].expand(-1, self.pieces, -1)], dim=2)
+
+    def _by_piece(self, hidden_PD: Tensor) -> Tensor:
         return self.state(hidden_PD).view(len(hidden_PD), self.pieces, self.rank)
 
     def log_hazards(self, hidden_PD: Tensor) -> Tensor:
         """log lambda, events per day, float32 [P, K, C]."""
-        state_PKR = self.features(hidden_PD)
+        state_PKR = self._by_piece(hidden_PD)
+        by_piece_PKC, direct_PC = state_PKR @ self.task.to(state_PKR.dtype), self.direct(hidden_PD)
         # The bias is added in float32: in bfloat16 a log hazard of -9 would be off by two percent of the hazard.
-        return (wide(state_PKR @ self.task.to(state_PKR.dtype)) + self.bias).clamp(*LOG_HAZARD_BOUNDS)
+        return (wide(by_piece_PKC) + wide(direct_PC)[:, None] + self.bias).clamp(*LOG_HAZARD_BOUNDS)
 
     def survival(self, hidden_PD: Tensor, days: Tensor) -> Tensor:
         """Probability that nothing of each task has happened after `days` float[H], competing events apart; float32 [P, H, C]."""
@@ -150,7 +167,7 @@ class TimeToEvent(Objective):
         expected = until_PC.new_zeros(())
         for k in range(self.pieces):
             low, high = self.edges[k], self.edges[k + 1]
-            expected = expected + (log_hazard_PKC[:, k].exp() * (until_PC - low).clamp(min=0).minimum(high - low)).sum()
+            expected = expected + (self.weight * log_hazard_PKC[:, k].exp() * (until_PC - low).clamp(min=0).minimum(high - low)).sum()
         place, task = occurs_PC.nonzero().unbind(1)
         piece = torch.bucketize(until_PC[place, task], self.edges[1:-1].to(until_PC.dtype))
-        return expected - log_hazard_PKC[place, piece, task].sum()
+        return expected - (self.weight[task] * log_hazard_PKC[place, piece, task]).sum()
