@@ -24,6 +24,7 @@ from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.store.packing import first_fit
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
+from cehrxgpt.timeline.lasting import Standing
 from cehrxgpt.train import TrainConfig
 from cehrxgpt.train.optim import HEAD_BETA2, make_optimizer
 from toy_objectives import VOCABULARY, decoder, loss_of, segments
@@ -44,7 +45,7 @@ def happens(batch: PackedBatch, row: int, column: int, inside: list[int], events
     """Whether the token is one of these events, by `timeline.lasting`."""
     token, size = int(batch.token_id[row, column]), len(VOCABULARY)
     ends = [x for x in inside if x > column and VOCABULARY.kind[int(batch.token_id[row, x])] == Kind.VISIT_END]
-    lasts = bool(ends) and int(batch.age_minutes[row, ends[0]] - batch.age_minutes[row, column]) > 1440
+    lasts = int(batch.age_minutes[row, min([*ends, inside[-1]])] - batch.age_minutes[row, column]) > 1440
     is_visit = VOCABULARY.kind[token] == Kind.VISIT_TYPE
     return token in events or (is_visit and (1 if lasts else 2) * size + token in events)
 
@@ -92,6 +93,20 @@ def test_visits_that_last_are_told_from_those_that_do_not() -> None:
     kept = [[stay], [size + stay, 2 * size + stay]]
     both = EventReader(VOCABULARY, kept)(assemble(every)).event_days
     assert torch.equal(both[:, 0], both[:, 1])
+
+
+def test_a_visit_that_was_cut_lasts_where_so_much_of_it_is_seen() -> None:
+    """A window ends inside a stay, and another patient's stay, which has an end, comes behind it."""
+    words = ["[BOS]", "condition/1", "[VS]", "visit:9201", "condition/2"]
+    token = torch.tensor([*(VOCABULARY.id_of(word) for word in words), *(VOCABULARY.id_of(word) for word in (*words, "[VE]"))])
+    segment = torch.tensor([1] * 5 + [2] * 6)
+    day, size, stay = 1440, len(VOCABULARY), VOCABULARY.id_of("visit:9201")
+    for seen, cut_lasts in ((3 * day, True), (day, False)):
+        age = torch.tensor([0, 0, day, day, day + seen, 0, 0, day, day, day, 4 * day])
+        stands = Standing(VOCABULARY)(token, age, segment)
+        assert stands[[3, 8]].tolist() == [size + stay if cut_lasts else stay, size + stay]
+    alone = Standing(VOCABULARY)(token[:5], age[:5] * 2, segment[:5])
+    assert alone[3] == size + stay
 
 
 def test_patients_without_a_listed_event_shift_nobody() -> None:

@@ -35,7 +35,7 @@ from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.lasting import Standing, standings, tokens_of
+from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, Standing, standings, tokens_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 SAMPLE_TOKENS = 2_000_000
@@ -90,14 +90,14 @@ def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray
     order = np.random.default_rng(0).permutation(len(indices))
     take = indices[order[: max(int(np.searchsorted(np.cumsum(lengths[order]), SAMPLE_TOKENS, side="right")), 1)]]
     owner = np.repeat(np.arange(len(take)), store.lengths[take])
-    histories, kinds = store.histories.subset(take), 2 * len(store.vocabulary)
+    histories, kinds = store.histories.subset(take), STANDINGS_PER_TOKEN * len(store.vocabulary)
     columns = (torch.from_numpy(column.astype(np.int64)) for column in (histories.token_id, histories.age_minutes, owner))
     pairs = np.unique(owner * kinds + Standing(store.vocabulary)(*columns).numpy())
     owner, stands = pairs // kinds, pairs % kinds
-    order = np.argsort(stands, kind="stable")
-    owner, bounds = owner[order], np.searchsorted(stands[order], np.arange(kinds + 1))
+    by_standing = np.argsort(stands, kind="stable")
+    owner, bounds = owner[by_standing], np.searchsorted(stands[by_standing], np.arange(kinds + 1))
     wanted = [standings(events, store.vocabulary) for events in tasks]
-    counts = [len(np.unique(np.concatenate([owner[bounds[one] : bounds[one + 1]] for one in stands]))) for stands in wanted]
+    counts = [len(np.unique(np.concatenate([owner[bounds[one] : bounds[one + 1]] for one in ways]))) for ways in wanted]
     return len(take), np.array(counts) / len(take)
 
 

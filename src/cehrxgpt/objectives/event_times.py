@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
-from cehrxgpt.timeline.lasting import Standing, standings
+from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, Standing, standings
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -64,7 +64,7 @@ class EventReader(nn.Module):
         stands = np.concatenate([np.asarray(one, dtype=np.int64) for one in wanted]) if tasks else np.zeros(0, dtype=np.int64)
         task = np.repeat(np.arange(len(tasks)), [len(one) for one in wanted])
         order = np.argsort(stands, kind="stable")
-        count = np.bincount(stands, minlength=2 * len(vocabulary))
+        count = np.bincount(stands, minlength=STANDINGS_PER_TOKEN * len(vocabulary))
         tables = {
             "task": task[order],  # tasks of each standing, one after the other
             "task_start": np.cumsum(count) - count,

@@ -7,7 +7,7 @@ asks for may be a token only where its visit lasts. Of a vocabulary of V tokens,
     V + n       is visit type n of a visit that lasts longer than `visits.stay_minutes()`
     2 V + n     is visit type n of one that does not
 
-A visit whose end is not seen counts as one that does not last.
+A visit whose end is not seen, as a window or the record ends before it, lasts where so much of it is seen; else it counts as one that does not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 NUMBERS_PER_TOKEN = 3
+STANDINGS_PER_TOKEN = 2  # of visit types; other tokens stand in one way only
 
 
 def numbers(short: npt.NDArray[np.bool_], long: npt.NDArray[np.bool_]) -> list[int]:
@@ -67,10 +68,10 @@ class Standing:
         """int64[N] from three of int64[N]; tokens of a segment, a number that grows, stand together and in order."""
         types = self.types.to(token.device)[token].nonzero().squeeze(1)
         ends = self.ends.to(token.device)[token].nonzero().squeeze(1)
-        after = torch.searchsorted(ends, types)
-        seen = after < len(ends)
-        types, end = types[seen], ends[after[seen]]
-        lasts = (segment[types] == segment[end]) & (age_minutes[end] - age_minutes[types] > visits.stay_minutes())
+        seen = torch.searchsorted(segment, segment[types], right=True) - 1  # the last token of each one's segment
+        if len(ends):
+            after = torch.searchsorted(ends, types)
+            seen = torch.where(after < len(ends), seen.minimum(ends[after.clamp(max=len(ends) - 1)]), seen)
         stands = token.long().clone()
-        stands[types[lasts]] += self.size
+        stands[types[age_minutes[seen] - age_minutes[types] > visits.stay_minutes()]] += self.size
         return stands
