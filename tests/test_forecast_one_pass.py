@@ -292,8 +292,12 @@ def test_a_visit_of_a_day_is_ended_before_it_is_read() -> None:
 class OneState(nn.Module):
     """A decoder that knows nothing of anybody."""
 
+    def __init__(self, width: int = 1):
+        super().__init__()
+        self.width = width
+
     def forward(self, token_id: Tensor, **_: Tensor) -> Tensor:
-        return torch.ones(*token_id.shape, 1, dtype=torch.float64)
+        return torch.ones(*token_id.shape, self.width, dtype=torch.float64)
 
 
 def _patient(random: np.random.Generator, days: int = 700) -> Segment:
@@ -336,7 +340,7 @@ def test_the_standard_error_is_that_of_another_sample_of_patients() -> None:
         cover, window = find_cover(outcome, list(fitted.tasks.values()), VOCABULARY), torch.tensor([100.0], dtype=torch.float64)
         found.append(hazards.risk(cover, window).item())
         said.append(hazards.std_error(cover, window, errors).item())
-        places = HazardErrors((0,), torch.diag(torch.tensor([0.0, 0.0, 1 / events], dtype=torch.float64)), 30)
+        places = HazardErrors((0,), torch.tensor([[0.0, 0.0, events**-0.5]], dtype=torch.float64), 1)
         naive.append(hazards.std_error(cover, window, places).item())
     spread = float(np.std(found, ddof=1))
     assert np.mean(said) == pytest.approx(spread, rel=0.2)
@@ -344,12 +348,25 @@ def test_the_standard_error_is_that_of_another_sample_of_patients() -> None:
     assert np.mean(found) == pytest.approx(-math.expm1(-100 / 150), abs=0.03)
 
 
+def test_errors_of_many_wide_tasks_stay_small() -> None:
+    """40 tasks of a state of 600 numbers: what is kept grows with patients and weights, not with the square of all weights (4.7 GB)."""
+    facts = {"tasks": {str(task): [VOCABULARY.id_of(f"condition/{1 + task % 4}")] for task in range(40)}, "edges_days": [], "log_rate": [[-5.0]] * 40}
+    fitted = TimeToEvent(VOCABULARY, 600, 2, facts)
+    batch = assemble([_patient(np.random.default_rng(one), days=200) for one in range(4)])
+    state = OneState(600)
+    errors = errors_of_batches(state, fitted, [batch], range(40))  # type: ignore[arg-type]
+    assert errors.influence.shape == (4, 40 * 603)
+    alone = errors_of_batches(state, fitted, [batch], [3])  # type: ignore[arg-type]
+    torch.testing.assert_close(errors.of([3]), alone.influence)
+    torch.testing.assert_close(errors.of([7, 3]), torch.cat([errors.of([7]), errors.of([3])], dim=1))
+
+
 def test_standard_errors_reach_predictions_and_curves(model: Loaded) -> None:
     """To first order: what the risk moves by when weights are moved, in the direction in which they are unsure."""
     known = head({BENIGN: [0.002, 0.001], OUTCOME: [0.01, 0.001], DEATH: [0.002, 0.004]}, (100.0,), states=True)
     size = RANK + WIDTH + known.pieces
     direction = torch.from_numpy(np.random.default_rng(0).normal(size=2 * size))
-    errors = HazardErrors((1, 2), torch.outer(direction, direction), 99)
+    errors = HazardErrors((1, 2), direction[None], 1)
     config = OnePassConfig(curve_points=3)
     found = one_pass(model, history(1), at(20), [task(gap=10)], config, head=known, errors=errors)
     step = 1e-4

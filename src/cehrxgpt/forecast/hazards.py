@@ -403,7 +403,7 @@ class Hazards:
     def std_error(self, cover: Cover, days: Tensor, errors: HazardErrors, *, opens: float = 0.0) -> Tensor:
         """Standard error of `risk` by the errors of the hazards' last layer, to first order; [N, G]."""
         events = list(_used(cover))
-        covariance = errors.of(events)
+        influence = errors.of(events)
         leaf = self.log_hazard[:, :, events].clone().requires_grad_()
         inside = leaf[:, :, : len(cover.inside)]
         risk_NG = self._incidence(inside, leaf[:, :, -1] if cover.death is not None else None, days, opens)
@@ -412,7 +412,7 @@ class Hazards:
             (slope_NKC,) = torch.autograd.grad(risk_NG[:, point].sum(), leaf, retain_graph=True)
             by_weight = torch.einsum("nkc,nkf->ncf", slope_NKC, self.features)
             slope = torch.cat([by_weight, slope_NKC.mT], dim=2).flatten(1)
-            columns.append(((slope @ covariance) * slope).sum(1).clamp(min=0).sqrt())
+            columns.append((slope @ influence.T).square().sum(1).sqrt())
         return torch.stack(columns, dim=1)
 
 

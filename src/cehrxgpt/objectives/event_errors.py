@@ -1,7 +1,8 @@
 """How sure the hazards of time to event are: the sampling error of their last layer, by patient.
 
 A head's answer has no draws in it, yet another sample of patients would have trained it to another answer. With the states given, each task's
-log hazard is linear in its weights v, w and biases b, and training maximises a likelihood in them. Their covariance is the sandwich
+log hazard is linear in its weights v, w and biases b, and training maximises a likelihood in them (what rare events are weighted by changes no
+event's own maximum). Their covariance is the sandwich
 
     (I + ridge)^-1  J  (I + ridge)^-1        I = sum over places of w x x',  w expected events;   J = sum over patients of g g'
 
@@ -10,7 +11,10 @@ place for news, while one event is the next one of all the places before it; wha
 
 What is not in it: the error of the states themselves, and that the hazards may have the wrong form. It is a floor, not the whole.
 
-Cost: one reading of a sample of the training split; places x pieces x (rank + width + pieces)^2 for each task.
+I has no entries between tasks, so that each is inverted by itself. J has, and is never written out: kept is what each patient moves the weights by.
+
+Cost: one reading of a sample of the training split; places x pieces x (rank + width + pieces)^2 for each task. Memory: patients of the sample x
+tasks x (rank + width + pieces) numbers.
 """
 
 from __future__ import annotations
@@ -33,16 +37,17 @@ RIDGE = 1.0
 
 @dataclass(frozen=True)
 class HazardErrors:
-    """Covariance of the weights of some tasks.
+    """Errors of the weights of some tasks.
 
     Attributes:
         tasks: their numbers in the head; n of them.
-        covariance: float64[n * (F + K), n * (F + K)]; task by task, the F = R + D weights (`TimeToEvent.features`) and then the K biases.
-        patients: that it rests on.
+        influence: float64[S, n * (F + K)]; what each of S patients moves the weights by, scaled so that the covariance is the sum of squares over
+            patients. Task by task, the F = R + D weights (`TimeToEvent.features`) and then the K biases.
+        patients: that it rests on, S.
     """
 
     tasks: tuple[int, ...]
-    covariance: Tensor
+    influence: Tensor
     patients: int
 
     def knows(self, tasks: Iterable[int]) -> bool:
@@ -50,10 +55,9 @@ class HazardErrors:
         return set(tasks) <= set(self.tasks)
 
     def of(self, tasks: Sequence[int]) -> Tensor:
-        """The covariance of these tasks' weights, in this order."""
-        size = len(self.covariance) // len(self.tasks)
-        rows = torch.cat([torch.arange(size) + size * self.tasks.index(task) for task in tasks])
-        return self.covariance[rows][:, rows]
+        """What patients move these tasks' weights by, in this order."""
+        size = self.influence.shape[1] // len(self.tasks)
+        return torch.cat([self.influence[:, size * place : size * (place + 1)] for place in map(self.tasks.index, tasks)], dim=1)
 
 
 def hazard_errors(decoder: Decoder, head: TimeToEvent, store: TokenStore, tasks: Sequence[int]) -> HazardErrors:
@@ -74,16 +78,16 @@ def errors_of_batches(
             score, expected = _read(decoder, head, batch, task)
             scores.append(score)
             information += expected
-    score_SG = torch.cat(scores)
-    seen = len(score_SG)
+    score_SCX = torch.cat(scores)
+    seen = len(score_SCX)
     scale = max(patients or seen, seen) / seen
-    centred = score_SG - score_SG.mean(0)
-    half = torch.linalg.inv(torch.block_diag(*(information * scale)) + RIDGE * torch.eye(len(task) * size, dtype=torch.float64))
-    return HazardErrors(tuple(tasks), half @ (centred.T @ centred * scale) @ half, seen)
+    bread_CXX = torch.linalg.inv(information * scale + RIDGE * torch.eye(size, dtype=torch.float64))
+    influence = torch.einsum("scx,cxy->scy", (score_SCX - score_SCX.mean(0)) * scale**0.5, bread_CXX)
+    return HazardErrors(tuple(tasks), influence.flatten(1), seen)
 
 
 def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the batch's segments [S, n * (F + K)], and information [n, F + K, F + K]."""
+    """Scores of the batch's segments [S, n, X] and information [n, X, X]; X = F + K."""
     hidden = decoder(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
     targets = head.reader(batch)
     hidden_PD = hidden.flatten(0, 1).index_select(0, targets.place).to(head.task.dtype)
@@ -96,13 +100,14 @@ def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor)
     features_PKF = head.features(hidden_PD).double()
     piece_PKK = torch.eye(head.pieces, dtype=torch.float64).expand(len(hidden_PD), -1, -1)
     x_PKX = torch.cat([features_PKF, piece_PKK], dim=2)
-    score_PCX = torch.einsum("pkc,pkx->pcx", occurs_PKC.double() - expected_PKC, x_PKX)
+    residual_PKC = occurs_PKC.double() - expected_PKC
     # Segments are numbered from 1 in each row, padding is 0.
     number = batch.segment_id + torch.arange(len(batch.segment_id))[:, None] * (int(batch.segment_id.max()) + 1)
     owner = number.flatten().unique(return_inverse=True)[1]
     real = owner[(batch.segment_id > 0).flatten()].unique()
-    score = torch.zeros(int(owner.max()) + 1, len(task) * x_PKX.shape[2], dtype=torch.float64)
-    score.index_add_(0, owner[targets.place], score_PCX.flatten(1))
+    score = torch.zeros(int(owner.max()) + 1, len(task), x_PKX.shape[2], dtype=torch.float64)
+    for c in range(len(task)):  # one by one: of all at once would be places x tasks x weights
+        score[:, c].index_add_(0, owner[targets.place], torch.einsum("pk,pkx->px", residual_PKC[:, :, c], x_PKX))
     x = x_PKX.flatten(0, 1)
-    information = torch.stack([(x * expected_PKC[:, :, c].reshape(-1, 1)).T @ x for c in range(expected_PKC.shape[2])])
+    information = torch.stack([(x * expected_PKC[:, :, c].reshape(-1, 1)).T @ x for c in range(len(task))])
     return score[real], information
