@@ -236,6 +236,7 @@ def test_halving_the_follow_up_does_not_move_the_rate() -> None:
         ({"next_token": 0.0}, "next_token: weight is 0.0; it must be positive"),
         ({"next_token": {"weigth": 1.0}}, "unknown key 'weigth'; did you mean 'weight'"),
         ({"time_to_event": {"pieces": 0}}, "pieces is 0; it must be at least 1"),
+        ({"time_to_event": {"balance": 7.0}}, "balance is 7.0; it must lie between 0 and 1"),
         ({}, "none given"),
     ],
 )

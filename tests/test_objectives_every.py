@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cehrxgpt.errors import ConfigError, InputError
+from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import OBJECTIVES, Objective, build, prepare, read_settings
-from cehrxgpt.objectives.heads import HEADS_FILE, load_heads, save_heads
+from cehrxgpt.objectives.heads import HEAD_WEIGHTS_FILE, HEADS_FILE, load_heads, save_heads
 from cehrxgpt.store.batch import IGNORE, PAIRS_PER_GROUP, PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader, Segment, assemble
@@ -175,12 +176,28 @@ def test_heads_come_back_from_a_model_folder(objectives: nn.ModuleDict, tmp_path
         assert torch.equal(loss_of(model, made[name], batch)[0], loss_of(model, again[name], batch)[0]), name
 
 
+def test_heads_from_before_events_read_the_state_themselves(tmp_path: Path) -> None:
+    """They are what they were: the weights that they lack are 0."""
+    settings = read_settings({"time_to_event": NAMED["time_to_event"]})
+    facts = {"time_to_event": {"tasks": {"condition/1": [1], "condition/2": [2]}, "edges_days": [], "log_rate": [[-3.0], [-4.0]]}}
+    shape = decoder().config
+    save_heads(tmp_path, build(settings, facts, VOCABULARY, shape), settings, facts)
+    kept = load_file(tmp_path / HEAD_WEIGHTS_FILE)
+    save_file({name: tensor for name, tensor in kept.items() if name != "time_to_event.direct.weight"}, tmp_path / HEAD_WEIGHTS_FILE)
+    head = load_heads(tmp_path, VOCABULARY, shape)["time_to_event"]
+    assert not head.direct.weight.any()
+    assert torch.equal(head.task, kept["time_to_event.task"])
+    save_file({"time_to_event.bias": kept["time_to_event.bias"]}, tmp_path / HEAD_WEIGHTS_FILE)
+    with pytest.raises(MismatchError):
+        load_heads(tmp_path, VOCABULARY, shape)
+
+
 @pytest.mark.parametrize(
     ("fact", "value", "message"),
     [
-        ("tasks", {"MEDS_DEATH": [10**6]}, "task 'MEDS_DEATH' names token 1000000"),
-        ("tasks", {"MEDS_DEATH": [-1]}, "task 'MEDS_DEATH' names token -1"),
-        ("tasks", {"MEDS_DEATH": ["x"]}, "task 'MEDS_DEATH' names token x"),
+        ("tasks", {"MEDS_DEATH": [10**6]}, "task 'MEDS_DEATH' names event 1000000"),
+        ("tasks", {"MEDS_DEATH": [-1]}, "task 'MEDS_DEATH' names event -1"),
+        ("tasks", {"MEDS_DEATH": ["x"]}, "task 'MEDS_DEATH' names event x"),
         ("tasks", [1], "AttributeError"),
         ("edges_days", ["a", "b"], "TypeError"),
         ("edges_days", [3.0, 2.0], "edges_days must rise from 0"),

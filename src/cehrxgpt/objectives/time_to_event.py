@@ -7,10 +7,11 @@ observation, whichever is first, the term is the negative log-likelihood of a pi
 
     log lambda[p, k, c] = b[k, c] + h[p] . w[c] + u[p, k] . v[c]         u = a linear map of the state h, R numbers for each piece
 
-b starts at the log rate of the training split, in events per day, h . w at 0 and u . v near it. w is an event's own reading of the state, of the
-same in all pieces; u . v, shared by all events, says how it changes with time. Without w what a rare event needs of the state has to
+b starts at the log rate of the training split, in events per day, h . w at 0 and u . v near it. w is an event's own reading of the state, the
+same in all pieces; u, shared by all events, says how it changes with time. Without w what a rare event needs of the state has to
 pass through u, which the common ones make. Time counts in days, never seconds, and what was not
-watched adds nothing. Sums run over places and tasks, and so does the count.
+watched adds nothing. Sums run over places and tasks, each task's terms weighted by its rate to the power of -`balance`; the count runs over places
+and tasks. So losses, those of the tuning split too, compare between runs of one `balance` alone.
 
 `survival` gives S(t) per task from the same hazards. The risk of an event when death competes needs both hazards (`incidence`); 1 - S alone
 overstates it.
@@ -64,6 +65,8 @@ class TimeToEventSettings(ObjectiveSettings):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.pieces > MOST_PIECES:
             raise ValueError(f"pieces is {self.pieces}; it must be at most {MOST_PIECES}: every piece costs a hazard per task at every place")
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance is {self.balance}; it must lie between 0 and 1")
 
 
 def check_facts(facts: dict[str, Any], tokens: int) -> None:
@@ -112,6 +115,12 @@ class TimeToEvent(Objective):
         nn.init.normal_(self.state.weight, std=0.02)
         nn.init.zeros_(self.direct.weight)
         nn.init.zeros_(self.state.bias)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """As modules do; weights from before there was w, which then was 0, are taken as they are."""
+        if f"{prefix}bias" in state_dict:
+            state_dict.setdefault(f"{prefix}direct.weight", torch.zeros_like(self.direct.weight))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @classmethod
     def prepare(cls, store: TokenStore, settings: Any, shape: ModelConfig) -> dict[str, Any]:
