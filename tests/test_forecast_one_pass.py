@@ -20,7 +20,8 @@ from cehrxgpt import schema as s
 from cehrxgpt import stages
 from cehrxgpt.events import EventDataset, conform, sort_events
 from cehrxgpt.forecast import OnePass, OnePassConfig, one_pass
-from cehrxgpt.forecast.hazards import Hazards, asked_events, find_cover, head_of
+from cehrxgpt.forecast.cover import find_cover
+from cehrxgpt.forecast.hazards import Hazards, asked_events, head_of
 from cehrxgpt.forecast.rows import CURVE_TYPES
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import Loaded, load_model

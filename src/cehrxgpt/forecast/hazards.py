@@ -15,7 +15,7 @@ outcome before the window; the bounds are the risk that the *next* outcome falls
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from cehrxgpt.events import EventDataset
+from cehrxgpt.forecast.cover import Cover, find_cover
 from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
@@ -37,7 +38,7 @@ from cehrxgpt.tasks import Task, outcome_by_stay
 from cehrxgpt.tasks.tokens import HasCodes
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.lasting import numbers, standings, tokens_of
+from cehrxgpt.timeline.lasting import numbers
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
@@ -92,55 +93,6 @@ class OnePass:
     predictions: pl.DataFrame
     curves: pl.DataFrame
     summary: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cover:
-    """An outcome in terms of the head's events, by their numbers.
-
-    Attributes:
-        inside: events within the outcome that together hold what the head's events can hold of it.
-        above: events that hold the whole outcome and more.
-        share: of the outcome that `inside` holds.
-        death: the event that competes; None where the head does not forecast it, or where it is in the outcome.
-    """
-
-    inside: tuple[int, ...]
-    above: tuple[int, ...]
-    share: float
-    death: int | None
-
-
-def find_cover(outcome: Sequence[int], events: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Cover:
-    """Events that are the outcome, or as much of it as there is: of those within it, ever the one that adds the most patients.
-
-    Args:
-        outcome: numbers of `timeline.lasting`.
-        events: those of each event of the head.
-        vocabulary: says how many training patients have each token.
-    """
-    patients = np.array([subjects or 0 for subjects in vocabulary.subjects])
-    wanted = frozenset(standings(outcome, vocabulary))
-    spread = [frozenset(standings(one, vocabulary)) for one in events]
-    within = {index: one for index, one in enumerate(spread) if one and wanted.issuperset(one)}
-    missing, inside = set(wanted), list[int]()
-
-    def held(stands: Iterable[int]) -> int:
-        return int(patients[tokens_of(stands, len(vocabulary))].sum())
-
-    def added(index: int) -> tuple[int, int]:
-        new = within[index] & missing
-        return held(new), len(new)
-
-    while within and added(best := max(within, key=added))[1]:
-        missing -= within.pop(best)
-        inside.append(best)
-    above = tuple(index for index, one in enumerate(spread) if wanted < one)
-    deaths = [index for index, one in enumerate(events) if one and all(vocabulary.kind[number % len(vocabulary)] == Kind.DEATH for number in one)]
-    death = deaths[0] if deaths and deaths[0] not in inside else None
-    # A token that no training patient has takes nothing from the outcome.
-    lost, whole = held(missing), held(wanted)
-    return Cover(tuple(inside), above, 1 - lost / whole if whole else float(not missing), death)
 
 
 @dataclass(frozen=True)
@@ -349,8 +301,8 @@ def _estimate(
         error_NG = hazards.std_error(cover, days, errors, opens=task.gap_days) if errors is not None and errors.knows(_used(cover)) else None
         for place, row in enumerate(rows):
             error = None if error_NG is None else float(error_NG[place, -1])
-            numbers = (float(risk_NG[place, -1]), error, None, float(lower[place]), float(upper[place]))
-            found.risk[(name, readings[row].moment)] = numbers
+            risk = float(risk_NG[place, -1])
+            found.risk[(name, readings[row].moment)] = (risk, error, None, float(lower[place]), float(upper[place]))
         if config.curve_points:
             found.curves.append(_curves(questions, name, [readings[row].moment for row in rows], days, risk_NG, error_NG))
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cehrxgpt.model.cache import Prefix
 from cehrxgpt.model.documents import DocumentEnds, DocumentGroups
+from cehrxgpt.model.prefix import Prefix
 
 EXPLICIT_SCORES = 1 << 25  # more scores than this (64 MiB in bfloat16) are never written out
 

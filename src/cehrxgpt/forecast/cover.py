@@ -1,0 +1,61 @@
+"""An outcome as events of the time-to-event head: those that are it, or what they hold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.lasting import standings, tokens_of
+from cehrxgpt.timeline.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Cover:
+    """An outcome in terms of the head's events, by their numbers.
+
+    Attributes:
+        inside: events within the outcome that together hold what the head's events can hold of it.
+        above: events that hold the whole outcome and more.
+        share: of the outcome that `inside` holds.
+        death: the event that competes; None where the head does not forecast it, or where it is in the outcome.
+    """
+
+    inside: tuple[int, ...]
+    above: tuple[int, ...]
+    share: float
+    death: int | None
+
+
+def find_cover(outcome: Sequence[int], events: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Cover:
+    """Events that are the outcome, or as much of it as there is: of those within it, ever the one that adds the most patients.
+
+    Args:
+        outcome: numbers of `timeline.lasting`.
+        events: those of each event of the head.
+        vocabulary: says how many training patients have each token.
+    """
+    patients = np.array([subjects or 0 for subjects in vocabulary.subjects])
+    wanted = frozenset(standings(outcome, vocabulary))
+    spread = [frozenset(standings(one, vocabulary)) for one in events]
+    within = {index: one for index, one in enumerate(spread) if one and wanted.issuperset(one)}
+    missing, inside = set(wanted), list[int]()
+
+    def held(stands: Iterable[int]) -> int:
+        return int(patients[tokens_of(stands, len(vocabulary))].sum())
+
+    def added(index: int) -> tuple[int, int]:
+        new = within[index] & missing
+        return held(new), len(new)
+
+    while within and added(best := max(within, key=added))[1]:
+        missing -= within.pop(best)
+        inside.append(best)
+    above = tuple(index for index, one in enumerate(spread) if wanted < one)
+    deaths = [index for index, one in enumerate(events) if one and all(vocabulary.kind[number % len(vocabulary)] == Kind.DEATH for number in one)]
+    death = deaths[0] if deaths and deaths[0] not in inside else None
+    # A token that no training patient has takes nothing from the outcome.
+    lost, whole = held(missing), held(wanted)
+    return Cover(tuple(inside), above, 1 - lost / whole if whole else float(not missing), death)
