@@ -249,9 +249,9 @@ def expected(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[s
         p, t = np.tile(both["predicted_boolean_probability"].to_numpy(), 2), both["_true"].to_numpy()
         outcome, weight = np.repeat([True, False], len(t)), np.concatenate([t, 1 - t])
         found[str(frame["method"][0])] = {
-            "auroc": float(auroc(outcome, p, weight)),
-            "calibration_slope": float(slope(outcome, logit(p, clip=np.tile(clip(both), 2)), weight)),
-            "ece": float(ece(outcome, p, weight)),
+            "auroc": float(auroc(outcome, p, weight)[0]),
+            "calibration_slope": float(slope(outcome, logit(p, clip=np.tile(clip(both), 2)), weight)[0]),
+            "ece": float(ece(outcome, p, weight)[0]),
             "prevalence": float(t.mean()),
         }
     return found
