@@ -22,6 +22,7 @@ Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`: how far a stage has come; `total` 0 means not known yet."""
 
 DEBUG_VARIABLE = "CEHRXGPT_DEBUG"
+AGAIN = "the same command goes on from what was kept, or begins anew"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def run(command: Callable[[], Any]) -> int:
         return error.exit_status
     except (KeyboardInterrupt, SystemExit) as error:
         if interrupted or isinstance(error, KeyboardInterrupt):
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            print(f"interrupted; {AGAIN}", file=sys.stderr)
             return 130
         return error.code if isinstance(error.code, int) else 0
     except MemoryError:

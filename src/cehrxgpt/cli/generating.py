@@ -36,7 +36,7 @@ def forecast(
     quiet: Quiet = False,
     json_only: Json = False,
 ) -> None:
-    """Risk of each label row's outcome by simulating futures; no training.
+    """Risk of each label row's outcome, from simulated futures or the model's hazards; no training.
 
     Example: cehrxgpt forecast model events --labels t2dm_hf_1y.parquet --samples 50 --out risk.parquet
     """

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cehrxgpt import launch
+from cehrxgpt.console import AGAIN
 from cehrxgpt.errors import InputError, Interrupted
 
 
@@ -25,7 +26,7 @@ class Verbs(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            raise Interrupted(str(interruption) or "the same command goes on where it stopped") from None
+            raise Interrupted(str(interruption) or AGAIN) from None
 
 
 app = typer.Typer(

@@ -214,8 +214,9 @@ def forecast(
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
     if chosen.get("estimator") == TIME_TO_EVENT:
-        if trajectories is not None or share is not None:
-            raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures: there are none to keep or to share out")
+        asked_in_vain = [name for name, value in (("--trajectories", trajectories), ("--share", share)) if value is not None]
+        if asked_in_vain:
+            raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures, so there are none for {' and '.join(asked_in_vain)}; leave it out")
         told = _one_pass(model, dataset, rows, asked, timeline, CURVE_POINTS if curves else 0, progress)
         with ExitStack() as outputs:
             if curves:

@@ -42,7 +42,7 @@ def task_text(name: str) -> str:
         TaskError: there is none of that name; the message lists them.
     """
     if name not in library_tasks():
-        raise TaskError(f"no library task '{name}'; there are {', '.join(library_tasks())} (or give a YAML file)")
+        raise TaskError(f"no library task '{name}'; there are {', '.join(library_tasks())} (or a YAML file; one of your own goes with --task)")
     return (resources.files("cehrxgpt.tasks") / "library" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
