@@ -442,18 +442,18 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
     if drawn:
         parts += [
             "What was drawn:",
-            table(["estimator", "futures", "tokens drawn", "tokens a future", "tokens a second", "completion"], rates(out, drawn)),
+            table(["estimator", "futures", "tokens drawn", "tokens a future", "completion"], drawings(out, drawn)),
         ]
     return "\n\n".join(parts)
 
 
-def rates(out: Path, names: Sequence[str]) -> list[list[str]]:
-    """What was drawn, and how fast."""
+def drawings(out: Path, names: Sequence[str]) -> list[list[str]]:
+    """What was drawn."""
     rows = []
     for name in names:
         facts = json.loads((out / f"{name}.json").read_text())
-        each, rate = facts["tokens"] / facts["futures"], facts["tokens"] / facts["seconds"]
-        rows.append([name, f"{facts['futures']:,}", f"{facts['tokens']:,}", f"{each:.1f}", f"{rate:,.0f}", f"{facts['completion']:.4f}"])
+        each = facts["tokens"] / facts["futures"]
+        rows.append([name, f"{facts['futures']:,}", f"{facts['tokens']:,}", f"{each:.1f}", f"{facts['completion']:.4f}"])
     return rows
 
 
