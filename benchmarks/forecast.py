@@ -40,7 +40,7 @@ from cehrxgpt.evaluate.discrimination import auroc
 from cehrxgpt.evaluate.predictions import evaluate_predictions
 from cehrxgpt.evaluate.rows import clip
 from cehrxgpt.events import EventDataset
-from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, COUNTS_LIGHTGBM, constant, lightgbm, logistic, scale_columns
+from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, COUNTS_LIGHTGBM, age_and_sex, constant, lightgbm
 from cehrxgpt.features.counts import count_features
 from cehrxgpt.simulate import SimulateConfig, simulate, true_risk, true_tasks
 from cehrxgpt.sources import IngestConfig, ingest
@@ -148,9 +148,7 @@ def taught(data: Path, task: str, labels: pl.DataFrame, labelled: int) -> pl.Dat
         few_tuning = tuning if count == len(order) else np.zeros_like(tuning)
         found = lightgbm(features.matrix, outcome, some, few_tuning)
         told.append(predictions(labels, f"{COUNTS_LIGHTGBM}, {count if count < len(order) else 'all'} labels", found.probability[~fit]))
-    scaled = scale_columns(features.matrix, fit & ~tuning)
-    person = np.asarray(scaled[:, features.columns("age", "sex:")].todense())
-    told.append(predictions(labels, AGE_SEX, logistic(person, outcome, fit & ~tuning, tuning, subject).probability[~fit]))
+    told.append(predictions(labels, AGE_SEX, age_and_sex(features, outcome, fit & ~tuning, tuning, subject).probability[~fit]))
     told.append(predictions(labels, CONSTANT, constant(outcome, fit).probability[~fit]))
     return pl.concat(told).with_columns(pl.lit(int(fit.sum())).alias("labels_known"))
 

@@ -17,6 +17,7 @@ from torch import nn
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards, round_days
 from cehrxgpt.objectives.event_times import EventReader
+from cehrxgpt.objectives.standing import Standing
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import ANCESTORS_FILE, OUTCOMES_FILE, TokenStore
@@ -24,7 +25,6 @@ from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.store.packing import first_fit
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
-from cehrxgpt.timeline.lasting import Standing
 from cehrxgpt.train import TrainConfig
 from cehrxgpt.train.optim import HEAD_BETA2, make_optimizer
 from toy_objectives import VOCABULARY, decoder, loss_of, segments

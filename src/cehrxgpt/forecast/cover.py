@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
+from cehrxgpt.tasks import Task, outcome_by_stay
+from cehrxgpt.tasks.tokens import HasCodes
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.lasting import standings, tokens_of
+from cehrxgpt.timeline.lasting import numbers, standings, tokens_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 
@@ -27,6 +30,12 @@ class Cover:
     above: tuple[int, ...]
     share: float
     death: int | None
+
+
+def events_of(task: Task, vocabulary: Vocabulary) -> list[int] | None:
+    """A task's outcome by the numbers of `timeline.lasting`: none where the vocabulary lacks it, None where it is no set of tokens."""
+    masks = outcome_by_stay(task, cast(HasCodes, vocabulary))
+    return None if masks is None else numbers(*masks)
 
 
 def find_cover(outcome: Sequence[int], events: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Cover:

@@ -27,18 +27,16 @@ import torch
 from torch import Tensor
 
 from cehrxgpt.events import EventDataset
-from cehrxgpt.forecast.cover import Cover, find_cover
+from cehrxgpt.forecast.cover import Cover, events_of, find_cover
 from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
 from cehrxgpt.objectives.incidence import cumulative_incidence
 from cehrxgpt.objectives.time_to_event import TimeToEvent
-from cehrxgpt.tasks import Task, outcome_by_stay
-from cehrxgpt.tasks.tokens import HasCodes
+from cehrxgpt.tasks import Task
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.lasting import numbers
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
@@ -139,7 +137,7 @@ def one_pass(
     config = config or OnePassConfig()
     questions = ask(events, at, tasks)
     head = head or head_of(model)
-    wanted = {name: _events_of(task, model.vocabulary) for name, task in questions.tasks.items()}
+    wanted = {name: events_of(task, model.vocabulary) for name, task in questions.tasks.items()}
     covers = {name: _cover(one, head, model.vocabulary) for name, one in wanted.items()}
     reasons = {name: why for name, one in wanted.items() if (why := _unaskable(one, covers[name], head, config)) is not None}
     found = _Found()
@@ -173,7 +171,7 @@ def head_of(model: Loaded) -> TimeToEvent | None:
 
 def asked_events(model: Loaded, head: TimeToEvent, tasks: Sequence[Task]) -> list[int]:
     """The head's events that these tasks' risks are made of: those of which `hazard_errors` is to tell how sure they are."""
-    covers = [_cover(_events_of(task, model.vocabulary), head, model.vocabulary) for task in tasks]
+    covers = [_cover(events_of(task, model.vocabulary), head, model.vocabulary) for task in tasks]
     return sorted({event for cover in covers if cover is not None for event in _used(cover)})
 
 
@@ -183,11 +181,6 @@ def _risk_rows(risk: Mapping[Key, Sequence[float | None]]) -> pl.DataFrame:
         for (name, moment), (probability, error, completion, lower, upper) in risk.items()
     ]
     return pl.DataFrame(rows, schema=RISK_TYPES, orient="row")
-
-
-def _events_of(task: Task, vocabulary: Vocabulary) -> list[int] | None:
-    masks = outcome_by_stay(task, cast(HasCodes, vocabulary))
-    return None if masks is None else numbers(*masks)
 
 
 def _cover(outcome: Sequence[int] | None, head: TimeToEvent | None, vocabulary: Vocabulary) -> Cover | None:
@@ -285,7 +278,8 @@ def _estimate(
     state_ND = pooled_states(model.decoder, [(one.token_id, one.age_minutes) for one in readings], batch_tokens=config.batch_tokens)
     with torch.inference_mode():
         state_ND = state_ND.to(head.task)
-        features_NKF, log_hazard_NKC = head.features(state_ND).double().cpu(), head.log_hazards(state_ND).double().cpu()
+        log_hazard_NKC = head.log_hazards(state_ND).double().cpu()
+        features_NKF = None if errors is None else head.features(state_ND).double().cpu()
     edges, begin = head.edges[1:-1].double().cpu(), torch.tensor([one.elapsed_days for one in readings], dtype=torch.float64)
     for name, task in questions.tasks.items():
         rows = [row for row, one in enumerate(readings) if name in questions.asked[one.moment] and (name, one.moment) not in found.note]
@@ -293,7 +287,7 @@ def _estimate(
         if not rows or cover is None:
             continue
         assert task.follow_days is not None  # a task whose window ends with a stay has no set of tokens
-        hazards = Hazards(edges, log_hazard_NKC[rows].clone(), features_NKF[rows].clone(), begin[rows])
+        hazards = Hazards(edges, log_hazard_NKC[rows].clone(), None if features_NKF is None else features_NKF[rows].clone(), begin[rows])
         points = max(config.curve_points, 1)
         days = task.gap_days + (task.follow_days - task.gap_days) * torch.arange(1, points + 1, dtype=torch.float64) / points
         risk_NG = hazards.risk(cover, days, opens=task.gap_days)
@@ -314,13 +308,13 @@ class Hazards:
     Attributes:
         edges: inner edges of the pieces in days, float64[K - 1].
         log_hazard: events per day, float64[N, K, C].
-        features: what multiplies weights (`TimeToEvent.features`), float64[N, K, F].
+        features: what multiplies weights (`TimeToEvent.features`), float64[N, K, F]; None: no standard errors are asked for.
         begin: days from the last token to the prediction time, float64[N].
     """
 
     edges: Tensor
     log_hazard: Tensor
-    features: Tensor
+    features: Tensor | None
     begin: Tensor
 
     def _incidence(self, log_hazard: Tensor, death: Tensor | None, days: Tensor, opens: float = 0.0) -> Tensor:
@@ -354,6 +348,7 @@ class Hazards:
 
     def std_error(self, cover: Cover, days: Tensor, errors: HazardErrors, *, opens: float = 0.0) -> Tensor:
         """Standard error of `risk` by the errors of the hazards' last layer, to first order; [N, G]."""
+        assert self.features is not None, "standard errors need the features"
         events = list(_used(cover))
         influence = errors.of(events)
         leaf = self.log_hazard[:, :, events].clone().requires_grad_()

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from cehrxgpt.model.config import ModelConfig, check_numbers
+from cehrxgpt.model.precision import wide_dtype
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
@@ -90,4 +91,4 @@ def nothing(hidden: Tensor) -> Tensor:
 
 def wide(x: Tensor) -> Tensor:
     """In float32, or float64 where it is that already: what losses are computed in."""
-    return x if x.dtype.itemsize == 8 else x.float()
+    return x.to(wide_dtype(x))

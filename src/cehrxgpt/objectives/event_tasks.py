@@ -30,12 +30,13 @@ import torch
 
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.objectives.event_times import EventReader
+from cehrxgpt.objectives.standing import Standing
 from cehrxgpt.schema import TRAIN
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.timeline.kinds import Kind
-from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, Standing, standings, tokens_of
+from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, standings, tokens_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 SAMPLE_TOKENS = 2_000_000

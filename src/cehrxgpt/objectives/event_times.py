@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cehrxgpt.objectives.standing import Standing
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
-from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, Standing, standings
+from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, standings
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.vocabulary import Vocabulary
 

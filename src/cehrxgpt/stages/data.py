@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
@@ -102,13 +102,11 @@ def _with_library_edges(dataset: EventDataset, config: TimelineConfig) -> Timeli
 
 def _library_outcomes(dataset: EventDataset, vocabulary: Vocabulary) -> dict[str, list[int]]:
     """Library task -> the events that are its outcome, where it is a set of tokens and the vocabulary has some."""
-    from cehrxgpt.tasks import library, outcome_by_stay, resolve_all
-    from cehrxgpt.tasks.tokens import HasCodes
-    from cehrxgpt.timeline.lasting import numbers
+    from cehrxgpt.forecast.cover import events_of
+    from cehrxgpt.tasks import library, resolve_all
 
-    tasks = resolve_all(library().values(), dataset.codes)
-    found = {task.name: outcome_by_stay(task, cast(HasCodes, vocabulary)) for task in tasks}
-    return {name: events for name, masks in found.items() if masks is not None and (events := numbers(*masks))}
+    found = {task.name: events_of(task, vocabulary) for task in resolve_all(library().values(), dataset.codes)}
+    return {name: events for name, events in found.items() if events}
 
 
 def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:

@@ -16,7 +16,7 @@ from cehrxgpt.tasks.definition import Outcome, Task
 from cehrxgpt.tasks.outcome import value_holds
 from cehrxgpt.tasks.words import INTENSIVE_CARE
 
-_LONGEST_MINUTES = 10.0 * 365 * 1440
+_SHORT, _LONG = (0.0,), (10.0 * 365 * 1440,)  # minutes that a visit may last
 Mask = npt.NDArray[np.bool_]
 
 
@@ -35,7 +35,7 @@ class HasCodes(Protocol):
         ...
 
 
-def outcome_tokens(task: Task, vocabulary: HasCodes, *, visit_minutes: float | None = None) -> Mask | None:
+def outcome_tokens(task: Task, vocabulary: HasCodes) -> Mask | None:
     """Tokens that are the outcome, bool[V]; None where the outcome is no set of tokens.
 
     It is none where one token alone does not decide: a stay's length, a window that ends with the stay, visits of a class that some visit
@@ -50,26 +50,21 @@ def outcome_tokens(task: Task, vocabulary: HasCodes, *, visit_minutes: float | N
     Args:
         task: widened by `resolve` as for the labels.
         vocabulary: what token i decodes to: `code[i]`, and for one with a number `unit[i]`, `operator[i]`, `bin_low[i]`, `bin_high[i]`.
-        visit_minutes: how long every visit lasts; None = a token that begins one does not say.
     """
-    found = _tokens(task, vocabulary, _either(visit_minutes))
+    found = _tokens(task, vocabulary, (*_SHORT, *_LONG))
     return None if isinstance(found, str) else found
 
 
 def outcome_by_stay(task: Task, vocabulary: HasCodes) -> tuple[Mask, Mask] | None:
     """Tokens that are the outcome where the visit that they begin is short, and where it lasts; None where it is no set of tokens even so."""
-    short, long = (outcome_tokens(task, vocabulary, visit_minutes=minutes) for minutes in (0.0, _LONGEST_MINUTES))
-    return None if short is None or long is None else (short, long)
+    short, long = (_tokens(task, vocabulary, lasting) for lasting in (_SHORT, _LONG))
+    return None if isinstance(short, str) or isinstance(long, str) else (short, long)
 
 
 def why_no_tokens(task: Task, vocabulary: HasCodes) -> str | None:
     """In words, why the outcome is no set of tokens; None where it is one."""
-    found = _tokens(task, vocabulary, _either(None))
+    found = _tokens(task, vocabulary, (*_SHORT, *_LONG))
     return found if isinstance(found, str) else None
-
-
-def _either(visit_minutes: float | None) -> tuple[float, ...]:
-    return (0.0, _LONGEST_MINUTES) if visit_minutes is None else (visit_minutes,)
 
 
 def _tokens(task: Task, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | str:

@@ -16,10 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from cehrxgpt import visits
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -40,7 +37,7 @@ def tokens_of(events: Iterable[int], vocabulary_size: int) -> list[int]:
 
 
 def standings(events: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """What of `Standing` is one of these events: n for token n, V + n for visit type n where its visit lasts."""
+    """What of `objectives.standing` is one of these events: n for token n, V + n for visit type n where its visit lasts."""
     size = len(vocabulary)
     found = set()
     for number in events:
@@ -50,28 +47,3 @@ def standings(events: Sequence[int], vocabulary: Vocabulary) -> list[int]:
         if which == 1 or (which == 0 and vocabulary.kind[token] == Kind.VISIT_TYPE):
             found.add(size + token)
     return sorted(found)
-
-
-class Standing:
-    """Says of each token how it stands: its number, plus V where it is the type of a visit that lasts.
-
-    Args:
-        vocabulary: of the tokens.
-    """
-
-    def __init__(self, vocabulary: Vocabulary):
-        self.size = len(vocabulary)
-        self.types = torch.from_numpy(vocabulary.kind == Kind.VISIT_TYPE)
-        self.ends = torch.from_numpy(vocabulary.kind == Kind.VISIT_END)
-
-    def __call__(self, token: Tensor, age_minutes: Tensor, segment: Tensor) -> Tensor:
-        """int64[N] from three of int64[N]; tokens of a segment, a number that grows, stand together and in order."""
-        types = self.types.to(token.device)[token].nonzero().squeeze(1)
-        ends = self.ends.to(token.device)[token].nonzero().squeeze(1)
-        seen = torch.searchsorted(segment, segment[types], right=True) - 1  # the last token of each one's segment
-        if len(ends):
-            after = torch.searchsorted(ends, types)
-            seen = torch.where(after < len(ends), seen.minimum(ends[after.clamp(max=len(ends) - 1)]), seen)
-        stands = token.long().clone()
-        stands[types[age_minutes[seen] - age_minutes[types] > visits.stay_minutes()]] += self.size
-        return stands
