@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -19,16 +20,18 @@ from cehrxgpt.objectives.event_tasks import choose_tasks, fit_hazards, round_day
 from cehrxgpt.objectives.event_times import EventReader
 from cehrxgpt.objectives.standing import Standing
 from cehrxgpt.objectives.time_to_event import TimeToEvent
+from cehrxgpt.schema import TRAIN
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import ANCESTORS_FILE, OUTCOMES_FILE, TokenStore
-from cehrxgpt.store.loader import Segment, assemble
+from cehrxgpt.store.loader import Loader, Segment, assemble
 from cehrxgpt.store.packing import first_fit
+from cehrxgpt.timeline.encoded import concatenate
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.train import TrainConfig
 from cehrxgpt.train.optim import HEAD_BETA2, make_optimizer
 from toy_objectives import VOCABULARY, decoder, loss_of, segments
-from toy_store import save_store, toy_histories, toy_vocabulary
+from toy_store import retold, save_store, toy_histories, toy_vocabulary
 
 PROMPT = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
 TASKS = [
@@ -64,9 +67,11 @@ def brute_force(batch: PackedBatch) -> dict[int, tuple[float, list[float]]]:
             age, last = int(batch.age_minutes[r, c]), inside[-1]
             end = int(batch.age_minutes[r, last]) + 1440 * max(int(batch.censor_gap_days[r, last]), 0)
             is_last_of_time = c == last or int(batch.age_minutes[r, c + 1]) > age
-            if not is_last_of_time or end == age:
+            opened = [x for x in inside if x < c and VOCABULARY.kind[int(batch.token_id[r, x])] == Kind.VISIT_TYPE]
+            ends_stay = kind == Kind.VISIT_END and int(batch.token_id[r, opened[-1]]) == VOCABULARY.id_of("visit:9201")
+            if not (is_last_of_time or ends_stay) or (c == last and end == age):
                 continue
-            later = [(int(batch.age_minutes[r, x]) - age, x) for x in inside if int(batch.age_minutes[r, x]) > age]
+            later = [(int(batch.age_minutes[r, x]) - age, x) for x in inside if x > c]
             next_days = [min((days / 1440 for days, x in later if happens(batch, r, x, inside, events)), default=math.inf) for events in TASKS]
             found[r * width + c] = ((end - age) / 1440, next_days)
     return found
@@ -82,6 +87,70 @@ def test_targets_are_those_of_brute_force(seed: int, patients: int, packed: bool
     for place, end, events in zip(targets.place.tolist(), targets.end_days.tolist(), targets.event_days.tolist(), strict=True):
         assert end == pytest.approx(expected[place][0], rel=1e-6)
         assert events == pytest.approx(expected[place][1], rel=1e-6)
+
+
+def test_at_the_end_of_a_stay_the_same_day_is_still_to_come() -> None:
+    """Whoever is admitted again at once counts where people ask; the end of a visit by the day is followed by its day's other units."""
+    words = ["condition/1", "[VE]", "D0", "[VS]", "visit:9201", "i-H5", "condition/2", "[VE]", "D0", "condition/1", "D9", "condition/3"]
+    for opens, place in (("visit:9201", True), ("visit:9202", False)):
+        token = np.concatenate([PROMPT, [VOCABULARY.id_of(word) for word in ("[VS]", opens, *words)]])
+        _, age = Grammar(VOCABULARY).follow(token[None])
+        reader = EventReader(VOCABULARY, [[VOCABULARY.id_of("visit:9201")], [VOCABULARY.id_of("condition/1")]])
+        found = reader(assemble([Segment(token, age[0], np.full(len(token), np.nan, np.float32), 0, 5)]))
+        first_end = PROMPT_LENGTH + 3
+        assert (first_end in found.place.tolist()) == place
+        if place:
+            at = found.place.tolist().index(first_end)
+            assert found.event_days[at, 0] == 0
+            assert found.event_days[at, 1] == pytest.approx(5 / 24)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([48, 64, 100]))
+@settings(deadline=None, max_examples=15)
+def test_a_window_looks_as_far_ahead_as_the_whole_history(seed: int, context: int) -> None:
+    """Targets inside windows that were cut are those of the same tokens in their histories: also which visits last."""
+    histories = toy_histories(VOCABULARY, 4, seed=seed, units=(12, 60))
+    reader = EventReader(VOCABULARY, TASKS)
+    with TemporaryDirectory() as folder:
+        store = TokenStore(save_store(Path(folder) / "timeline", VOCABULARY, {TRAIN: histories}))
+        loader = Loader(store, TRAIN, tokens_per_batch=256, context=context, seed=seed, ahead=True)
+        compared = 0
+        for step in range(loader.batches_per_epoch):
+            batch = loader.batch(step)
+            targets, width = reader(batch), batch.token_id.shape[1]
+            for row, history in enumerate(loader.subjects(step)):
+                (length,) = (batch.segment_id[row] > 0).nonzero()[-1:, 0] + 1
+                after = batch.ahead_place == row * width + length - 1
+                if after.any() and batch.ahead_token[after][-1] != 0:
+                    continue  # not shown to its end
+                whole = reader(assemble(segments(histories.subset(np.array([history])))))
+                stop = len(histories.token_id[histories.history(int(history))]) - max(int(after.sum()) - 1, 0)
+                known = dict(zip(whole.place.tolist(), zip(whole.end_days.tolist(), whole.event_days.tolist(), strict=True), strict=True))
+                mine = (targets.place // width == row).nonzero().squeeze(1)
+                for at in mine.tolist():
+                    place = int(targets.place[at]) % width
+                    if place < PROMPT_LENGTH + 4 and stop > length:
+                        continue  # a visit that the window opens again
+                    end, events = known[stop - int(length) + place]
+                    assert float(targets.end_days[at]) == pytest.approx(end, rel=1e-6)
+                    assert targets.event_days[at].tolist() == pytest.approx(events, rel=1e-6)
+                    compared += 1
+        assert compared > 20
+
+
+def test_rates_do_not_depend_on_the_context(tmp_path: Path) -> None:
+    """People who are often ill fill a context sooner: one window of each, or none of what comes after it, would halve these rates."""
+    random, parts = np.random.default_rng(0), []
+    base, one, other = toy_histories(VOCABULARY, 1), VOCABULARY.id_of("condition/1"), VOCABULARY.id_of("condition/2")
+    for subject in range(300):
+        mean_days, share = (10, 0.5) if subject % 3 else (100, 0.1)
+        gaps = random.integers(1, 2 * mean_days, size=2000 // mean_days).tolist()
+        tokens = [token for gap in gaps for token in (one if random.random() < share else other, VOCABULARY.id_of(f"D{gap}"))]
+        parts.append(retold(VOCABULARY, base, [*tokens, other], subject=subject))
+    store = TokenStore(save_store(tmp_path / "timeline", VOCABULARY, {TRAIN: concatenate(parts)}))
+    task = {"one": [one]}
+    whole, cut = (np.exp(fit_hazards(store, task, 3, context)["log_rate"][0]) for context in (4096, 48))
+    np.testing.assert_allclose(cut, whole, rtol=0.1)
 
 
 def test_visits_that_last_are_told_from_those_that_do_not() -> None:

@@ -26,7 +26,6 @@ from cehrxgpt.report.history import bin_edges
 from cehrxgpt.rollout import Prompt, rollout
 from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.store.crop import choose_crop
-from cehrxgpt.store.packing import generator
 from cehrxgpt.store.writer import write_store
 from cehrxgpt.synthesis import synthesize
 from cehrxgpt.tasks import Index, Outcome, Task, outcome_in_window, outcome_tokens
@@ -202,8 +201,8 @@ def test_no_crop_parts_a_lab_from_its_bin(context: int) -> None:
     stay = [Kind.VISIT_START, Kind.VISIT_TYPE, *[Kind.LAB, Kind.BIN, Kind.CODE, Kind.IN_VISIT_DAYS, Kind.LAB, Kind.BIN, Kind.DRUG_LENGTH] * 60]
     for body in ([*stay, Kind.VISIT_END], [*([Kind.LAB, Kind.BIN, Kind.DAY_GAP] * 150), Kind.LAB, Kind.BIN]):
         kind = np.array([0] * PROMPT_LENGTH + [int(one) for one in body], dtype=np.int8)
-        for seed in range(60):
-            crop = choose_crop(kind, context, generator(seed))
+        for share in np.linspace(0, 1, 60):
+            crop = choose_crop(kind, context, float(share))
             assert crop.stop == len(kind) or kind[crop.stop] not in FOLLOWERS
             assert crop.start == 0 or kind[crop.start] not in FOLLOWERS
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.store.batch import IGNORE
-from cehrxgpt.store.crop import choose_crop, unit_starts
+from cehrxgpt.store.crop import choose_crop, unit_starts, window_lengths
 from cehrxgpt.store.format import DTYPES, ArrayAppender, TokenStore
 from cehrxgpt.store.loader import Loader, Segment, assemble
-from cehrxgpt.store.packing import first_fit, generator, plan_epoch
-from cehrxgpt.timeline.encoded import HISTORY_FIELDS, TOKEN_FIELDS
+from cehrxgpt.store.packing import batches_per_epoch, first_fit, plan_epoch
+from cehrxgpt.timeline.encoded import HISTORY_FIELDS, TOKEN_FIELDS, concatenate
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, TIME_KINDS, Kind
 from toy_store import save_store, toy_histories, toy_store, toy_vocabulary
@@ -129,13 +129,23 @@ import cehrxgpt.train.loop
 @settings(deadline=None, max_examples=60)
 def test_an_epoch_visits_each_history_once(lengths: list[int], tokens_per_batch: int, packed: bool, epoch: int) -> None:
     size = np.array(lengths, dtype=np.int64)
-    plan = plan_epoch(np.arange(len(size)), size, tokens_per_batch=tokens_per_batch, seed=3, epoch=epoch, packed=packed)
+    count = batches_per_epoch(size, tokens_per_batch)
+    plan = plan_epoch(size, batches=count, seed=3, epoch=epoch, packed=packed)
     assert sorted(plan.order.tolist()) == list(range(len(size)))
-    assert len(plan) == -(-int(size.sum()) // tokens_per_batch)
-    for index in range(len(plan)):
+    assert len(plan) == count
+    for index in range(count):
         batch = plan.batch(index)
         assert len(batch)
         assert size[batch].sum() < tokens_per_batch + 64
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=40), st.data())
+@settings(deadline=None, max_examples=60)
+def test_no_batch_is_empty_however_many_there_are(lengths: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(lengths)))
+    plan = plan_epoch(np.array(lengths), batches=count, seed=0, epoch=0, packed=True)
+    assert sorted(plan.order.tolist()) == list(range(len(lengths)))
+    assert min(len(plan.batch(index)) for index in range(count)) > 0
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60))
@@ -153,10 +163,11 @@ def test_first_fit_never_overlaps(lengths: list[int]) -> None:
 def test_rows_are_of_like_length() -> None:
     random = np.random.default_rng(0)
     lengths = np.minimum(7 + random.gamma(1.5, 35, size=20_000).astype(np.int64), 512)
-    plan = plan_epoch(np.arange(len(lengths)), lengths, tokens_per_batch=4096, seed=0, epoch=0, packed=False)
+    count = batches_per_epoch(lengths, 4096)
+    plan = plan_epoch(lengths, batches=count, seed=0, epoch=0, packed=False)
     places = sum(len(plan.batch(index)) * int(lengths[plan.batch(index)].max()) for index in range(len(plan)))
     assert 1 - lengths.sum() / places < 0.06
-    other = plan_epoch(np.arange(len(lengths)), lengths, tokens_per_batch=4096, seed=0, epoch=1, packed=False)
+    other = plan_epoch(lengths, batches=count, seed=0, epoch=1, packed=False)
     assert set(plan.batch(0).tolist()) != set(other.batch(0).tolist())
 
 
@@ -236,16 +247,17 @@ def test_settings_that_cannot_work_are_refused(folder: Path, tmp_path: Path) -> 
 # -- long histories -------------------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 10_000), st.sampled_from([24, 40, 64, 200]), st.booleans())
-@settings(deadline=None, max_examples=30)
-def test_crops_fit_and_part_no_time_from_its_event(seed: int, context: int, one_long_visit: bool) -> None:
+@given(st.integers(0, 10_000), st.floats(0, 1), st.sampled_from([24, 40, 64, 200]), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_crops_fit_and_part_no_time_from_its_event(seed: int, share: float, context: int, one_long_visit: bool) -> None:
     vocabulary = toy_vocabulary()
     histories = toy_histories(vocabulary, 1, seed=seed, units=(1, 2) if one_long_visit else (60, 80))
     kind = vocabulary.kind[histories.token_id]
     if one_long_visit:
         stay = [Kind.VISIT_START, Kind.VISIT_TYPE, *[Kind.CODE, Kind.CODE, Kind.IN_VISIT_DAYS, Kind.CODE] * 100, Kind.VISIT_END]
         kind = np.array([*kind[:PROMPT_LENGTH], *(int(k) for k in stay)], dtype=np.int8)
-    crop = choose_crop(kind, context, generator(seed))
+    crop = choose_crop(kind, context, share)
+    assert crop.stop - crop.start <= window_lengths(np.array([len(kind)]), context, np.array([share]))[0], "what batches are planned with"
     assert 0 <= crop.start < crop.stop <= len(kind)
     assert crop.stop - crop.start + (0 if crop.start == 0 else PROMPT_LENGTH + 4) <= context
     assert crop.start == 0 or crop.start > PROMPT_LENGTH
@@ -254,20 +266,65 @@ def test_crops_fit_and_part_no_time_from_its_event(seed: int, context: int, one_
     assert crop.start == 0 or kind[crop.start - 1] not in (Kind.IN_VISIT_DAYS, Kind.IN_VISIT_HOURS, Kind.VISIT_START, Kind.YEAR_GAP)
 
 
-def test_half_of_the_crops_start_at_the_beginning_and_the_rest_cover_the_history_evenly() -> None:
+def test_an_epoch_reads_tokens_of_long_histories_as_often_as_those_of_short_ones(tmp_path: Path) -> None:
+    """At the beginning, in the middle and at the end, where deaths and censored gaps stand."""
     vocabulary = toy_vocabulary()
-    kind = vocabulary.kind[toy_histories(vocabulary, 1, units=(200, 201)).token_id]
-    crops = [choose_crop(kind, 128, generator(0, draw)) for draw in range(2000)]
-    whole_room = [crop for crop in crops if crop.start == 0 and crop.stop > 110]
-    assert 0.45 < len(whole_room) / len(crops) < 0.6
-    random = [crop for crop in crops if crop.start > 0]
-    assert {crop.start for crop in random} <= set(unit_starts(kind).tolist()), "windows are aligned to visits"
-    seen = np.zeros(len(kind), dtype=int)
-    for crop in random:
-        seen[crop.start : crop.stop] += 1
-    inside, at_end = seen[200:-200].mean(), seen[-8:].mean()
-    assert seen[128:].min() > 0
-    assert 0.7 < at_end / inside < 1.4, "deaths and censored gaps stand at the end"
+    groups = [toy_histories(vocabulary, 40, seed=seed, units=units) for seed, units in enumerate([(2, 4), (16, 20), (40, 60), (200, 201)])]
+    store = TokenStore(save_store(tmp_path / "timeline", vocabulary, {"train": concatenate(groups)}))
+    loader = Loader(store, "train", tokens_per_batch=512, context=128, seed=0)
+    kinds = [vocabulary.kind[store.token_id[store.histories.history(index)]] for index in range(160)]
+    seen = [np.zeros(len(kind)) for kind in kinds]
+    aligned, epochs, real = [], 10, []
+    for epoch in range(epochs):
+        plan, share = loader._plan_of(epoch)
+        assert sorted(plan.order.tolist()) == list(range(loader.windows.sum()))
+        for one in plan.order.tolist():
+            history = int(loader.indices[loader._number[one]])
+            (crop,) = loader._crops(history, one, float(share[one]), epoch)
+            seen[history][crop.start : crop.stop] += 1 / epochs
+            aligned.append(crop.start == 0 or crop.start in unit_starts(kinds[history]))
+        real += [loader.batch(epoch * loader.batches_per_epoch + step).tokens for step in range(3)]
+    assert all(aligned), "windows begin with a unit"
+    np.testing.assert_allclose(np.concatenate(seen[:40]), 1)
+    for group in (seen[40:80], seen[80:120], seen[120:]):
+        for part in (slice(PROMPT_LENGTH, 40), slice(40, -40), slice(-8, None)):
+            assert 0.85 < np.concatenate([one[part] for one in group]).mean() < 1.15
+    assert 512 - 128 < np.mean(real) < 512 + 64
+
+
+def test_what_comes_after_a_window_is_shown_on_its_clock(tmp_path: Path) -> None:
+    vocabulary = toy_vocabulary()
+    long = toy_histories(vocabulary, 12, units=(20, 260))
+    store = TokenStore(save_store(tmp_path / "timeline", vocabulary, {"train": long}))
+    loader, blind = (Loader(store, "train", tokens_per_batch=256, context=64, seed=0, ahead=ahead) for ahead in (True, False))
+    ended, cut = 0, 0
+    for step in range(loader.batches_per_epoch):
+        batch, width = loader.batch(step), loader.batch(step).token_id.shape[1]
+        other = blind.batch(step)
+        assert torch.equal(batch.token_id, other.token_id)
+        assert not len(other.ahead_token)
+        for row, history in enumerate(loader.subjects(step)):
+            length = int((batch.segment_id[row] > 0).sum())
+            after = batch.ahead_place == row * width + length - 1
+            token, age = batch.ahead_token[after].numpy(), batch.ahead_age_minutes[after].numpy()
+            whole = long.history(int(history))
+            tail, ages = long.token_id[whole], long.age_minutes[whole].astype(np.int64)
+            if not len(token):
+                assert batch.censor_gap_days[row, length - 1] == long.censor_gap_days[history]
+                continue
+            assert batch.censor_gap_days[row, length - 1] == -1
+            reached = token[-1] == 0
+            real = len(token) - int(reached)
+            if reached:
+                ended, stop = ended + 1, len(tail) - real  # where the window was cut
+                np.testing.assert_array_equal(token[:real], tail[stop:])
+                shift = int(batch.age_minutes[row, length - 1]) - int(ages[stop - 1])
+                np.testing.assert_array_equal(age[:real], ages[stop:] + shift)
+                assert age[-1] == age[-2] + max(int(long.censor_gap_days[history]), 0) * 1440
+            else:
+                cut += 1
+                assert real == 8 * 64
+    assert min(ended, cut) > 0
 
 
 @pytest.mark.parametrize(("units", "per_unit"), [((40, 60), 4), ((2, 4), 120)])

@@ -45,4 +45,8 @@ def loss_of(model: Decoder, objective: Objective, batch: PackedBatch) -> tuple[T
 
 def padded(batch: PackedBatch, columns: int) -> PackedBatch:
     filler = {"target": IGNORE, "censor_gap_days": -1, "pair": -1, "value": float("nan")}
-    return PackedBatch(**{f.name: nn.functional.pad(getattr(batch, f.name), (0, columns), value=filler.get(f.name, 0)) for f in fields(batch)})
+    names = [f.name for f in fields(batch) if not f.name.startswith("ahead")]
+    wide = {name: nn.functional.pad(getattr(batch, name), (0, columns), value=filler.get(name, 0)) for name in names}
+    row = batch.ahead_place // batch.token_id.shape[1]
+    place = batch.ahead_place + row * columns
+    return PackedBatch(**wide, ahead_token=batch.ahead_token, ahead_age_minutes=batch.ahead_age_minutes, ahead_place=place)

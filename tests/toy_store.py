@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from cehrxgpt.schema import SPLITS
 from cehrxgpt.store.format import StoreAppender, write_meta
 from cehrxgpt.timeline.encoded import EncodedHistories, concatenate
 from cehrxgpt.timeline.grammar import Grammar
-from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.time import age_in_months, year_month_of
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -91,6 +92,22 @@ def toy_history(vocabulary: Vocabulary, random: np.random.Generator, *, subject:
         censor_gap_days=np.full(1, -1 if dies else int(random.integers(0, 1500)), dtype=np.int32),
         events=one * units,
         unknown=one * 0,
+    )
+
+
+def retold(vocabulary: Vocabulary, history: EncodedHistories, tokens: list[int], *, subject: int) -> EncodedHistories:
+    """The same person's prompt, other tokens behind it; open, and watched until the last of them."""
+    token_id = np.array([*history.token_id[:PROMPT_LENGTH], *tokens], dtype=np.int32)
+    _, age = Grammar(vocabulary).follow(token_id[None])
+    return replace(
+        history,
+        token_id=token_id,
+        age_minutes=age[0].astype(np.int32),
+        value=np.full(len(token_id), np.nan, dtype=np.float32),
+        event_index=np.full(len(token_id), -1, dtype=np.int32),
+        offsets=np.array([0, len(token_id)], dtype=np.int64),
+        subject_id=np.array([subject]),
+        censor_gap_days=np.zeros(1, dtype=np.int32),
     )
 
 

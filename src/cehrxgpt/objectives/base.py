@@ -50,9 +50,11 @@ class Objective(nn.Module, ABC):
     Attributes:
         name: as in recipes and in `train.jsonl`.
         Settings: what a recipe may say of it.
+        looks_ahead: it wants to be shown what comes after windows that were cut (`PackedBatch.ahead_token`).
     """
 
     name: ClassVar[str]
+    looks_ahead: ClassVar[bool] = False
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
 
     @classmethod

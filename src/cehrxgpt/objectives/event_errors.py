@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -62,13 +64,22 @@ class HazardErrors:
 
 def hazard_errors(decoder: Decoder, head: TimeToEvent, store: TokenStore, tasks: Sequence[int]) -> HazardErrors:
     """Errors of some of a head's tasks, from a sample of the split that it was trained on."""
-    return errors_of_batches(decoder, head, training_windows(store, decoder.config.context), tasks, patients=len(store.indices(TRAIN)))
+    sample = training_windows(store, decoder.config.context)
+    owners = np.concatenate([sample.evaluation_subjects(index) for index in range(sample.batches_per_epoch)])
+    return errors_of_batches(decoder, head, sample.evaluation(), tasks, owners=owners, patients=len(store.indices(TRAIN)))
 
 
 def errors_of_batches(
-    decoder: Decoder, head: TimeToEvent, batches: Iterable[PackedBatch], tasks: Sequence[int], *, patients: int | None = None
+    decoder: Decoder,
+    head: TimeToEvent,
+    batches: Iterable[PackedBatch],
+    tasks: Sequence[int],
+    *,
+    owners: npt.NDArray[np.integer] | None = None,
+    patients: int | None = None,
 ) -> HazardErrors:
-    """The same from batches in which each segment is one patient; `patients` that the head was trained on, where they are more."""
+    """The same from batches. `owners`: the patient of each segment, batch after batch, where one has several; `patients` that the head was
+    trained on, where they are more."""
     size = head.rank + head.direct.in_features + head.pieces
     task = torch.as_tensor(tasks)
     information = torch.zeros(len(task), size, size, dtype=torch.float64)
@@ -79,6 +90,9 @@ def errors_of_batches(
             scores.append(score)
             information += expected
     score_SCX = torch.cat(scores)
+    if owners is not None:
+        numbers, owner = np.unique(owners, return_inverse=True)
+        score_SCX = score_SCX.new_zeros(len(numbers), *score_SCX.shape[1:]).index_add_(0, torch.from_numpy(owner), score_SCX)
     seen = len(score_SCX)
     scale = max(patients or seen, seen) / seen
     bread_CXX = torch.linalg.inv(information * scale + RIDGE * torch.eye(size, dtype=torch.float64))
@@ -96,7 +110,8 @@ def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor)
     hazard_PKC = head.log_hazards(hidden_PD)[:, :, task].double().exp()
     low, high = head.edges[:-1].double()[:, None], head.edges[1:].double()[:, None]
     expected_PKC = hazard_PKC * (until_PC[:, None] - low).clamp(min=0).minimum(high - low)
-    occurs_PKC = torch.isfinite(event_PC)[:, None] & (event_PC[:, None] > low) & (event_PC[:, None] <= high)
+    # What happens at the same hour is in the first piece.
+    occurs_PKC = torch.isfinite(event_PC)[:, None] & (event_PC[:, None] > torch.where(low > 0, low, -1.0)) & (event_PC[:, None] <= high)
     features_PKF = head.features(hidden_PD).double()
     piece_PKK = torch.eye(head.pieces, dtype=torch.float64).expand(len(hidden_PD), -1, -1)
     x_PKX = torch.cat([features_PKF, piece_PKK], dim=2)

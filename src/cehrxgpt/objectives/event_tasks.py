@@ -20,7 +20,6 @@ Read are at most `SAMPLE_TOKENS` tokens, in the very windows that training uses.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import compress
 from typing import Any
 
@@ -32,7 +31,6 @@ from cehrxgpt.errors import ConfigError
 from cehrxgpt.objectives.event_times import EventReader
 from cehrxgpt.objectives.standing import Standing
 from cehrxgpt.schema import TRAIN
-from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Loader
 from cehrxgpt.timeline.kinds import Kind
@@ -111,7 +109,7 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
         ConfigError: none is left.
     """
     reader = EventReader(store.vocabulary, list(tasks.values()))
-    sample = [(targets.end_days, targets.event_days) for targets in map(reader, training_windows(store, context))]
+    sample = [(targets.end_days, targets.event_days) for targets in map(reader, training_windows(store, context).evaluation())]
     times = torch.cat([event[torch.isfinite(event)] for _, event in sample])
     inner = np.unique(round_days(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1] ** 2))) if len(times) else np.zeros(0)
     inner = inner[inner > 0]
@@ -121,7 +119,8 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
         until = torch.minimum(event, end[:, None])
         for piece in range(len(edges) - 1):
             days[:, piece] += (until - edges[piece]).clamp(min=0, max=float(edges[piece + 1] - edges[piece])).double().sum(0)
-            events[:, piece] += (torch.isfinite(event) & (event > edges[piece]) & (event <= edges[piece + 1])).double().sum(0)
+            low = edges[piece] if piece else -1.0  # what happens at the same hour is in the first piece
+            events[:, piece] += (torch.isfinite(event) & (event > low) & (event <= edges[piece + 1])).double().sum(0)
     seen = events.sum(1) > 0  # what only ever stands in a first day is at no place's future, and has no rate
     if not seen.any():
         raise ConfigError("objectives: time_to_event finds none of its events after the first day of a training history; leave it out for this data")
@@ -142,7 +141,17 @@ def round_days(days: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return (days / unit).round() * unit
 
 
-def training_windows(store: TokenStore, context: int) -> Iterator[PackedBatch]:
-    """A sample of the training split as training reads it: one window of each patient."""
-    loader = Loader(store, TRAIN, tokens_per_batch=max(_BATCH_TOKENS, context), context=context, seed=0)
-    return loader.evaluation(max(SAMPLE_TOKENS // max(_BATCH_TOKENS, context) // 8, 1))
+def training_windows(store: TokenStore, context: int) -> Loader:
+    """A sample of the training split as training reads it: all windows of some patients, one to a row."""
+    patients = store.indices(TRAIN)
+    order = np.random.default_rng(0).permutation(len(patients))
+    taken = max(int(np.searchsorted(np.cumsum(store.lengths[patients[order]]), SAMPLE_TOKENS // 8, side="right")), 1)
+    return Loader(
+        store,
+        TRAIN,
+        tokens_per_batch=max(_BATCH_TOKENS, context),
+        context=context,
+        seed=0,
+        ahead=True,
+        histories=patients[np.sort(order[:taken])],
+    )

@@ -1,6 +1,6 @@
 """Time to event: for many events at once, how soon each happens next, as hazards that are constant within pieces (as MOTOR, arXiv 2301.03150).
 
-From every place p (the last token of each distinct time) and for every task c, with t days to the next occurrence or to the end of
+From every place p (`event_times`: the last token of each distinct time) and for every task c, with t days to the next occurrence or to the end of
 observation, whichever is first, the term is the negative log-likelihood of a piecewise-exponential time:
 
     sum over pieces k of  lambda[p, k, c] * (days of (0, t] inside piece k)   -   log lambda[p, k(t), c]  if it occurred
@@ -94,6 +94,7 @@ class TimeToEvent(Objective):
     """
 
     name: ClassVar[str] = "time_to_event"
+    looks_ahead: ClassVar[bool] = True
     Settings: ClassVar[type[ObjectiveSettings]] = TimeToEventSettings
     edges: Tensor
     weight: Tensor

@@ -6,7 +6,7 @@ leaves a segment. Targets are shifted once, here and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -16,9 +16,13 @@ PAIRS_PER_GROUP = 1 << 20
 """`pair` counts pairs within a group from this number's multiples on."""
 
 
+def _none() -> Tensor:
+    return torch.zeros(0, dtype=torch.int64)
+
+
 @dataclass(frozen=True)
 class PackedBatch:
-    """All tensors are [B, T].
+    """All tensors are [B, T], but for those of what lies ahead, [A].
 
     Attributes:
         token_id: int64; 0 = padding.
@@ -31,6 +35,10 @@ class PackedBatch:
             nothing happening; -1 everywhere else. A window that was cut there has -1.
         pair: int64; at the last token of a window that has a partner (another window of the same patient), the pair's number: group *
             PAIRS_PER_GROUP + 0, 1, ...; -1 everywhere else.
+        ahead_token: int64; what follows windows that were cut, window after window, where the loader shows it. For targets alone: the model reads
+            none of it. The end of an open history is token 0.
+        ahead_age_minutes: int64; on the window's clock.
+        ahead_place: int64; row * T + column of the last token of the window that it follows.
     """
 
     token_id: Tensor
@@ -41,14 +49,17 @@ class PackedBatch:
     target: Tensor
     censor_gap_days: Tensor
     pair: Tensor
+    ahead_token: Tensor = field(default_factory=_none)
+    ahead_age_minutes: Tensor = field(default_factory=_none)
+    ahead_place: Tensor = field(default_factory=_none)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""
-        return PackedBatch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+        return PackedBatch(**{one.name: getattr(self, one.name).to(device, non_blocking=True) for one in fields(self)})
 
     def pinned(self) -> PackedBatch:
         """The same batch in memory that an accelerator copies from by itself."""
-        return PackedBatch(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
+        return PackedBatch(**{one.name: getattr(self, one.name).pin_memory() for one in fields(self)})
 
     @property
     def tokens(self) -> int:

@@ -1,8 +1,13 @@
-"""Where a history that is longer than the context is cut (METHOD: half the time a random visit-aligned window, else at a visit end).
+"""Where a history that is longer than the context is cut into windows.
 
-Only places are chosen here; `timeline.window` writes the window with its recomputed prompt. Two facts bend the rule for real
-hospital data, where one admission can be many contexts long: a cut at a unit's end is taken only while it leaves at least half of the
-room in use, and otherwise the window ends at the last event that fits; and a random start inside a long admission re-opens it.
+A long history brings as many windows as it takes for its tokens to be read as often as those of short ones, spread evenly from a random
+beginning (systematic sampling). One window a patient would do for one who is seldom ill what it does for one who is always in hospital: of
+two people with the same record so far, whoever has less to come would be seen more, and all risks learned too low.
+
+Only places are chosen here; `timeline.window` writes the window with its recomputed prompt. Windows start with a unit (visit, bare day) and end
+with one. Two facts bend that for real hospital data, where one admission can be many contexts long: a cut at a unit's end is taken only
+while it leaves at least half of the room in use, and otherwise the window ends at the last event that fits; and a start inside a long
+admission re-opens it.
 """
 
 from __future__ import annotations
@@ -66,20 +71,49 @@ def _stop(kind: npt.NDArray[np.int8], start: int, room: int) -> int:
     return stop if stop > start else limit
 
 
-def choose_crop(kind: npt.NDArray[np.int8], context: int, random: np.random.Generator) -> Crop:
-    """Cut one history of more than `context` tokens.
+def _room(context: int) -> int:
+    """Tokens of a history that a window from its middle has place for, beside what it says first; to spare: the hour, and intensive care."""
+    return context - PROMPT_LENGTH - REOPENING - 2
+
+
+def _targets(lengths: npt.NDArray[np.int64], context: int, share: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Where windows are to start, `share` of the way from the first such place to the last. Windows hang over either end, so that first and last
+    tokens are seen as often as those between: deaths and censored gaps stand at the end, and windows that seldom reach it would teach
+    that they are rare."""
+    first = PROMPT_LENGTH - _room(context) + 1
+    return first + (share * (lengths - first)).astype(np.int64)
+
+
+def windows_per_epoch(lengths: npt.NDArray[np.int64], context: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """How many windows each history brings: one where it fits, else what reads its tokens once on average; fractions are rounded at random.
+
+    Args:
+        lengths: int64[S]; tokens of each history.
+        context: most tokens of a window.
+    """
+    room = _room(context)
+    wanted = (lengths - PROMPT_LENGTH + room - 1) / room
+    return np.where(lengths <= context, 1, (wanted + random.random(len(lengths))).astype(np.int64))
+
+
+def window_lengths(lengths: npt.NDArray[np.int64], context: int, share: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Tokens that the windows have which `choose_crop` cuts there, or a little more: units are not looked at."""
+    room, target = _room(context), _targets(lengths, context, share)
+    at_start = PROMPT_LENGTH + np.maximum(target + room - PROMPT_LENGTH, room // 4)
+    inside = PROMPT_LENGTH + REOPENING + np.minimum(room, lengths - target)
+    return np.where(lengths <= context, lengths, np.where(target <= PROMPT_LENGTH, at_start, inside))
+
+
+def choose_crop(kind: npt.NDArray[np.int8], context: int, share: float) -> Crop:
+    """Cut one window from a history of more than `context` tokens.
 
     Args:
         kind: int8[L]; kinds of its tokens.
         context: most tokens of the window, its recomputed prompt included.
+        share: where, from 0 (hanging over the beginning) to 1 (over the end).
     """
-    if random.random() < 0.5:
-        return Crop(0, _stop(kind, 0, context))
-    # To spare: the hour may have to be said again, and intensive care.
-    room = context - PROMPT_LENGTH - REOPENING - 1 - int((kind == Kind.ICU_START).any())
-    # The window may hang over either end, so that first and last tokens are seen as often as those between: deaths and censored gaps
-    # stand at the end, and windows that seldom reach it would teach that they are rare.
-    target = int(random.integers(PROMPT_LENGTH - room + 1, len(kind)))
+    room = _room(context)
+    target = int(_targets(np.array([len(kind)]), context, np.array([share]))[0])
     if target <= PROMPT_LENGTH:
         return Crop(0, _stop(kind, 0, PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4)))
     start = _aligned(kind, target, room)

@@ -1,14 +1,16 @@
 """Batches of patients' windows as a pure function of (seed, step).
 
-Every epoch visits each history of the split once. One that is longer than the context brings one window of it, drawn from (seed,
-epoch, history): see `crop`. Nothing is kept between steps, so that a resumed run reads exactly what the uninterrupted one would have.
+Every epoch reads each history of the split once: whole, or where it is longer than the context in several windows, drawn from (seed, epoch,
+history): see `crop`. Nothing is kept between steps, so that a resumed run reads exactly what the uninterrupted one would have.
 Making a batch of 4,096 tokens takes about a millisecond; the pages of the store are read when touched.
+
+What comes after a window that was cut can come with the batch, for objectives that look ahead: the model reads none of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +18,21 @@ import torch
 
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.store.batch import IGNORE, PAIRS_PER_GROUP, PackedBatch
-from cehrxgpt.store.crop import REOPENING, Crop, choose_crop, choose_pair
+from cehrxgpt.store.crop import REOPENING, Crop, choose_crop, choose_pair, window_lengths, windows_per_epoch
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.packing import EpochPlan, batches_per_epoch, first_fit, generator, one_per_row, plan_epoch
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
+from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.window import window
 
-_CROP, _PAIR = 2, 3  # keys of the windows' random numbers, beside packing's
+_CROP, _PAIR, _WINDOWS = 2, 3, 4  # keys of the windows' random numbers, beside packing's
+AHEAD_CONTEXTS = 8  # of what comes after a window, contexts' worth that objectives are shown, at most
+
+
+def _none() -> npt.NDArray[np.int64]:
+    return np.zeros(0, dtype=np.int64)
+
+
 EVALUATION_EPOCH = 2**31 - 1  # the windows and batches that evaluation always uses
 
 
@@ -35,6 +45,7 @@ class Segment:
         given: leading tokens that nobody predicts: a window's recomputed prompt and the visit it re-opens; 0 for a whole history.
         censor_gap_days: of the history if the segment reaches its end, else -1.
         pair: number of the pair that the segment belongs to, else -1.
+        ahead_token, ahead_age_minutes: int64[a]; what comes after the segment's end, on its clock; none where nothing does or nobody asks.
     """
 
     token_id: npt.NDArray[np.integer]
@@ -43,6 +54,8 @@ class Segment:
     given: int
     censor_gap_days: int
     pair: int = -1
+    ahead_token: npt.NDArray[np.integer] = field(default_factory=_none)
+    ahead_age_minutes: npt.NDArray[np.integer] = field(default_factory=_none)
 
     def __len__(self) -> int:
         return len(self.token_id)
@@ -75,7 +88,13 @@ def assemble(segments: list[Segment], *, width: int | None = None) -> PackedBatc
         target[r, c + first : c + n - 1] = segment.token_id[first + 1 :]
         censor[r, c + n - 1] = segment.censor_gap_days
         pair[r, c + n - 1] = segment.pair
-    arrays = (token_id, segment_id, position, age, value, target, censor, pair)
+    last = row * shape[1] + column + lengths - 1
+    ahead = (
+        np.concatenate([segment.ahead_token for segment in segments]).astype(np.int64),
+        np.concatenate([segment.ahead_age_minutes for segment in segments]).astype(np.int64),
+        np.repeat(last, [len(segment.ahead_token) for segment in segments]),
+    )
+    arrays = (token_id, segment_id, position, age, value, target, censor, pair, *ahead)
     return PackedBatch(*(torch.from_numpy(array) for array in arrays))
 
 
@@ -89,7 +108,9 @@ class Loader:
         context: most tokens of a window.
         seed: decides order and windows together with the step.
         packed: several segments per row of `context` places (accelerators), else one per row.
-        pair_share: of the histories of each batch, drawn anew each epoch, that are cut into two windows without a common event.
+        pair_share: of the windows of each batch, drawn anew each epoch, that are cut into two without a common event instead.
+        ahead: show what comes after each window.
+        histories: of the split, those to read (indices into the store); None: all.
 
     Raises:
         InputError: the split has no histories.
@@ -97,7 +118,17 @@ class Loader:
     """
 
     def __init__(
-        self, store: TokenStore, split: str, *, tokens_per_batch: int, context: int, seed: int, packed: bool = False, pair_share: float = 0.0
+        self,
+        store: TokenStore,
+        split: str,
+        *,
+        tokens_per_batch: int,
+        context: int,
+        seed: int,
+        packed: bool = False,
+        pair_share: float = 0.0,
+        ahead: bool = False,
+        histories: npt.NDArray[np.integer] | None = None,
     ):
         if tokens_per_batch < context:
             raise ConfigError(f"tokens_per_batch {tokens_per_batch} is below the context {context}; it must hold at least one window")
@@ -105,37 +136,43 @@ class Loader:
             raise ConfigError(f"context {context} has no room behind a prompt; it must be at least {2 * (PROMPT_LENGTH + REOPENING)}")
         self.store, self.split = store, split
         self.tokens_per_batch, self.context, self.seed, self.packed = tokens_per_batch, context, seed, packed
-        self.pair_share = pair_share
-        self.indices = store.indices(split)
+        self.pair_share, self.ahead = pair_share, ahead
+        self.indices = store.indices(split) if histories is None else histories.astype(np.int64)
         if not len(self.indices):
             raise InputError(f"{store.folder}: split '{split}' has no histories with tokens; splits there: {', '.join(store.splits) or 'none'}")
-        self.window_lengths = np.minimum(store.lengths[self.indices], context)
-        self.batches_per_epoch = batches_per_epoch(self.window_lengths, tokens_per_batch)
+        lengths = store.lengths[self.indices].astype(np.int64)
+        self.windows = windows_per_epoch(lengths, context, generator(seed, _WINDOWS))
+        self._number = np.repeat(np.arange(len(lengths)), self.windows)  # of the history that each window is of
+        self._turn = np.arange(len(self._number)) - np.repeat(np.cumsum(self.windows) - self.windows, self.windows)
+        self.tokens_per_epoch = int(lengths.sum())
+        self.batches_per_epoch = batches_per_epoch(lengths, tokens_per_batch)
         self._kind = store.vocabulary.kind
-        self._plan: tuple[int, EpochPlan] | None = None
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Real tokens of an epoch, at most (windows may be cut shorter)."""
-        return int(self.window_lengths.sum())
+        self._plan: tuple[int, EpochPlan, npt.NDArray[np.float64]] | None = None
 
     @property
     def pairs_per_batch(self) -> float:
-        """Histories of a batch that are to be cut into pairs, on average (some are too short to be cut)."""
-        return self.pair_share * len(self.indices) / self.batches_per_epoch
+        """Windows of a batch that are to be cut into pairs, on average (some histories are too short to be cut)."""
+        return self.pair_share * len(self._number) / self.batches_per_epoch
 
-    def _plan_of(self, epoch: int) -> EpochPlan:
+    def _plan_of(self, epoch: int) -> tuple[EpochPlan, npt.NDArray[np.float64]]:
+        """The epoch's batches, and where each of its windows is cut."""
         kept = self._plan  # looked at once: another thread may ask for another epoch meanwhile
-        if kept is not None and kept[0] == epoch:
-            return kept[1]
-        plan = plan_epoch(self.indices, self.window_lengths, tokens_per_batch=self.tokens_per_batch, seed=self.seed, epoch=epoch, packed=self.packed)
-        self._plan = (epoch, plan)
-        return plan
+        if kept is None or kept[0] != epoch:
+            share = self._share(epoch)
+            lengths = window_lengths(self.store.lengths[self.indices[self._number]].astype(np.int64), self.context, share)
+            plan = plan_epoch(lengths, batches=self.batches_per_epoch, seed=self.seed, epoch=epoch, packed=self.packed)
+            self._plan = kept = (epoch, plan, share)
+        return kept[1], kept[2]
+
+    def _share(self, epoch: int) -> npt.NDArray[np.float64]:
+        """Where each window of the epoch is cut, from 0 to 1 along its history: evenly from a random beginning."""
+        begin = generator(self.seed, epoch, _CROP).random(len(self.indices))
+        return (self._turn + begin[self._number]) / self.windows[self._number]
 
     def subjects(self, step: int) -> npt.NDArray[np.int64]:
-        """Histories (indices into the store) that batch `step` is made of."""
+        """Histories (indices into the store) that batch `step` is made of, window by window."""
         epoch, index = divmod(step, self.batches_per_epoch)
-        return self._plan_of(epoch).batch(index)
+        return self.indices[self._number[self._plan_of(epoch)[0].batch(index)]]
 
     def batch(self, step: int) -> PackedBatch:
         """Batch number `step`, counted from 0 over all epochs."""
@@ -146,31 +183,37 @@ class Loader:
         for index in range(min(self.batches_per_epoch, limit or self.batches_per_epoch)):
             yield self._make(EVALUATION_EPOCH, index)
 
+    def evaluation_subjects(self, index: int) -> npt.NDArray[np.int64]:
+        """Histories that batch `index` of `evaluation` is made of."""
+        return self.indices[self._number[self._plan_of(EVALUATION_EPOCH)[0].batch(index)]]
+
     def _make(self, epoch: int, index: int) -> PackedBatch:
         group = (epoch * self.batches_per_epoch + index) % PAIRS_PER_GROUP
         segments: list[Segment] = []
         pairs = 0
-        for history in self._plan_of(epoch).batch(index):
-            crops = self._crops(int(history), epoch)
+        plan, share = self._plan_of(epoch)
+        for one in plan.batch(index):
+            history = int(self.indices[self._number[one]])
+            crops = self._crops(history, int(one), float(share[one]), epoch)
             pair = group * PAIRS_PER_GROUP + pairs if len(crops) == 2 else -1
-            segments += [self._segment(int(history), crop, pair) for crop in crops]
+            segments += [self._segment(history, crop, pair) for crop in crops]
             pairs += len(crops) == 2
         # The windows of pairs are shorter than the histories they come from: they share rows.
         longest = max(len(segment) for segment in segments) if pairs else None
         return assemble(segments, width=self.context if self.packed else longest)
 
-    def _crops(self, history: int, epoch: int) -> tuple[Crop, ...]:
-        """What is taken of a history: all of it, one window, or two that make a pair."""
+    def _crops(self, history: int, one: int, share: float, epoch: int) -> tuple[Crop, ...]:
+        """What is taken of a history: all of it, a window, or two that make a pair."""
         place = self.store.histories.history(history)
         length = place.stop - place.start
         if self.pair_share:
-            random = generator(self.seed, epoch, _PAIR, history)
+            random = generator(self.seed, epoch, _PAIR, one)
             wanted = random.random() < self.pair_share
             if wanted and (both := choose_pair(self._kind[self.store.token_id[place]], self.context, random)) is not None:
                 return both
         if length <= self.context:
             return (Crop(0, length),)
-        return (choose_crop(self._kind[self.store.token_id[place]], self.context, generator(self.seed, epoch, _CROP, history)),)
+        return (choose_crop(self._kind[self.store.token_id[place]], self.context, share),)
 
     def _segment(self, history: int, crop: Crop, pair: int) -> Segment:
         histories = self.store.histories
@@ -181,7 +224,21 @@ class Loader:
             return Segment(histories.token_id[place], histories.age_minutes[place], histories.value[place], 0, censor, pair)
         cut = window(histories, self.store.vocabulary, history, crop.start, crop.stop)
         given = 0 if crop.start == 0 else self._given(cut.token_id)
-        return Segment(cut.token_id, cut.age_minutes, cut.value, given, censor, pair)
+        ahead = self._after(history, crop.stop, int(cut.age_minutes[-1])) if self.ahead and not whole else (_none(), _none())
+        return Segment(cut.token_id, cut.age_minutes, cut.value, given, censor, pair, *ahead)
+
+    def _after(self, history: int, stop: int, age: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tokens and ages after a window that ends before token `stop`, at an age of its own clock; the end of an open history, where it is
+        reached, is a padding token."""
+        histories = self.store.histories
+        place = histories.history(history)
+        last = min(place.start + stop + AHEAD_CONTEXTS * self.context, place.stop)
+        token = histories.token_id[place.start + stop : last].astype(np.int64)
+        ages = histories.age_minutes[place.start + stop : last].astype(np.int64)
+        if last == place.stop:
+            open_days = max(int(histories.censor_gap_days[history]), 0)
+            token, ages = np.append(token, 0), np.append(ages, ages[-1] + open_days * MINUTES_PER_DAY)
+        return token, ages - int(histories.age_minutes[place.start + stop - 1]) + age
 
     def _given(self, token_id: npt.NDArray[np.int32]) -> int:
         """Leading tokens of a window from the middle of a history that say where it starts: they are recomputed, not predicted.

@@ -1,15 +1,15 @@
-"""Which histories share a batch, and where they stand in it. NumPy only; nothing here reads a token.
+"""Which windows share a batch, and where they stand in it. NumPy only; nothing here reads a token.
 
-An epoch is a permutation of the histories, drawn from (seed, epoch), cut into batches of like real size:
+An epoch is a permutation of the windows, drawn from (seed, epoch), cut into batches of like real size:
 
     rows     (CPU) the permutation is cut into pools, each pool sorted by length, odd pools falling and even ones rising so that
-             neighbours stay alike, and the line is cut every `tokens_per_batch` tokens. One history per row; rows of a batch are of
+             neighbours stay alike, and the line is cut every `tokens_per_batch` tokens or so. One window per row; rows of a batch are of
              like length, so padding is a few percent and plain causal attention is exact.
-    packed   (accelerator) the permutation is cut as it stands and the histories of each batch are packed, longest first into the
+    packed   (accelerator) the permutation is cut as it stands and the windows of each batch are packed, longest first into the
              first row with room, into rows of `width` places. Padding is what first-fit leaves.
 
-Either way the order of batches is drawn too, and their number is ceil(total / tokens_per_batch) in every epoch, so that a step
-number says which epoch and batch it is without replaying what came before. Cost: two sorts of the histories per epoch.
+Either way the order of batches is drawn too, and their number is the same in every epoch, so that a step number says which epoch and batch it is
+without replaying what came before; the line is cut into so many like parts. Cost: two sorts of the windows per epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-POOL_BATCHES = 64  # batches' worth of histories sorted together: larger pads less, smaller mixes lengths better
+POOL_BATCHES = 64  # batches' worth of windows sorted together: larger pads less, smaller mixes lengths better
 _ORDER, _BATCHES = 0, 1  # what a stream of random numbers is for
 
 
@@ -33,7 +33,7 @@ class EpochPlan:
     """One epoch's batches.
 
     Attributes:
-        order: int64[S]; histories (indices as given), batch after batch.
+        order: int64[W]; windows, batch after batch.
         starts: int64[batches + 1]; batch b holds `order[starts[b] : starts[b + 1]]`.
     """
 
@@ -44,7 +44,7 @@ class EpochPlan:
         return len(self.starts) - 1
 
     def batch(self, index: int) -> npt.NDArray[np.int64]:
-        """The histories of one batch."""
+        """The windows of one batch."""
         return self.order[self.starts[index] : self.starts[index + 1]]
 
 
@@ -60,26 +60,27 @@ def _sorted_in_pools(order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64
     return order[np.lexsort((signed, pool))]
 
 
-def plan_epoch(
-    indices: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], *, tokens_per_batch: int, seed: int, epoch: int, packed: bool
-) -> EpochPlan:
+def plan_epoch(lengths: npt.NDArray[np.int64], *, batches: int, seed: int, epoch: int, packed: bool) -> EpochPlan:
     """Draw one epoch.
 
     Args:
-        indices: int64[S]; the histories.
-        lengths: int64[S]; tokens each brings, 1 .. tokens_per_batch.
+        lengths: int64[W]; tokens that each window brings, W >= `batches`.
+        batches: how many there are to be.
         packed: leave the order random instead of putting like lengths together.
     """
-    order = generator(seed, epoch, _ORDER).permutation(len(indices))
+    order = generator(seed, epoch, _ORDER).permutation(len(lengths))
+    total = int(lengths.sum())
     if not packed:
-        order = _sorted_in_pools(order, lengths, POOL_BATCHES * tokens_per_batch)
-    # A history belongs to the batch its last token falls in: as none is longer than a batch, no batch is empty.
-    batch = (np.cumsum(lengths[order]) - 1) // tokens_per_batch
-    count = batches_per_epoch(lengths, tokens_per_batch)
-    shuffled = generator(seed, epoch, _BATCHES).permutation(count)
+        order = _sorted_in_pools(order, lengths, max(POOL_BATCHES * total // batches, 1))
+    # A window belongs to the batch its last token falls in. None is to be empty, however long the windows.
+    begins = np.searchsorted(np.cumsum(lengths[order]), np.arange(batches + 1) * total / batches, side="right")
+    least = np.arange(batches + 1)
+    begins = np.minimum(np.maximum.accumulate(np.maximum(begins - least, 0)) + least, len(lengths) - batches + least)
+    batch = np.repeat(np.arange(batches), np.diff(begins))
+    shuffled = generator(seed, epoch, _BATCHES).permutation(batches)
     by_batch = np.argsort(shuffled[batch], kind="stable")
-    starts = np.searchsorted(shuffled[batch][by_batch], np.arange(count + 1))
-    return EpochPlan(indices[order[by_batch]], starts.astype(np.int64))
+    starts = np.searchsorted(shuffled[batch][by_batch], np.arange(batches + 1))
+    return EpochPlan(order[by_batch], starts.astype(np.int64))
 
 
 def first_fit(lengths: npt.NDArray[np.int64], width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -115,6 +115,7 @@ class Trainer:
             seed=config.seed,
             packed=packed,
             pair_share=getattr(self.settings.get("contrastive"), "share", 0.0),
+            ahead=any(objective.looks_ahead for objective in self.objectives.values()),
         )
         self.loader = make_loader(TRAIN)
         self.ahead = Ahead(self.loader.batch, pinned=self.device.type == "cuda")
