@@ -20,6 +20,7 @@ from cehrxgpt import manifest, schema
 from cehrxgpt.atomic import atomic_path, write_json
 from cehrxgpt.config import fingerprint, from_dict, parse_yaml, read_config, to_dict
 from cehrxgpt.errors import ConfigError, OutputExistsError, SchemaError, StorageError
+from cehrxgpt.pipeline import read_recipe
 
 HEAVY = {
     "torch",
@@ -87,6 +88,23 @@ def test_config_refuses_and_says_why(tmp_path: Path, text: str, expected: str) -
     assert expected in message
     assert "recipe.yaml" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("forecast", "expected"),
+    [
+        ("estimator: time_to_event", "'mc' | 'scope' | 'reach'"),
+        ("samples: 0", "samples is 0; it must be at least 1"),
+        ("target_std_error: 0.7", "target_std_error is 0.7; it must lie between 0 and 0.5"),
+    ],
+)
+def test_a_run_says_before_it_trains_what_its_forecast_cannot_be(tmp_path: Path, forecast: str, expected: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"source: tables\ntasks: [readmission_30d]\nforecast: {{{forecast}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(path)
+    assert expected in str(caught.value)
+    assert "run.yaml" in str(caught.value)
 
 
 def test_yaml_cannot_build_objects() -> None:

@@ -129,8 +129,6 @@ def test_a_window_looks_as_far_ahead_as_the_whole_history(seed: int, context: in
                 mine = (targets.place // width == row).nonzero().squeeze(1)
                 for at in mine.tolist():
                     place = int(targets.place[at]) % width
-                    if place < PROMPT_LENGTH + 4 and stop > length:
-                        continue  # a visit that the window opens again
                     end, events = known[stop - int(length) + place]
                     assert float(targets.end_days[at]) == pytest.approx(end, rel=1e-6)
                     assert targets.event_days[at].tolist() == pytest.approx(events, rel=1e-6)

@@ -186,7 +186,7 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str) -> T:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
+            close = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.7)
             hint = f"did you mean '{close[0]}'?" if close else f"valid keys: {', '.join(sorted(fields))}"
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}", (key,))
     for name, field in fields.items():

@@ -28,13 +28,14 @@ import torch
 from torch import Tensor
 
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives.event_tasks import training_windows
+from cehrxgpt.objectives.event_tasks import SAMPLE_TOKENS, training_windows
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.schema import TRAIN
 from cehrxgpt.store.batch import PackedBatch
 from cehrxgpt.store.format import TokenStore
 
 RIDGE = 1.0
+LEAST_PATIENTS = 500  # that the errors rest on, where there are as many
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ class HazardErrors:
 
 
 def hazard_errors(decoder: Decoder, head: TimeToEvent, store: TokenStore, tasks: Sequence[int]) -> HazardErrors:
-    """Errors of some of a head's tasks, from a sample of the split that it was trained on."""
-    sample = training_windows(store, decoder.config.context)
-    owners = np.concatenate([sample.evaluation_subjects(index) for index in range(sample.batches_per_epoch)])
-    return errors_of_batches(decoder, head, sample.evaluation(), tasks, owners=owners, patients=len(store.indices(TRAIN)))
+    """Errors of some of a head's tasks, from some patients of the split that it was trained on, with all their windows."""
+    patients = store.indices(TRAIN)
+    order = np.random.default_rng(0).permutation(patients)
+    taken = max(int(np.searchsorted(np.cumsum(store.lengths[order]), SAMPLE_TOKENS // 8, side="right")), LEAST_PATIENTS)
+    windows = training_windows(store, decoder.config.context, histories=np.sort(order[:taken]))
+    return errors_of_batches(decoder, head, windows.evaluation(), tasks, owners=windows.evaluation_subjects(), patients=len(patients))
 
 
 def errors_of_batches(

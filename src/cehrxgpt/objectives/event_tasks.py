@@ -14,7 +14,7 @@ logarithm, so that a new model already knows how often things happen.
 All of this is kept in the model folder and so says nothing of few patients (RULES 13): no task that fewer than `MIN_SUBJECTS` of them have,
 edges in round numbers, and rates to about a percent.
 
-Read are at most `SAMPLE_TOKENS` tokens, in the very windows that training uses.
+Read are at most `SAMPLE_TOKENS` tokens, and for edges and rates an eighth of them in windows as training draws them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
         ConfigError: none is left.
     """
     reader = EventReader(store.vocabulary, list(tasks.values()))
-    sample = [(targets.end_days, targets.event_days) for targets in map(reader, training_windows(store, context).evaluation())]
+    windows = training_windows(store, context)
+    batches = windows.evaluation(max(SAMPLE_TOKENS // windows.tokens_per_batch // 8, 1))
+    sample = [(targets.end_days, targets.event_days) for targets in map(reader, batches)]
     times = torch.cat([event[torch.isfinite(event)] for _, event in sample])
     inner = np.unique(round_days(np.quantile(times.numpy(), np.linspace(0, 1, pieces + 1)[1:-1] ** 2))) if len(times) else np.zeros(0)
     inner = inner[inner > 0]
@@ -141,17 +143,6 @@ def round_days(days: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return (days / unit).round() * unit
 
 
-def training_windows(store: TokenStore, context: int) -> Loader:
-    """A sample of the training split as training reads it: all windows of some patients, one to a row."""
-    patients = store.indices(TRAIN)
-    order = np.random.default_rng(0).permutation(len(patients))
-    taken = max(int(np.searchsorted(np.cumsum(store.lengths[patients[order]]), SAMPLE_TOKENS // 8, side="right")), 1)
-    return Loader(
-        store,
-        TRAIN,
-        tokens_per_batch=max(_BATCH_TOKENS, context),
-        context=context,
-        seed=0,
-        ahead=True,
-        histories=patients[np.sort(order[:taken])],
-    )
+def training_windows(store: TokenStore, context: int, *, histories: npt.NDArray[np.integer] | None = None) -> Loader:
+    """The training split as training reads it, one window to a row; of these histories alone, where they are given."""
+    return Loader(store, TRAIN, tokens_per_batch=max(_BATCH_TOKENS, context), context=context, seed=0, ahead=True, histories=histories)

@@ -1,10 +1,10 @@
 """When each listed event happens next, read off a batch: the targets of time to event.
 
-A *place* is the last token of each distinct time of a segment (not only visit ends: some patients have no visits), prompts, the inside of
-a long gap and what follows a death apart; and the end of each visit that has hours, as people ask there, whatever the same day brings. (To
-be a place only where nothing more comes on the day would be to know the future: whoever is admitted again at once would be left out.) From
-each place every task has one number: days to its next occurrence in what follows it, infinite where there is none. Observation ends with the
-last token, or `censor_gap_days` after it in an open history.
+A *place* is the last token of each distinct time of a segment (not only visit ends: some patients have no visits), prompts, the day of a stay that
+a window opens again, the inside of a long gap and what follows a death apart; and the end of each visit that has hours, as people ask there,
+whatever the same day brings. (To be a place only where nothing more comes on the day would be to know the future: whoever is admitted again at
+once would be left out.) From each place every task has one number: days to its next occurrence in what follows it, infinite where there is
+none. Observation ends with the last token, or `censor_gap_days` after it in an open history.
 
 Where a window was cut, what comes after it counts as well, as far as the batch shows it (`PackedBatch.ahead_token`). A window ends after so many
 tokens, which come fast where much happens: whoever falls ill would be lost from sight first, and later risks be learned too low.
@@ -32,7 +32,8 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.visits import has_hours
 
 _APART = 1 << 40  # minutes between segments: longer than any age
-_NO_PLACE = (*PROMPT_KINDS, Kind.YEAR_GAP, Kind.DEATH, Kind.END)
+# A day of stay is said by windows that open a visit again, at the midnight before their first event: what came between was cut away.
+_NO_PLACE = (*PROMPT_KINDS, Kind.STAY_DAY, Kind.YEAR_GAP, Kind.DEATH, Kind.END)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One batch of packed windows, as the model and the objectives see it.
 
-B rows of T places; a row holds one or more segments (windows of different patients), numbered from 1; 0 is padding. Attention never
+B rows of T places; a row holds one or more segments (windows of histories), numbered from 1; 0 is padding. Attention never
 leaves a segment. Targets are shifted once, here and nowhere else.
 """
 

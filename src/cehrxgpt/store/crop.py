@@ -4,10 +4,9 @@ A long history brings as many windows as it takes for its tokens to be read as o
 beginning (systematic sampling). One window a patient would do for one who is seldom ill what it does for one who is always in hospital: of
 two people with the same record so far, whoever has less to come would be seen more, and all risks learned too low.
 
-Only places are chosen here; `timeline.window` writes the window with its recomputed prompt. Windows start with a unit (visit, bare day) and end
-with one. Two facts bend that for real hospital data, where one admission can be many contexts long: a cut at a unit's end is taken only
-while it leaves at least half of the room in use, and otherwise the window ends at the last event that fits; and a start inside a long
-admission re-opens it.
+Only places are chosen here; `timeline.window` writes the window with its recomputed prompt, and opens a visit again where a window starts inside.
+Windows begin and end with whole events and not with whole visits: to wait for a visit's end would be to read long stays less often than short ones,
+by half where a stay takes half a context.
 """
 
 from __future__ import annotations
@@ -60,15 +59,12 @@ def _last_at_most(places: npt.NDArray[np.int64], limit: int) -> int:
     return int(places[found]) if found >= 0 else -1
 
 
-def _stop(kind: npt.NDArray[np.int8], start: int, room: int) -> int:
-    """End of a window from `start` with `room` tokens: a unit's end, or an event's where that would waste half of the room."""
-    limit = min(start + room, len(kind))
-    if limit == len(kind):
-        return limit
-    stop = _last_at_most(_unit_ends(kind), limit)
-    if stop - start < room // 2:
-        stop = _last_at_most(_event_ends(kind), limit)
-    return stop if stop > start else limit
+def _stop(ends: npt.NDArray[np.int64], start: int, room: int, length: int) -> int:
+    """End of a window from `start` with `room` tokens: the history's, or an event's."""
+    if start + room >= length:
+        return length
+    stop = _last_at_most(ends, start + room)
+    return stop if stop > start else start + room
 
 
 def _room(context: int) -> int:
@@ -76,7 +72,24 @@ def _room(context: int) -> int:
     return context - PROMPT_LENGTH - REOPENING - 2
 
 
-def _targets(lengths: npt.NDArray[np.int64], context: int, share: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def windows_wanted(lengths: npt.NDArray[np.int64], context: int) -> npt.NDArray[np.float64]:
+    """How many windows each history is to bring on average: one where it fits, else as many as read its tokens once.
+
+    Args:
+        lengths: int64[S]; tokens of each history.
+        context: most tokens of a window.
+    """
+    room = _room(context)
+    return np.where(lengths <= context, 1.0, (lengths - PROMPT_LENGTH + room - 1) / room)
+
+
+def tokens_wanted(lengths: npt.NDArray[np.int64], context: int) -> npt.NDArray[np.int64]:
+    """Tokens that the windows of each history have on average, what they say first included; int64[S]."""
+    said = (PROMPT_LENGTH + REOPENING) * (windows_wanted(lengths, context) - 1)
+    return lengths + said.astype(np.int64)
+
+
+def window_targets(lengths: npt.NDArray[np.int64], context: int, share: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Where windows are to start, `share` of the way from the first such place to the last. Windows hang over either end, so that first and last
     tokens are seen as often as those between: deaths and censored gaps stand at the end, and windows that seldom reach it would teach
     that they are rare."""
@@ -84,40 +97,30 @@ def _targets(lengths: npt.NDArray[np.int64], context: int, share: npt.NDArray[np
     return first + (share * (lengths - first)).astype(np.int64)
 
 
-def windows_per_epoch(lengths: npt.NDArray[np.int64], context: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """How many windows each history brings: one where it fits, else what reads its tokens once on average; fractions are rounded at random.
-
-    Args:
-        lengths: int64[S]; tokens of each history.
-        context: most tokens of a window.
-    """
+def window_lengths(lengths: npt.NDArray[np.int64], context: int, target: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Tokens of the windows that `choose_crop` cuts there, nearly: events are not looked at."""
     room = _room(context)
-    wanted = (lengths - PROMPT_LENGTH + room - 1) / room
-    return np.where(lengths <= context, 1, (wanted + random.random(len(lengths))).astype(np.int64))
-
-
-def window_lengths(lengths: npt.NDArray[np.int64], context: int, share: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Tokens that the windows have which `choose_crop` cuts there, or a little more: units are not looked at."""
-    room, target = _room(context), _targets(lengths, context, share)
     at_start = PROMPT_LENGTH + np.maximum(target + room - PROMPT_LENGTH, room // 4)
     inside = PROMPT_LENGTH + REOPENING + np.minimum(room, lengths - target)
     return np.where(lengths <= context, lengths, np.where(target <= PROMPT_LENGTH, at_start, inside))
 
 
-def choose_crop(kind: npt.NDArray[np.int8], context: int, share: float) -> Crop:
+def choose_crop(kind: npt.NDArray[np.int8], context: int, target: int) -> Crop:
     """Cut one window from a history of more than `context` tokens.
 
     Args:
         kind: int8[L]; kinds of its tokens.
         context: most tokens of the window, its recomputed prompt included.
-        share: where, from 0 (hanging over the beginning) to 1 (over the end).
+        target: where it is to start (`window_targets`).
     """
     room = _room(context)
-    target = int(_targets(np.array([len(kind)]), context, np.array([share]))[0])
-    if target <= PROMPT_LENGTH:
-        return Crop(0, _stop(kind, 0, PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4)))
-    start = _aligned(kind, target, room)
-    return Crop(start, _stop(kind, start, room)) if start > PROMPT_LENGTH else Crop(0, _stop(kind, 0, context))
+    begin = max(target - room, 0)  # looked at is what is near: a history may be a hundred contexts long
+    ends = begin + _event_ends(kind[begin : target + 2 * room + 1])
+    start = _last_at_most(ends[ends < len(kind)], target) if target > PROMPT_LENGTH else 0
+    if start <= PROMPT_LENGTH:
+        limit = min(PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4), context)
+        return Crop(0, _stop(ends, 0, limit, len(kind)))
+    return Crop(start, _stop(ends, start, room, len(kind)))
 
 
 def choose_pair(kind: npt.NDArray[np.int8], context: int, random: np.random.Generator) -> tuple[Crop, Crop] | None:
@@ -129,9 +132,9 @@ def choose_pair(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
         return None
     chosen = int(random.choice(np.flatnonzero(fits)))
     end, start = int(ends[chosen]), int(starts[chosen])
-    room = context - PROMPT_LENGTH - REOPENING - 1 - int((kind == Kind.ICU_START).any())
+    room = _room(context)
     before = Crop(0, end) if end <= context else Crop(_begin(kind[:end], room), end)
-    return before, Crop(start, _stop(kind, start, room))
+    return before, Crop(start, _stop(_event_ends(kind), start, room, len(kind)))
 
 
 def _begin(kind: npt.NDArray[np.int8], room: int) -> int:

@@ -1,8 +1,8 @@
 """Batches of patients' windows as a pure function of (seed, step).
 
-Every epoch reads each history of the split once: whole, or where it is longer than the context in several windows, drawn from (seed, epoch,
-history): see `crop`. Nothing is kept between steps, so that a resumed run reads exactly what the uninterrupted one would have.
-Making a batch of 4,096 tokens takes about a millisecond; the pages of the store are read when touched.
+Every epoch reads each history of the split once: whole, or where it is longer than the context in several windows, drawn from (seed, epoch): see
+`crop`. Nothing is kept between steps, so that a resumed run reads exactly what the uninterrupted one would have.
+Making a batch of 4,096 tokens takes about two milliseconds; the pages of the store are read when touched.
 
 What comes after a window that was cut can come with the batch, for objectives that look ahead: the model reads none of it.
 """
@@ -18,14 +18,15 @@ import torch
 
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.store.batch import IGNORE, PAIRS_PER_GROUP, PackedBatch
-from cehrxgpt.store.crop import REOPENING, Crop, choose_crop, choose_pair, window_lengths, windows_per_epoch
+from cehrxgpt.store.crop import REOPENING, Crop, choose_crop, choose_pair, tokens_wanted, window_lengths, window_targets, windows_wanted
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.packing import EpochPlan, batches_per_epoch, first_fit, generator, one_per_row, plan_epoch
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.window import window
 
-_CROP, _PAIR, _WINDOWS = 2, 3, 4  # keys of the windows' random numbers, beside packing's
+_WINDOWS, _PAIR = 2, 3  # keys of the windows' random numbers, beside packing's
+READING = 2  # of the rules by which batches are made: a run that was begun by others does not go on with these
 AHEAD_CONTEXTS = 8  # of what comes after a window, contexts' worth that objectives are shown, at most
 
 
@@ -98,6 +99,16 @@ def assemble(segments: list[Segment], *, width: int | None = None) -> PackedBatc
     return PackedBatch(*(torch.from_numpy(array) for array in arrays))
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch's W windows: the batches, the history of each window, where it starts (a wish), and whether a pair stands in its place; [W] each."""
+
+    plan: EpochPlan
+    history: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
+    paired: npt.NDArray[np.bool_]
+
+
 class Loader:
     """Batches of one split.
 
@@ -108,7 +119,7 @@ class Loader:
         context: most tokens of a window.
         seed: decides order and windows together with the step.
         packed: several segments per row of `context` places (accelerators), else one per row.
-        pair_share: of the windows of each batch, drawn anew each epoch, that are cut into two without a common event instead.
+        pair_share: of the histories, drawn anew each epoch, of which one window makes way for two without a common event.
         ahead: show what comes after each window.
         histories: of the split, those to read (indices into the store); None: all.
 
@@ -140,39 +151,48 @@ class Loader:
         self.indices = store.indices(split) if histories is None else histories.astype(np.int64)
         if not len(self.indices):
             raise InputError(f"{store.folder}: split '{split}' has no histories with tokens; splits there: {', '.join(store.splits) or 'none'}")
-        lengths = store.lengths[self.indices].astype(np.int64)
-        self.windows = windows_per_epoch(lengths, context, generator(seed, _WINDOWS))
-        self._number = np.repeat(np.arange(len(lengths)), self.windows)  # of the history that each window is of
-        self._turn = np.arange(len(self._number)) - np.repeat(np.cumsum(self.windows) - self.windows, self.windows)
-        self.tokens_per_epoch = int(lengths.sum())
-        self.batches_per_epoch = batches_per_epoch(lengths, tokens_per_batch)
+        self.lengths = store.lengths[self.indices].astype(np.int64)
+        self.tokens_per_epoch = int(self.lengths.sum())
+        self.batches_per_epoch = batches_per_epoch(tokens_wanted(self.lengths, context), tokens_per_batch)
         self._kind = store.vocabulary.kind
-        self._plan: tuple[int, EpochPlan, npt.NDArray[np.float64]] | None = None
+        self._epoch: tuple[int, _Epoch] | None = None
 
     @property
     def pairs_per_batch(self) -> float:
-        """Windows of a batch that are to be cut into pairs, on average (some histories are too short to be cut)."""
-        return self.pair_share * len(self._number) / self.batches_per_epoch
+        """Histories of a batch that are to be cut into pairs, on average (some are too short to be cut)."""
+        return self.pair_share * len(self.indices) / self.batches_per_epoch
 
-    def _plan_of(self, epoch: int) -> tuple[EpochPlan, npt.NDArray[np.float64]]:
-        """The epoch's batches, and where each of its windows is cut."""
-        kept = self._plan  # looked at once: another thread may ask for another epoch meanwhile
+    def _of(self, epoch: int) -> _Epoch:
+        kept = self._epoch  # looked at once: another thread may ask for another epoch meanwhile
         if kept is None or kept[0] != epoch:
-            share = self._share(epoch)
-            lengths = window_lengths(self.store.lengths[self.indices[self._number]].astype(np.int64), self.context, share)
-            plan = plan_epoch(lengths, batches=self.batches_per_epoch, seed=self.seed, epoch=epoch, packed=self.packed)
-            self._plan = kept = (epoch, plan, share)
-        return kept[1], kept[2]
+            self._epoch = kept = (epoch, self._draw(epoch))
+        return kept[1]
 
-    def _share(self, epoch: int) -> npt.NDArray[np.float64]:
-        """Where each window of the epoch is cut, from 0 to 1 along its history: evenly from a random beginning."""
-        begin = generator(self.seed, epoch, _CROP).random(len(self.indices))
-        return (self._turn + begin[self._number]) / self.windows[self._number]
+    def _draw(self, epoch: int) -> _Epoch:
+        random = generator(self.seed, epoch, _WINDOWS)
+        wanted = windows_wanted(self.lengths, self.context)
+        times = (wanted + random.random(len(wanted))).astype(np.int64)  # fractions rounded at random, so that they are right on average
+        number = np.repeat(np.arange(len(times)), times)
+        turn = np.arange(len(number)) - np.repeat(np.cumsum(times) - times, times)
+        begin = random.random(len(times))
+        target = window_targets(self.lengths[number], self.context, (turn + begin[number]) / times[number])
+        paired = np.zeros(len(number), dtype=np.bool_)
+        if self.pair_share:
+            # One window of the history makes way; which one is drawn, so that none is read less.
+            pairing = generator(self.seed, epoch, _PAIR)
+            wants = pairing.random(len(times)) < self.pair_share
+            paired = wants[number] & (turn == (pairing.random(len(times)) * times).astype(np.int64)[number])
+        lengths = window_lengths(self.lengths[number], self.context, target)
+        plan = plan_epoch(lengths, batches=self.batches_per_epoch, seed=self.seed, epoch=epoch, packed=self.packed)
+        return _Epoch(plan, self.indices[number], target, paired)
 
     def subjects(self, step: int) -> npt.NDArray[np.int64]:
         """Histories (indices into the store) that batch `step` is made of, window by window."""
-        epoch, index = divmod(step, self.batches_per_epoch)
-        return self.indices[self._number[self._plan_of(epoch)[0].batch(index)]]
+        return self._subjects(*divmod(step, self.batches_per_epoch))
+
+    def _subjects(self, epoch: int, index: int) -> npt.NDArray[np.int64]:
+        drawn = self._of(epoch)
+        return drawn.history[drawn.plan.batch(index)]
 
     def batch(self, step: int) -> PackedBatch:
         """Batch number `step`, counted from 0 over all epochs."""
@@ -183,18 +203,18 @@ class Loader:
         for index in range(min(self.batches_per_epoch, limit or self.batches_per_epoch)):
             yield self._make(EVALUATION_EPOCH, index)
 
-    def evaluation_subjects(self, index: int) -> npt.NDArray[np.int64]:
-        """Histories that batch `index` of `evaluation` is made of."""
-        return self.indices[self._number[self._plan_of(EVALUATION_EPOCH)[0].batch(index)]]
+    def evaluation_subjects(self) -> npt.NDArray[np.int64]:
+        """Histories that the batches of `evaluation` are made of, window by window."""
+        return np.concatenate([self._subjects(EVALUATION_EPOCH, index) for index in range(self.batches_per_epoch)])
 
     def _make(self, epoch: int, index: int) -> PackedBatch:
         group = (epoch * self.batches_per_epoch + index) % PAIRS_PER_GROUP
         segments: list[Segment] = []
         pairs = 0
-        plan, share = self._plan_of(epoch)
-        for one in plan.batch(index):
-            history = int(self.indices[self._number[one]])
-            crops = self._crops(history, int(one), float(share[one]), epoch)
+        drawn = self._of(epoch)
+        for one in drawn.plan.batch(index):
+            history = int(drawn.history[one])
+            crops = self._crops(history, int(drawn.target[one]), epoch if drawn.paired[one] else None)
             pair = group * PAIRS_PER_GROUP + pairs if len(crops) == 2 else -1
             segments += [self._segment(history, crop, pair) for crop in crops]
             pairs += len(crops) == 2
@@ -202,18 +222,17 @@ class Loader:
         longest = max(len(segment) for segment in segments) if pairs else None
         return assemble(segments, width=self.context if self.packed else longest)
 
-    def _crops(self, history: int, one: int, share: float, epoch: int) -> tuple[Crop, ...]:
-        """What is taken of a history: all of it, a window, or two that make a pair."""
+    def _crops(self, history: int, target: int, pair_of: int | None) -> tuple[Crop, ...]:
+        """What is taken of a history: all of it, a window, or two that make a pair of this epoch."""
         place = self.store.histories.history(history)
         length = place.stop - place.start
-        if self.pair_share:
-            random = generator(self.seed, epoch, _PAIR, one)
-            wanted = random.random() < self.pair_share
-            if wanted and (both := choose_pair(self._kind[self.store.token_id[place]], self.context, random)) is not None:
+        if pair_of is not None:
+            random = generator(self.seed, pair_of, _PAIR, history)
+            if (both := choose_pair(self._kind[self.store.token_id[place]], self.context, random)) is not None:
                 return both
         if length <= self.context:
             return (Crop(0, length),)
-        return (choose_crop(self._kind[self.store.token_id[place]], self.context, share),)
+        return (choose_crop(self._kind[self.store.token_id[place]], self.context, target),)
 
     def _segment(self, history: int, crop: Crop, pair: int) -> Segment:
         histories = self.store.histories

@@ -37,7 +37,7 @@ class TrainConfig:
 
         tokens_per_batch: real tokens of one micro-batch, about; 0 = the size's, or 4,096.
         accumulate: micro-batches per optimiser step, of all ranks together; a multiple of their number.
-        packing: `rows` one history per row, `packed` several, `auto` packed on accelerators.
+        packing: `rows` one window per row, `packed` several, `auto` packed on accelerators.
 
         optimizer: `adamw`, or `muon` for the matrices inside the blocks with AdamW for the rest.
         learning_rate: at its peak; 0 = the size's, or 1e-3.

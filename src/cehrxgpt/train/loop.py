@@ -72,7 +72,7 @@ def pretrain(
     config = from_dict(TrainConfig, {**to_dict(config), **({} if steps is None else {"steps": steps})}, where="training settings")
     store = TokenStore(store_folder)
     settings = {name: value for name, value in to_dict(config).items() if name not in UNDECISIVE}
-    decisive = {"config": settings, "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint}
+    decisive = {"config": settings, "store": store.fingerprint, "vocabulary": store.vocabulary.fingerprint, "reading": READING}
     key = fingerprint(decisive if start is None else {**decisive, "start": weights_fingerprint(start)})
     trackers = Trackers(config.trackers, out)
     folder = checkpoint.training_folder(out)
