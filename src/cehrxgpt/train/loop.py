@@ -24,6 +24,7 @@ from cehrxgpt.model.hub import save_model
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.heads import save_heads
 from cehrxgpt.store.format import POPULATION_FILE, TokenStore
+from cehrxgpt.store.loader import READING
 from cehrxgpt.train import checkpoint
 from cehrxgpt.train.config import UNDECISIVE, TrainConfig, load_recipe
 from cehrxgpt.train.distributed import connect

@@ -82,8 +82,8 @@ def _verdict(context: int, inside: str, share: str, tokens: float, everybody: bo
         return f"The model reads {count(context)} tokens at once, and every history fits whole."
     return (
         f"The model reads {count(context)} tokens at once. {inside} histories{f' ({share})' if share else ''} fit whole. Of a longer one, training "
-        "reads as many windows, drawn anew each time, as it takes to read each token once, and a forecast or an embedding reads the last window before the prediction "
-        f"time; the last windows of all subjects hold {100 * tokens:.1f}% of all tokens."
+        "reads as many windows, drawn anew each time, as it takes to read each token once, and a forecast or an embedding reads the last window "
+        f"before the prediction time; the last windows of all subjects hold {100 * tokens:.1f}% of all tokens."
     )
 
 
