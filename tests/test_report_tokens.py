@@ -118,7 +118,7 @@ def test_the_chapter(tmp_path: Path) -> None:
     (tmp_path / "model/manifest.json").write_text(json.dumps({"figures": {"tokens_seen": 250}}), encoding="utf-8")
     page = str(vocabulary.section(RunFolder(tmp_path)).body)
     assert f"The model reads 12 tokens at once. {UNDER.replace('<', '&lt;')} histories fit whole" in page
-    assert "holds 90.9% of all tokens" in page  # (12 + 10 + 8) / 33
+    assert "hold 90.9% of all tokens" in page  # (12 + 10 + 8) / 33
     assert ">250<" in page
     assert ">10.0<" in page  # epochs of 25 tokens
 
