@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from cehrxgpt.model.transformer import Decoder
-from cehrxgpt.objectives.event_tasks import SAMPLE_TOKENS, training_windows
+from cehrxgpt.objectives.event_tasks import SAMPLE_TOKENS, some_patients, training_windows
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.schema import TRAIN
 from cehrxgpt.store.batch import PackedBatch
@@ -65,11 +65,9 @@ class HazardErrors:
 
 def hazard_errors(decoder: Decoder, head: TimeToEvent, store: TokenStore, tasks: Sequence[int]) -> HazardErrors:
     """Errors of some of a head's tasks, from some patients of the split that it was trained on, with all their windows."""
-    patients = store.indices(TRAIN)
-    order = np.random.default_rng(0).permutation(patients)
-    taken = max(int(np.searchsorted(np.cumsum(store.lengths[order]), SAMPLE_TOKENS // 8, side="right")), LEAST_PATIENTS)
-    windows = training_windows(store, decoder.config.context, histories=np.sort(order[:taken]))
-    return errors_of_batches(decoder, head, windows.evaluation(), tasks, owners=windows.evaluation_subjects(), patients=len(patients))
+    taken = some_patients(store, SAMPLE_TOKENS // 8, least=LEAST_PATIENTS)
+    windows = training_windows(store, decoder.config.context, histories=np.sort(taken))
+    return errors_of_batches(decoder, head, windows.evaluation(), tasks, owners=windows.evaluation_subjects(), patients=len(store.indices(TRAIN)))
 
 
 def errors_of_batches(

@@ -84,10 +84,7 @@ def choose_tasks(store: TokenStore, limit: int) -> dict[str, list[int]]:
 
 def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray[np.float64]]:
     """Training histories looked at, and the share of them that has each task's events, float64[C]."""
-    indices = store.indices(TRAIN)
-    lengths = store.lengths[indices]
-    order = np.random.default_rng(0).permutation(len(indices))
-    take = indices[order[: max(int(np.searchsorted(np.cumsum(lengths[order]), SAMPLE_TOKENS, side="right")), 1)]]
+    take = some_patients(store, SAMPLE_TOKENS)
     owner = np.repeat(np.arange(len(take)), store.lengths[take])
     histories, kinds = store.histories.subset(take), STANDINGS_PER_TOKEN * len(store.vocabulary)
     columns = (torch.from_numpy(column.astype(np.int64)) for column in (histories.token_id, histories.age_minutes, owner))
@@ -98,6 +95,12 @@ def _shares(store: TokenStore, tasks: list[list[int]]) -> tuple[int, npt.NDArray
     wanted = [standings(events, store.vocabulary) for events in tasks]
     counts = [len(np.unique(np.concatenate([owner[bounds[one] : bounds[one + 1]] for one in ways]))) for ways in wanted]
     return len(take), np.array(counts) / len(take)
+
+
+def some_patients(store: TokenStore, tokens: int, *, least: int = 1) -> npt.NDArray[np.int64]:
+    """Training histories (indices into the store) of so many tokens together at most, drawn at random; `least` of them however long they are."""
+    order = np.random.default_rng(0).permutation(store.indices(TRAIN))
+    return order[: max(int(np.searchsorted(np.cumsum(store.lengths[order]), tokens, side="right")), least)]
 
 
 def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, context: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def window_targets(lengths: npt.NDArray[np.int64], context: int, share: npt.NDAr
 def window_lengths(lengths: npt.NDArray[np.int64], context: int, target: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Tokens of the windows that `choose_crop` cuts there, nearly: events are not looked at."""
     room = _room(context)
-    at_start = PROMPT_LENGTH + np.maximum(target + room - PROMPT_LENGTH, room // 4)
+    at_start = np.maximum(target + room, PROMPT_LENGTH + room // 4)
     inside = PROMPT_LENGTH + REOPENING + np.minimum(room, lengths - target)
     return np.where(lengths <= context, lengths, np.where(target <= PROMPT_LENGTH, at_start, inside))
 
@@ -118,7 +118,7 @@ def choose_crop(kind: npt.NDArray[np.int8], context: int, target: int) -> Crop:
     ends = begin + _event_ends(kind[begin : target + 2 * room + 1])
     start = _last_at_most(ends[ends < len(kind)], target) if target > PROMPT_LENGTH else 0
     if start <= PROMPT_LENGTH:
-        limit = min(PROMPT_LENGTH + max(target + room - PROMPT_LENGTH, room // 4), context)
+        limit = min(max(target + room, PROMPT_LENGTH + room // 4), context)
         return Crop(0, _stop(ends, 0, limit, len(kind)))
     return Crop(start, _stop(ends, start, room, len(kind)))
 
@@ -138,22 +138,9 @@ def choose_pair(kind: npt.NDArray[np.int8], context: int, random: np.random.Gene
 
 
 def _begin(kind: npt.NDArray[np.int8], room: int) -> int:
-    """Where a window of at most `room` tokens begins that goes to the end: `_aligned`, or the event's end after it where that is too early."""
+    """Where a window of at most `room` tokens begins that goes to the end: with a unit, or behind an event where that would waste half of it."""
     least = len(kind) - room
-    start = _aligned(kind, least, room)
-    if start >= least:
-        return start
-    ends = _event_ends(kind[:-1])
-    after = ends[np.searchsorted(ends, least) :]
-    return int(after[0]) if len(after) else least
-
-
-def _aligned(kind: npt.NDArray[np.int8], target: int, room: int) -> int:
-    """The first unit that begins at `target` or soon after; the last one if the history ends first; else an event's end before."""
-    units = unit_starts(kind)
-    after = units[np.searchsorted(units, target) :]
-    if len(after) and after[0] - target <= room // 2:
-        return int(after[0])
-    if not len(after) and len(kind) - units[-1] <= room:
-        return int(units[-1])
-    return max(_last_at_most(_event_ends(kind[:-1]), target), PROMPT_LENGTH)
+    units, ends = (places[np.searchsorted(places, least) :] for places in (unit_starts(kind), _event_ends(kind[:-1])))
+    if len(units) and units[0] - least <= room // 2:
+        return int(units[0])
+    return int(ends[0]) if len(ends) else least
