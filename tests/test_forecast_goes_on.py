@@ -72,6 +72,26 @@ def test_small_work_is_divided_too(tmp_path, parts: int, pools: int) -> None:
     assert same(run(Journal(tmp_path, "key"), config=wide, progress=lambda *_: pytest.fail("nothing was left to draw")), run(config=wide))
 
 
+@pytest.mark.parametrize(("samples", "moments"), [(1, 128), (64, 128), (100, 81), (1000, 8), (100_000, 1)])
+def test_many_futures_are_kept_a_few_prediction_times_at_a_time(samples: int, moments: int) -> None:
+    """An interruption costs some thousand futures, however many each prediction time has; in rounds the first have twenty, and pools stay wide."""
+    assert ForecastConfig(samples=samples).pool_moments == moments
+    assert ForecastConfig(samples=samples, target_std_error=0.02).pool_moments == 128
+
+
+def test_an_interruption_of_few_prediction_times_costs_a_pool(tmp_path) -> None:
+    """Eleven prediction times of 2,000 futures each: what was whole before the third pool is not drawn again."""
+    many = replace(CONFIG, samples=2000, moments=128, trajectories=False)
+
+    def stop(done: int, total: int, unit: str) -> None:
+        if done > 9 * 2000:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(Journal(tmp_path, "key"), config=many, progress=stop)
+    assert len(list(tmp_path.rglob("pool-*.zip"))) == 2
+
+
 def test_pools_that_are_there_are_used_whatever_the_share(tmp_path) -> None:
     journal = Journal(tmp_path, "key")
     assert journal.pool_size(1000, 128) == 128

@@ -9,6 +9,8 @@ METHODS = {"mc": "monte_carlo", "scope": "scope", "reach": "reach"}
 """Names of the estimators on the command line, and in predictions."""
 
 DTYPES = ("float32", "float64", "bfloat16")
+POOL_FUTURES = 8192
+"""Enough for a pool to be written side by side with few places left empty at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class ForecastConfig:
         seed: futures are a function of it, of subject, prediction time and sample number.
         max_new_tokens: budget of one future. At least half of the model's context is kept for the history all the same.
         batch_rows: futures written side by side.
-        moments: prediction times per pool at most; bounds the memory that decoded futures take, and what an interruption costs.
+        moments: prediction times per pool at most (`pool_moments`); bounds the memory that decoded futures take, and what an interruption costs.
         dtype: precision to compute in; None = the model's own.
         max_unknown_share: a history with a larger share of events outside the vocabulary is refused.
         stop_at_outcome: where one task alone asks about a prediction time and its outcome is a set of tokens.
@@ -65,6 +67,11 @@ class ForecastConfig:
             raise ValueError("estimator reach draws futures without the outcome, which nobody should keep as trajectories; use mc or scope")
         if self.curve_points < 0:
             raise ValueError(f"curve_points is {self.curve_points}; it must not be negative")
+
+    @property
+    def pool_moments(self) -> int:
+        """Prediction times per pool: `moments`, or as few as have futures enough; `moments` where futures come in rounds, the first of them small."""
+        return self.moments if self.target_std_error is not None else max(1, min(self.moments, POOL_FUTURES // self.samples))
 
     def next_samples(self, drawn: int) -> int:
         """How many futures to draw next of a prediction time that has `drawn`: 20, then as many as there are, `samples` in all at most."""

@@ -128,7 +128,7 @@ class _Worker:
         self.waiting: dict[_Group, list[Case]] = {}
         self.found, self.notes, self.pools = Found(), dict[tuple[str, int], str](), 0
         self.total = len(self.asked) * config.samples
-        self.pool_size = config.moments if journal is None else journal.pool_size(len(self.asked), config.moments)
+        self.pool_size = config.pool_moments if journal is None else journal.pool_size(len(self.asked), config.pool_moments)
 
     # -- gathering ----------------------------------------------------------------------------------------------------------------
 
