@@ -198,13 +198,16 @@ def test_warm_up_stable_decay(decay: str) -> None:
     assert rates[875] == pytest.approx(2.0 * (0.1 + 0.9 * halfway))
 
 
-def test_orthogonalising_keeps_the_directions_and_levels_the_lengths() -> None:
-    for rows, columns in ((24, 40), (40, 24)):
-        matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        found = left.T @ orthogonalise(matrix) @ right.T  # diagonal where the singular vectors are the same
-        torch.testing.assert_close(found, torch.diag(found.diagonal()), atol=1e-9, rtol=0)
-        assert 0.6 < found.diagonal().min() < found.diagonal().max() < 1.3
+@pytest.mark.parametrize(("dtype", "apart"), [(None, 1e-9), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("rows", "columns"), [(24, 40), (40, 24)])
+def test_orthogonalising_keeps_the_directions_and_levels_the_lengths(rows: int, columns: int, dtype: torch.dtype | None, apart: float) -> None:
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    update = orthogonalise(matrix, dtype)
+    assert update.dtype == matrix.dtype
+    found = left.T @ update @ right.T  # diagonal where the singular vectors are the same
+    torch.testing.assert_close(found, torch.diag(found.diagonal()), atol=apart, rtol=0)
+    assert 0.6 < found.diagonal().min() < found.diagonal().max() < 1.3
 
 
 def test_muon_steps_the_blocks_and_adamw_the_rest() -> None:

@@ -122,7 +122,7 @@ class Trainer:
         # Small data may have no tuning split: the last weights are kept then.
         self.tuning = make_loader(TUNING) if len(store.indices(TUNING)) else None
         self.parameters = dict(self.module.named_parameters())
-        self.optimizer = make_optimizer(self.parameters.items(), config)
+        self.optimizer = make_optimizer(self.parameters.items(), config, self.dtype)
         self.steps_per_epoch = max(self.loader.batches_per_epoch // config.accumulate, 1)
         self.course = Course(config, config.steps or config.epochs * self.steps_per_epoch)
         self.evaluate_every = config.evaluate_every or max(min(self.steps_per_epoch // 2, 500), 1)
