@@ -137,7 +137,10 @@ def test_each_label_row_asks_for_its_own_task() -> None:
         forecast(model, history(2), rows, [task("a")], ForecastConfig(samples=4))
 
 
-def test_refused_rows_say_why() -> None:
+@pytest.mark.parametrize(
+    "outcome", ["{concepts: gone}", "{all: [{concepts: gone}, {concepts: index}]}", "{concepts: gone}\ncompeting: [{concepts: index}]"]
+)
+def test_refused_rows_say_why(outcome: str) -> None:
     model = markov(bare_chain(SHARES, 0.1, 0.05))
     time = LAST + timedelta(days=1)
     strange = history(1, code="condition/999").with_columns(pl.lit(2, dtype=pl.Int64).alias("subject_id"))
@@ -147,7 +150,7 @@ def test_refused_rows_say_why() -> None:
     absent = parse_task(
         "name: absent\ndescription: toy\nconcept_sets: {index: {condition: [1]}, gone: {condition: [77]}}\n"
         "index: {concepts: index, occurrence: last}\n"
-        "outcome: {concepts: gone}\nhorizon_days: 30\n",
+        f"outcome: {outcome}\nhorizon_days: 30\n",
         where="absent",
     )
     found = forecast(model, events, rows, [task(more="first_onset: true"), absent], ForecastConfig(samples=4)).predictions

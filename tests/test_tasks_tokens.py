@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cehrxgpt import schema as s
 from cehrxgpt.events import conform, sort_events
 from cehrxgpt.stages.data import _library_outcomes, _with_library_edges
-from cehrxgpt.tasks import Index, Outcome, Task, outcome_in_window, outcome_tokens, value_edges
+from cehrxgpt.tasks import Index, Outcome, Task, can_be_said, outcome_in_window, outcome_tokens, value_edges
 from cehrxgpt.tasks.definition import ConceptSet
 from cehrxgpt.tasks.tokens import why_no_tokens
 from cehrxgpt.timeline.decode import decode_futures
@@ -130,6 +130,32 @@ def test_tokens_are_what_the_labeler_finds(outcome: Outcome, seed: int, draws: b
         assert at_first is not None
         assert in_all is not None
         assert at_first.date() == in_all.date()
+
+
+@settings(deadline=None, max_examples=100)
+@given(outcomes(), outcomes(), st.sampled_from(["any", "all", "competing", "alone"]), st.integers(0, 2**32 - 1), st.booleans())
+def test_what_cannot_be_said_is_never_found(one: Outcome, other: Outcome, how: str, seed: int, split: bool) -> None:
+    """And what is a set of tokens can be said where the set has any."""
+    outcome = one if how in ("alone", "competing") else Outcome(**{how: (one, other)})
+    asked, vocabulary = task(outcome), SPLIT if split else VOCABULARY
+    sayable, wanted = can_be_said(asked, vocabulary), outcome_tokens(asked, vocabulary)
+    if wanted is not None:
+        assert sayable == bool(wanted.any())
+    if how == "competing":
+        beside = replace(asked, competing=(Outcome(concepts="drug"),), concept_sets=asked.concept_sets | {"drug": SETS["drug"]})
+        assert can_be_said(beside, vocabulary) == sayable
+    if not sayable:
+        assert found_in(asked, vocabulary, walk(vocabulary, np.random.default_rng(seed), 30), None) is None
+
+
+def test_what_is_lacking_cannot_be_said() -> None:
+    here, gone = Outcome(concepts="disease"), Outcome(concepts="absent")
+    said = {"any": True, "all": False}
+    for how, sayable in said.items():
+        assert can_be_said(task(Outcome(**{how: (here, gone)})), VOCABULARY) == sayable
+        assert not can_be_said(task(Outcome(**{how: (gone, gone)})), VOCABULARY)
+        assert can_be_said(task(Outcome(**{how: (here, here)})), VOCABULARY)
+    assert not can_be_said(task(Outcome(concepts="lab", above=1e6)), VOCABULARY)
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ def idle_competitors(task: Task, codes: Iterable[str | None]) -> list[str]:
 
 def admit(
     tasks: Mapping[str, Task],
-    tokens: Mapping[str, npt.NDArray[np.bool_] | None],
+    unsayable: Collection[str],
     asked: Mapping[int, Sequence[str]],
     moments: Moments,
     cases: list[Case],
@@ -37,7 +37,8 @@ def admit(
     """What each task cannot ask of these cases.
 
     Args:
-        tasks, tokens: by name; the tokens of each outcome (None: it is no set of tokens).
+        tasks: by name.
+        unsayable: names of those whose outcome the vocabulary has no tokens for (`can_be_said`).
         asked: moment -> names of the tasks that ask about it.
         moments: the chunk that the cases come from.
         cases: of the chunk.
@@ -59,8 +60,7 @@ def admit(
     starts: dict[int, dict[str, np.datetime64]] = {case.moment: {} for case in cases}
     for name, task in tasks.items():
         mine = keys.filter(pl.col("_moment").is_in([case.moment for case in cases if name in asked[case.moment]]))
-        outcome = tokens[name]
-        if outcome is not None and not outcome.any():
+        if name in unsayable:
             notes |= {(name, moment): NO_TOKEN for moment in mine["_moment"].to_list()}
             continue
         notes |= {(name, moment): why for moment, why in wrong_onset(task, moments.events, mine).items()}

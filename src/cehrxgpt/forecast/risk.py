@@ -29,7 +29,7 @@ from cehrxgpt.forecast.increments import expected, observed, whole_dates
 from cehrxgpt.forecast.journal import Found, Journal, Removed
 from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
-from cehrxgpt.tasks import Task, outcome_tokens
+from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
@@ -125,6 +125,7 @@ class _Worker:
         context = model.config.context
         self.history_tokens = max(context - config.max_new_tokens, context // 2)
         self.tokens = {name: outcome_tokens(task, cast(HasCodes, model.vocabulary)) for name, task in self.tasks.items()}
+        self.unsayable = {name for name, task in self.tasks.items() if not can_be_said(task, cast(HasCodes, model.vocabulary))}
         self.waiting: dict[_Group, list[Case]] = {}
         self.found, self.notes, self.pools = Found(), dict[tuple[str, int], str](), 0
         self.total = len(self.asked) * config.samples
@@ -141,7 +142,7 @@ class _Worker:
                 self.notes |= {(name, moment): why for name in self.asked[moment]}
         usable = [place for place, why in enumerate(refused) if why is None]
         cases = make_cases(moments, usable, self.vocabulary, self.timeline.grammar, self.history_tokens)
-        cases, notes = admit(self.tasks, self.tokens, self.asked, moments, cases, self.vocabulary.kind)
+        cases, notes = admit(self.tasks, self.unsayable, self.asked, moments, cases, self.vocabulary.kind)
         self.notes |= notes
         for case in cases:
             for group in self._groups([name for name in self.asked[case.moment] if (name, case.moment) not in self.notes]):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cehrxgpt.tasks.files import library, library_tasks, load_task, parse_task, task_text
     from cehrxgpt.tasks.labeler import Labelled, label
     from cehrxgpt.tasks.outcome import attach_stay, had_before, outcome_in_window
-    from cehrxgpt.tasks.tokens import outcome_by_stay, outcome_tokens
+    from cehrxgpt.tasks.tokens import can_be_said, outcome_by_stay, outcome_tokens
 
 _PUBLIC = {
     "Criterion": "definition",
@@ -26,6 +26,7 @@ _PUBLIC = {
     "Outcome": "definition",
     "Task": "definition",
     "attach_stay": "outcome",
+    "can_be_said": "tokens",
     "had_before": "outcome",
     "label": "labeler",
     "library": "files",
@@ -49,6 +50,7 @@ __all__ = [  # loaded on first use: the definitions alone need no data stack
     "Outcome",
     "Task",
     "attach_stay",
+    "can_be_said",
     "had_before",
     "label",
     "library",

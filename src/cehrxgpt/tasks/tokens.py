@@ -67,6 +67,21 @@ def why_no_tokens(task: Task, vocabulary: HasCodes) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def can_be_said(task: Task, vocabulary: HasCodes) -> bool:
+    """Has the vocabulary tokens for the outcome, be they a set that decides it or not? Where not, no future can ever have it.
+
+    Of `any` one part is enough, of `all` every one is needed. What competes, and when the window ends, does not matter here.
+    """
+    return task.outcome.stay_over_days is not None or _can_be_said(task, task.outcome, vocabulary)
+
+
+def _can_be_said(task: Task, asked: Outcome, vocabulary: HasCodes) -> bool:
+    if asked.parts:
+        return (any if asked.any else all)(_can_be_said(task, part, vocabulary) for part in asked.parts)
+    found = _tokens_of(task, asked, vocabulary, (*_SHORT, *_LONG))
+    return isinstance(found, str) or bool(found.any())  # in words: there are tokens, but one alone does not decide
+
+
 def _tokens(task: Task, vocabulary: HasCodes, lasting: tuple[float, ...]) -> Mask | str:
     """The set, or why there is none; `lasting`: minutes that visits may last."""
     if task.outcome.stay_over_days is not None:
