@@ -109,6 +109,33 @@ def test_the_curve_ends_at_the_estimate_and_is_the_aalen_johansen_curve(data: st
 
 
 @settings(deadline=None, max_examples=50)
+@given(st.data(), st.integers(2, 6))
+def test_curves_end_at_the_risk_whatever_was_left_unfinished(data: st.DataObject, samples: int) -> None:
+    """Of REACH, whose unfinished futures have little of 1 left and hand on a whole future's mass."""
+    count = data.draw(st.integers(0, 3 * samples))
+    future = np.array(data.draw(st.lists(st.integers(0, samples - 1), min_size=count, max_size=count)), dtype=np.int64)
+    end = data.draw(hnp.arrays(np.int64, (1, samples), elements=st.integers(1, 10)))
+    rest, amount = np.ones(samples), np.zeros(count)
+    for place, one in enumerate(future):
+        amount[place] = 0.7 * rest[one]
+        rest[one] -= amount[place]
+    minutes = np.array([data.draw(st.integers(1, int(end[0, one]))) for one in future], dtype=np.int64)
+    nothing = np.zeros((1, samples), bool)
+    unfinished = data.draw(hnp.arrays(bool, (1, samples)))
+    evidence = Evidence(
+        future=future, minutes=minutes, amount=amount, outcome=nothing, unfinished=unfinished, died=nothing, end_minutes=end, conditional=True,
+        rest=rest[None],
+    )  # fmt: skip
+    risk = estimate(evidence, close_minutes=10)
+    found = curves(evidence, np.arange(2, 11, 2), risk)
+    assert found.incidence[:, -1] == pytest.approx(risk.probability)
+    assert found.std_error[:, -1] == pytest.approx(risk.std_error)
+    assert (np.diff(found.incidence, axis=1) >= -1e-12).all()
+    assert (risk.lower_bound - 1e-12 <= found.incidence[:, -1]).all()
+    assert (found.incidence <= risk.upper_bound[:, None] + 1e-12).all()
+
+
+@settings(deadline=None, max_examples=50)
 @given(st.data(), st.integers(1, 6), st.integers(1, 6))
 def test_more_futures_are_as_if_drawn_at_once(data: st.DataObject, first: int, second: int) -> None:
     def drawn(samples: int) -> Evidence:

@@ -27,7 +27,7 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import Loaded, load_model
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.event_errors import HazardErrors, errors_of_batches, hazard_errors
-from cehrxgpt.objectives.incidence import cumulative_incidence
+from cehrxgpt.objectives.incidence import cumulative_incidence, incidences
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Segment, assemble
@@ -112,6 +112,16 @@ def test_incidence_is_the_integral(seed: int, inner: int, begin: float, opens: f
         assert value == pytest.approx(float((hazard * survival * step)[time < begin + until].sum()), abs=5e-4)
 
 
+def test_before_the_window_opens_all_who_die_count_and_no_outcome_does() -> None:
+    one = torch.ones(1, 1, dtype=torch.float64)
+    outcome, death = 0.01 * one, 0.002 * one
+    days = torch.tensor([50.0, 150.0], dtype=torch.float64)
+    risk, dead = incidences(torch.zeros(0, dtype=torch.float64), outcome, death, torch.zeros(1, dtype=torch.float64), days, opens=50.0)
+    assert risk[0, 0] == 0
+    assert dead[0, 0].item() == pytest.approx(-math.expm1(-0.1))
+    assert dead[0, 1].item() == pytest.approx(-math.expm1(-0.1) + math.exp(-0.1) * constant(0.002, 0.01, 100))
+
+
 @given(st.integers(0, 10_000))
 @settings(deadline=None, max_examples=25)
 def test_incidences_and_survival_share_one(seed: int) -> None:
@@ -123,6 +133,7 @@ def test_incidences_and_survival_share_one(seed: int) -> None:
     first, second = cumulative_incidence(edges, outcome, death, begin, days), cumulative_incidence(edges, death, outcome, begin, days)
     either = cumulative_incidence(edges, outcome + death, torch.zeros_like(death), begin, days)
     assert torch.allclose(first + second, either, atol=1e-12)
+    assert torch.allclose(incidences(edges, outcome, death, begin, days)[1], second, atol=1e-12)
     assert (first[:, 0] == 0).all()
     assert (first.diff(dim=1) >= -1e-15).all()
     alone = cumulative_incidence(edges, outcome, torch.zeros_like(death), begin, days)
@@ -154,6 +165,8 @@ def test_curves_end_in_the_prediction(model: Loaded) -> None:
     for _, curve in found.curves.group_by("prediction_time"):
         assert curve["days"].to_list() == pytest.approx(np.arange(1, 13) * 365 / 12)
         assert (np.diff(curve["cumulative_incidence"].to_numpy(), prepend=0) > 0).all()
+        assert (np.diff(curve["competing_incidence"].to_numpy(), prepend=0) > 0).all()
+        assert (curve["cumulative_incidence"] + curve["competing_incidence"] < 1).all()
     last = found.curves.filter(pl.col("days") == 365)["cumulative_incidence"].to_list()
     assert last == found.predictions["predicted_boolean_probability"].to_list()
     assert last[0] != last[1]

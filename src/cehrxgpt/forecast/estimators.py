@@ -238,7 +238,8 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> C
     Args:
         evidence: of the prediction times.
         grid_minutes: int64[G], times from the prediction time, ascending.
-        risk: as estimated; what it adds for unfinished futures comes evenly from where the last one stopped to the close. None: nothing is added.
+        risk: as estimated, where curves end; what it adds for unfinished futures comes evenly from where the last one stopped to the close. None:
+            nothing is added.
     """
     rows, samples = evidence.shape
     masses, grid = _Masses(evidence), len(grid_minutes)
@@ -253,9 +254,13 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> C
         gone = np.clip((grid_minutes - last) / np.maximum(grid_minutes[-1] - last, 1), 0.0, 1.0)
         gone[:, -1] = 1.0
         incidence = incidence + gone * np.maximum(risk.probability - incidence[:, -1], 0.0)[:, None]
+        # What unfinished futures hand on may come to more than the risk, which is held to its bounds: REACH's count for less than 1 by then.
+        incidence *= np.minimum(risk.probability / np.maximum(incidence[:, -1], 1e-300), 1.0)[:, None]
     incidence = np.minimum(incidence, 1.0)
     decided = np.broadcast_to((samples - evidence.unfinished.sum(1)).astype(np.float64)[:, None], incidence.shape)
     error = _mean_error(by_future, by_future.sum(axis=1), decided) if evidence.conditional else jeffreys_std_error(incidence, decided)
+    if risk is not None:
+        error[:, -1] = risk.std_error
     dead = np.flatnonzero(evidence.died & ~evidence.outcome)
     when = evidence.end_minutes.ravel()[dead]
     place = np.searchsorted(grid_minutes, when, side="left")

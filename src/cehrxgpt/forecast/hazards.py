@@ -32,9 +32,10 @@ from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key,
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
-from cehrxgpt.objectives.incidence import cumulative_incidence
+from cehrxgpt.objectives.incidence import incidences
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.tasks import Task
+from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
 from cehrxgpt.timeline.encoded import EncodedHistories
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import Moments, encode_moments
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 METHOD = "time_to_event"
 NO_HEAD = "the model was trained without the objective time_to_event"
-NO_SET = "the outcome is no set of tokens, so that no hazard is its own"
+NO_SET = "no hazard is that of the outcome, as it is no set of tokens"
 _PENDING = 2048  # histories gathered before they are sorted by length and read
 
 
@@ -139,7 +140,11 @@ def one_pass(
     head = head or head_of(model)
     wanted = {name: events_of(task, model.vocabulary) for name, task in questions.tasks.items()}
     covers = {name: _cover(one, head, model.vocabulary) for name, one in wanted.items()}
-    reasons = {name: why for name, one in wanted.items() if (why := _unaskable(one, covers[name], head, config)) is not None}
+    reasons = {
+        name: why
+        for name, one in wanted.items()
+        if (why := _unaskable(questions.tasks[name], model.vocabulary, one, covers[name], head, config)) is not None
+    }
     found = _Found()
     pending: list[_Reading] = []
     done = 0
@@ -202,12 +207,14 @@ def _described(cover: Cover | None, head: TimeToEvent | None) -> dict[str, Any]:
     }
 
 
-def _unaskable(outcome: Sequence[int] | None, cover: Cover | None, head: TimeToEvent | None, config: OnePassConfig) -> str | None:
+def _unaskable(
+    task: Task, vocabulary: Vocabulary, outcome: Sequence[int] | None, cover: Cover | None, head: TimeToEvent | None, config: OnePassConfig
+) -> str | None:
     """Why a task cannot be asked of the head at all."""
     if head is None:
         return NO_HEAD
     if outcome is None:
-        return NO_SET
+        return f"{NO_SET}: {why_no_tokens(task, cast(HasCodes, vocabulary))}"
     assert cover is not None
     if not outcome:
         return NO_TOKEN
@@ -290,7 +297,7 @@ def _estimate(
         hazards = Hazards(edges, log_hazard_NKC[rows].clone(), None if features_NKF is None else features_NKF[rows].clone(), begin[rows])
         points = max(config.curve_points, 1)
         days = task.gap_days + (task.follow_days - task.gap_days) * torch.arange(1, points + 1, dtype=torch.float64) / points
-        risk_NG = hazards.risk(cover, days, opens=task.gap_days)
+        risk_NG, death_NG = hazards.incidences(cover, days, opens=task.gap_days)
         lower, upper = hazards.bounds(cover, risk_NG[:, -1], days[-1:], opens=task.gap_days)
         error_NG = hazards.std_error(cover, days, errors, opens=task.gap_days) if errors is not None and errors.knows(_used(cover)) else None
         for place, row in enumerate(rows):
@@ -298,7 +305,7 @@ def _estimate(
             risk = float(risk_NG[place, -1])
             found.risk[(name, readings[row].moment)] = (risk, error, None, float(lower[place]), float(upper[place]))
         if config.curve_points:
-            found.curves.append(_curves(questions, name, [readings[row].moment for row in rows], days, risk_NG, error_NG))
+            found.curves.append(_curves(questions, name, [readings[row].moment for row in rows], days, risk_NG, death_NG, error_NG))
 
 
 @dataclass(frozen=True)
@@ -317,14 +324,21 @@ class Hazards:
     features: Tensor | None
     begin: Tensor
 
-    def _incidence(self, log_hazard: Tensor, death: Tensor | None, days: Tensor, opens: float = 0.0) -> Tensor:
+    def _incidences(self, log_hazard: Tensor, death: Tensor | None, days: Tensor, opens: float = 0.0) -> tuple[Tensor, Tensor]:
         hazard = log_hazard.exp().sum(2)
         competing = torch.zeros_like(hazard) if death is None else death.exp()
-        return cumulative_incidence(self.edges, hazard, competing, self.begin, days, opens=opens)
+        return incidences(self.edges, hazard, competing, self.begin, days, opens=opens)
+
+    def _incidence(self, log_hazard: Tensor, death: Tensor | None, days: Tensor, opens: float = 0.0) -> Tensor:
+        return self._incidences(log_hazard, death, days, opens)[0]
 
     def risk(self, cover: Cover, days: Tensor, *, opens: float = 0.0) -> Tensor:
         """Risk by so many days after the prediction time, the outcome's events taken as independent; [N, G]."""
-        return self._incidence(self.log_hazard[:, :, list(cover.inside)], self._death(cover), days, opens)
+        return self.incidences(cover, days, opens=opens)[0]
+
+    def incidences(self, cover: Cover, days: Tensor, *, opens: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The risk, and the share that will have died before the outcome; [N, G] each."""
+        return self._incidences(self.log_hazard[:, :, list(cover.inside)], self._death(cover), days, opens)
 
     def _death(self, cover: Cover) -> Tensor | None:
         return None if cover.death is None else self.log_hazard[:, :, cover.death]
@@ -363,7 +377,9 @@ class Hazards:
         return torch.stack(columns, dim=1)
 
 
-def _curves(questions: Questions, task: str, moments: Sequence[int], days: Tensor, risk_NG: Tensor, error_NG: Tensor | None) -> pl.DataFrame:
+def _curves(
+    questions: Questions, task: str, moments: Sequence[int], days: Tensor, risk_NG: Tensor, death_NG: Tensor, error_NG: Tensor | None
+) -> pl.DataFrame:
     points = len(days)
     who = questions.moments[np.repeat(np.asarray(moments, dtype=np.int64), points)]
     error = None if error_NG is None else error_NG.flatten().numpy()
@@ -373,5 +389,5 @@ def _curves(questions: Questions, task: str, moments: Sequence[int], days: Tenso
         pl.Series("days", np.tile(days.numpy(), len(moments)), dtype=pl.Float32),
         pl.Series("cumulative_incidence", risk_NG.flatten().numpy(), dtype=pl.Float64),
         pl.Series("std_error", error if error is not None else [None] * (points * len(moments)), dtype=pl.Float64),
-        pl.lit(None, dtype=pl.Float64).alias("competing_incidence"),
+        pl.Series("competing_incidence", death_NG.flatten().numpy(), dtype=pl.Float64),
     ).select(list(CURVE_TYPES))

@@ -17,7 +17,12 @@ from torch import Tensor
 
 
 def cumulative_incidence(edges: Tensor, outcome: Tensor, death: Tensor, begin: Tensor, days: Tensor, *, opens: float = 0.0) -> Tensor:
-    """Probability that the outcome has come, death not before it, within so many days; [N, G].
+    """Probability that the outcome has come, death not before it, within so many days; [N, G]. Arguments as of `incidences`."""
+    return incidences(edges, outcome, death, begin, days, opens=opens)[0]
+
+
+def incidences(edges: Tensor, outcome: Tensor, death: Tensor, begin: Tensor, days: Tensor, *, opens: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Probabilities that the outcome has come, death not before it, within so many days, and that death has, the outcome not before it; [N, G] each.
 
     Args:
         edges: inner edges of the pieces, ascending, in days since the hazards' origin; [K - 1]. The last piece has no end.
@@ -38,4 +43,7 @@ def cumulative_incidence(edges: Tensor, outcome: Tensor, death: Tensor, begin: T
     mean_survival = torch.where(either > 0, -torch.expm1(-positive) / positive, 1.0)
     survival = torch.exp(either - either.cumsum(1))
     incidence = torch.nn.functional.pad((survival * hazard * width * mean_survival).cumsum(1), (1, 0))
-    return incidence.gather(1, torch.searchsorted(cut, end.contiguous()))
+    gone = torch.nn.functional.pad(-torch.expm1(-either.cumsum(1)), (1, 0))
+    place = torch.searchsorted(cut, end.contiguous())
+    found = incidence.gather(1, place)
+    return found, (gone.gather(1, place) - found).clamp(min=0)
