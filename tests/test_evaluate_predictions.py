@@ -94,6 +94,23 @@ def test_methods_and_tasks_stand_apart():
     assert aurocs == [("t", "a", 1.0), ("t", "b", 1.0), ("u", "a", 0.0), ("u", "b", 0.0)]
 
 
+@pytest.mark.parametrize(
+    ("column", "said", "line"),
+    [
+        ("end_reason", ["horizon", "horizon", "censored"], "'boolean_value' and 'end_reason' disagree in 1 of 3 rows"),
+        ("end_reason", ["outcome", "outcome", "outcome"], "disagree in 2 of 3 rows"),
+        ("boolean_value", [False, False, False], "disagree in 2 of 3 rows"),
+        ("time_to_event_days", [float("nan"), -1.0, 30.0], "'time_to_event_days': 2 of 3 values are no time"),
+    ],
+)
+def test_labels_that_contradict_themselves_are_refused(column: str, said: list[object], line: str) -> None:
+    labels = labels_frame([True, False, None])
+    predictions = predictions_frame(labels, [0.1, 0.4, 0.2])
+    evaluate_predictions(predictions, labels, replicates=0)
+    with pytest.raises(SchemaError, match=line):
+        evaluate_predictions(predictions, labels.with_columns(pl.Series(column, said, dtype=labels.schema[column])), replicates=0)
+
+
 def test_labels_of_others_are_a_mismatch():
     labels = labels_frame([False, True], subjects=[1, 2])
     predictions = predictions_frame(labels, [0.1, 0.9])

@@ -53,6 +53,13 @@ def test_held_out_labels_are_not_looked_at(both):
     labels, tuning, held = both
     turned = labels.with_columns(
         pl.when(pl.col("subject_id") >= 5000).then(~pl.col("boolean_value")).otherwise("boolean_value").alias("boolean_value")
+    ).with_columns(
+        pl.when(pl.col("boolean_value"))
+        .then(pl.lit("outcome"))
+        .when(~pl.col("boolean_value"))
+        .then(pl.lit("horizon"))
+        .otherwise("end_reason")
+        .alias("end_reason")
     )
     assert recalibrate(held, tuning, turned).equals(recalibrate(held, tuning, labels))
 
@@ -64,6 +71,8 @@ def test_maps_by_hand():
     assert weighted([0.25], 0) == pytest.approx([0.75])
     same = fit_platt([0, 0, 1, 1], np.zeros(4), [1, 1, 1, 5])
     assert same([0.5, 0.5], 1e-6) == pytest.approx([0.75, 0.75])
+    backward = fit_platt([1, 0, 1, 0, 0, 0], [-2.0, -1, 0, 1, 2, 3], np.ones(6))  # who is told least has it most often
+    assert backward([0.1, 0.5, 0.9], 1e-6) == pytest.approx([1 / 3] * 3)
     with pytest.raises(InputError, match="separate"):
         fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2], np.ones(4))
 

@@ -1,8 +1,8 @@
 """Recalibration: a map from risks to risks, fitted on tuning predictions and judged on held-out ones.
 
 Platt's is a line on the logit (two numbers, smooth, cannot repair what is bent); isotonic regression is the best step-wise map that never
-falls (bends at will, wants hundreds of outcomes, ties what it cannot tell apart). Both are weighted for censoring. Rank is kept by either,
-but for ties (and for a Platt line that falls, which says that the risks rank the wrong way round).
+falls (bends at will, wants hundreds of outcomes, ties what it cannot tell apart). Both are weighted for censoring. Neither turns the ranking round:
+where tuning predictions rank the wrong way, all risks become the outcome's share there, as such predictions tell nothing.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Map = Callable[[npt.ArrayLike, npt.ArrayLike], Array]
 
 
 def fit_platt(outcome: npt.ArrayLike, logit: npt.ArrayLike, weights: npt.ArrayLike) -> Map:
-    """p -> sigmoid(a + b logit(p)). Where all predictions are one, the outcome's share.
+    """p -> sigmoid(a + b logit(p)), b not negative. The outcome's share where all predictions are one, or rank the wrong way round.
 
     Raises:
         InputError: the predictions separate the outcomes perfectly; no line fits.
     """
     truth, lp = np.asarray(outcome, dtype=np.float64), np.asarray(logit, dtype=np.float64)
-    if np.ptp(lp) == 0:
-        a, b = float(calibration.logit(calibration.prevalence(truth, weights))[0]), 0.0
-    else:
-        a, b = (float(found[0]) for found in calibration.line(truth, lp, weights))
+    level = float(calibration.logit(calibration.prevalence(truth, weights))[0]), 0.0
+    a, b = level if np.ptp(lp) == 0 else (float(found[0]) for found in calibration.line(truth, lp, weights))
+    if b < 0:
+        a, b = level
     if not np.isfinite(a + b):
         raise InputError("recalibrate: the tuning predictions separate the outcomes perfectly, so that no Platt line fits; use isotonic")
     return lambda p, bound: 1.0 / (1.0 + np.exp(-(a + b * calibration.logit(p, clip=bound))))
@@ -68,9 +68,6 @@ def _apply(found: Map, predictions: pl.DataFrame, method: str) -> pl.DataFrame:
         fresh = fresh.with_columns((pl.col("predicted_boolean_probability") >= 0.5).alias("predicted_boolean_value"))
     if "std_error" in fresh.columns:
         fresh = fresh.with_columns(pl.lit(None, dtype=pl.Float64).alias("std_error"))
-    if {"lower_bound", "upper_bound"} <= set(fresh.columns):
-        low, high = pl.min_horizontal("lower_bound", "upper_bound"), pl.max_horizontal("lower_bound", "upper_bound")
-        fresh = fresh.with_columns(low.alias("lower_bound"), high.alias("upper_bound"))
     return fresh
 
 

@@ -25,7 +25,7 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
 
     Raises:
         MismatchError: a prediction has no label (another task, other subjects, other times), or a key stands twice.
-        SchemaError: either table is not what it should be; a probability is none.
+        SchemaError: either table is not what it should be; a probability is none; labels contradict themselves.
     """
     needed = ["subject_id", "prediction_time", "predicted_boolean_probability", "task", "method"]
     s.check_columns(
@@ -38,6 +38,7 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
         raise SchemaError(
             f"predictions: column 'predicted_boolean_probability': {wrong} of {told.len()} values are no probability; expected 0 to 1 or null"
         )
+    _check_labels(labels)
     if labels.select(KEY).is_duplicated().any():
         raise MismatchError("labels: a (task, subject_id, prediction_time) stands twice; expected one label each")
     if predictions.select(*KEY, "method").is_duplicated().any():
@@ -58,6 +59,22 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
             why = f"the labels are of {', '.join(sorted(tasks)) or 'no task'}, the predictions of {', '.join(strange)}"
         raise MismatchError(f"{lost.height} of {joined.height} predictions have no label ({why}); give the labels that the predictions were made for")
     return joined.drop("_labelled")
+
+
+def _check_labels(labels: pl.DataFrame) -> None:
+    """Raise where rows of labels contradict themselves: some metrics look at the value, others at how and when it ended."""
+    value, ended = pl.col("boolean_value"), pl.col("end_reason")
+    expected = pl.when(ended == "censored").then(None).otherwise(ended == "outcome")
+    torn = labels.filter(value.ne_missing(expected)).height
+    if torn:
+        raise SchemaError(
+            f"labels: columns 'boolean_value' and 'end_reason' disagree in {torn} of {labels.height} rows; expected true with outcome, null with "
+            "censored, and false with anything else"
+        )
+    days = labels["time_to_event_days"].cast(pl.Float64).drop_nulls()
+    wrong = int((~(days >= 0) | days.is_nan() | days.is_infinite()).sum())
+    if wrong:
+        raise SchemaError(f"labels: column 'time_to_event_days': {wrong} of {days.len()} values are no time; expected 0 or more, or null")
 
 
 def ipcw(joined: pl.DataFrame) -> npt.NDArray[np.float64]:
