@@ -9,7 +9,7 @@ with a true risk and at least 100 known events is forecast, or `--rows` of them 
 SCOPE, REACH and the time-to-event head. Beside them: the true risk, counts + LightGBM taught with 100, 1,000 and all labels of `--labelled`
 training people, age and sex, a constant; and what the record alone can tell: trees taught with the *true risks* of training people, so that
 no chance of who had the event is in what they learn. Negative control: every patient's record is swapped for another's, drawn at random, and
-forecast again.
+forecast again. What estimators cost is measured by benchmarks/forecast_cost.py with the model and the people that this leaves in FOLDER.
 
 FOLDER keeps everything; what is done is not done again, and forecasts that were cut off go on.
 """
@@ -173,7 +173,7 @@ def swapped_events(data: Path, out: Path) -> None:
 
 
 def draw(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> None:
-    """Forecasts of every estimator, one file each, and what they cost."""
+    """Forecasts of every estimator, one file each."""
     asked = out / "asked"
     asked.mkdir(exist_ok=True)
     for task, labels in chosen.items():
@@ -270,51 +270,6 @@ def likeness(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[s
             r = float(np.corrcoef(p, t)[0, 1]) if len(p) > 2 and np.ptp(p) > 0 else float("nan")
             found[str(method)] = (r, float(np.sqrt(((p - t) ** 2).mean())), float((p - t).mean()))
     return found
-
-
-def draw_for_cost(out: Path, data: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Namespace) -> None:
-    """The same rows by REACH, SCOPE and Monte Carlo, task by task, for those tasks that all three can be asked about."""
-    for task, labels in chosen.items():
-        folder = out / "cost" / task
-        folder.mkdir(parents=True, exist_ok=True)
-        once(
-            folder / "asked.parquet",
-            lambda path, rows=labels: rows.sample(min(arguments.cost_rows, rows.height), seed=2).sort(KEY).write_parquet(path),
-        )
-        for name in ("reach", "scope", "mc"):
-            if (folder / "reach.parquet").exists() and pl.read_parquet(folder / "reach.parquet")["method"][0] != "reach":
-                break  # the outcome is no set of tokens
-            settings = {"estimator": name, "samples": arguments.samples, "seed": 6, "max_new_tokens": arguments.max_tokens, "dtype": arguments.dtype}
-            if not (folder / f"{name}.parquet").exists():
-                say(f"cost: {task}, {name}")
-                found = forecast(out / "model", data / "events", [folder / "asked.parquet"], folder / f"{name}.parquet", settings, curves=False)
-                write_json(folder / f"{name}.json", found)
-
-
-def cost(out: Path, chosen: dict[str, pl.DataFrame]) -> list[list[str]]:
-    """Tokens at equal standard error, against Monte Carlo: of every row, variance of one future times tokens of one future."""
-    rows, ratios = [], {"scope": [], "reach": [], "better": []}
-    for task in chosen:
-        folder = out / "cost" / task
-        if not (folder / "mc.parquet").exists():
-            continue
-        names = ("mc", "scope", "reach")
-        frames = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
-        tokens = {name: (facts := json.loads((folder / f"{name}.json").read_text()))["tokens"] / facts["futures"] for name in names}
-        p = frames["reach"]["predicted_boolean_probability"].to_numpy()
-        count = frames["mc"]["num_samples"].to_numpy()
-        said = [f"`{task}`", f"{np.nanmean(p):.3f}"]
-        for name in ("scope", "reach"):
-            variance = frames[name]["std_error"].to_numpy() ** 2 * frames[name]["num_samples"].to_numpy()
-            fine = np.isfinite(variance) & np.isfinite(p) & (count > 0) & (p > 0) & (p < 1)
-            ratio = (variance[fine] * tokens[name]).sum() / ((p * (1 - p))[fine] * tokens["mc"]).sum()
-            each = float(np.median(variance[fine] * tokens[name] / ((p * (1 - p))[fine] * tokens["mc"])))
-            ratios[name].append(ratio)
-            said.append(f"{ratio:.2f} ({each:.2f})")
-        ratios["better"].append(min(ratios["scope"][-1], ratios["reach"][-1]))
-        rows.append([*said, f"{ratios['better'][-1]:.2f}"])
-    rows.append(["median over tasks", "", *(f"{np.median(values):.2f}" for values in ratios.values())])
-    return rows
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -431,12 +386,6 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
         f"Tasks without a miss: {sure_tally}.",
     ]
     drawn = [name for name in ("mc", "scope", "reach") if name in names]
-    if arguments.cost_rows:
-        parts += [
-            f"Tokens that an estimator needs at the standard error of Monte Carlo, relative to it, summed over {arguments.cost_rows} rows a task "
-            "(in brackets: the median row):"
-        ]
-        parts += [table(["task", "mean risk", "SCOPE", "REACH", "the better"], cost(out, chosen))]
     if drawn:
         parts += [
             "What was drawn:",
@@ -467,7 +416,6 @@ def main() -> None:
         ("labelled", 20_000),
         ("rows", 2_000),
         ("samples", 32),
-        ("cost-rows", 400),
         ("truth-samples", 1_000),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -497,8 +445,6 @@ def main() -> None:
         say("training")
         pretrain(data / "timeline", out / "model", str(RECIPE), overrides={} if arguments.steps is None else {"steps": arguments.steps}, resume=True)
     draw(out, data, chosen, arguments)
-    if arguments.cost_rows:
-        draw_for_cost(out, data, chosen, arguments)
     mark = MARKERS[arguments.population]
     write_between(arguments.page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", report(out, chosen, arguments))
     say("done")
