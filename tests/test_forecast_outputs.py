@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from cehrxgpt import stages
-from cehrxgpt.errors import InputError, OutputExistsError
+from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
 from cehrxgpt.forecast import ForecastConfig, Journal, forecast
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import load_task
@@ -66,6 +66,28 @@ def test_curves_of_a_former_forecast_are_taken_away(run, tmp_path: Path) -> None
     with pytest.raises(OutputExistsError, match="curves"):
         run("risk.parquet")
     assert curves_beside(tmp_path / "risk.parquet").is_file()
+
+
+def test_rows_of_strangers_are_told_and_kept(run, tmp_path: Path) -> None:
+    """Labels made before the data were read again: those who are there are forecast, and nobody's row is lost."""
+    labels = pl.read_parquet(tmp_path / "labels.parquet")
+    strange = labels.with_columns(pl.col("subject_id") + 1)  # 2 and 3, of 1 and 2
+    strange.write_parquet(tmp_path / "older.parquet")
+    found = run("risk.parquet", labels=("older.parquet",))
+    assert any(note.startswith("1 of 2 rows of") and "not in" in note for note in found["notes"])
+    risks = pl.read_parquet(tmp_path / "risk.parquet")
+    assert risks["note"].to_list() == [None, "the subject is not in the events"]
+    assert risks["predicted_boolean_probability"].is_null().to_list() == [False, True]
+    labels.with_columns(pl.col("subject_id") + 10).write_parquet(tmp_path / "others.parquet")
+    with pytest.raises(MismatchError, match="2 subjects are not in"):
+        run("none.parquet", labels=("others.parquet",))
+
+
+def test_a_forecast_of_nothing_says_why(run, tmp_path: Path) -> None:
+    labels = pl.read_parquet(tmp_path / "labels.parquet").with_columns(pl.col("prediction_time").dt.offset_by("-60y"))
+    labels.write_parquet(tmp_path / "early.parquet")
+    notes = run("risk.parquet", labels=("early.parquet",))["notes"]
+    assert notes == ["no row has a forecast: nothing is known before the prediction time (2)"]
 
 
 def test_pools_of_an_interrupted_forecast_stay_and_are_told(run, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`: how far a stage has come; `total` 0 means not known yet."""
 
 DEBUG_VARIABLE = "CEHRXGPT_DEBUG"
-AGAIN = "the same command goes on from what was kept, or begins anew"
+AGAIN = "the same command goes on from what was kept, if anything was; else it begins anew"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ RECIPES = Path(__file__).parent / "recipes"
 @dataclass(frozen=True, kw_only=True)
 class ForecastSettings:
     """How much of the held-out population is forecast, and how. The report shows futures, so `time_to_event`, which draws none, is not among the
-    estimators; `cehrxgpt forecast` has it."""
+    estimators: what it says stands beside, where the model has learned it."""
 
     split: str = "held_out"
     max_rows: int = 500  # of each task

@@ -35,7 +35,7 @@ METHODS: dict[str, Method] = {
     "counts+lightgbm": Method("counts + LightGBM", "c3", what="gradient boosting on counts of codes"),
     "counts+logistic": Method("counts + logistic", "c4", what="logistic regression on counts of codes"),
     "age+sex": Method("age and sex", "c5", dashed=True, what="logistic regression on age and sex alone"),
-    "constant": Method("prevalence", "soft", dashed=True, what="the training prevalence for everyone"),
+    "constant": Method("constant", "soft", dashed=True, what="the training prevalence for everyone"),
     TRUE_RISK: Method("true risk", "ink", dashed=True, what="the risk the simulator computed: no method can do better on average"),
 }
 TELLING = 20

@@ -171,7 +171,14 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     guessed = (
         [f"no future was finished within max_new_tokens in {none:,} of {summary['rows']:,} rows; a larger --max-tokens would help"] if none else []
     )
-    return [*instead, *unmet, *guessed, *left]
+    return [*instead, *unmet, *guessed, *_unanswered(summary), *left]
+
+
+def _unanswered(summary: Mapping[str, Any]) -> list[str]:
+    """A line where no row at all has a forecast: why not."""
+    if summary["predicted"] or not summary["rows"]:
+        return []
+    return [f"no row has a forecast: {'; '.join(f'{why} ({count:,})' for why, count in summary['refused'].items())}"]
 
 
 def forecast(
@@ -207,10 +214,13 @@ def forecast(
     if trajectories is not None:
         refuse_existing(trajectories, force=force, inputs=inputs)
         _refuse_same_place(trajectories, out)
-    dataset = EventDataset(events)
+    dataset, notes = EventDataset(events), []
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
     for name, frame in tables.items():
-        check_subjects(frame, dataset, what=name)
+        check_subjects(frame, dataset, what=name, any_known=True)
+        strange = frame.join(dataset.subject_splits, on="subject_id", how="anti").height
+        if strange:
+            notes.append(f"{strange:,} of {frame.height:,} rows of {name} are of subjects that are not in {events}, and have no forecast")
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
     if chosen.get("estimator") == TIME_TO_EVENT:
@@ -224,12 +234,14 @@ def forecast(
             write_table(told.predictions, out, force=force)
         if not curves:
             curves_beside(out).unlink(missing_ok=True)
-        return {**told.summary, "notes": []}
+        if timeline is None and told.summary["predicted"]:
+            notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
+        return {**told.summary, "notes": [*notes, *_unanswered(told.summary)]}
     pools = pools_folder(out)
     keep = trajectories is not None
     found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
     if share is not None:
-        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": _notes(found.summary, journal)}
+        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
     with ExitStack() as outputs:
         # All are whole before any appears under its name.
         if trajectories is not None and found.trajectories is not None:
@@ -242,13 +254,16 @@ def forecast(
     if not curves:
         curves_beside(out).unlink(missing_ok=True)
     journal.clear()
-    return {**found.summary, "notes": _notes(found.summary, journal)}
+    return {**found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
 
 
 def forecast_all(
     model: Path, events: Path, labels: Path, tasks: Sequence[str], out: Path, settings: Any, *, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Forecast a run's tasks from one pool of futures per prediction time; keeps the futures of a few prediction times for the report."""
+    """Forecast a run's tasks from one pool of futures per prediction time, and by the time-to-event head where the model has one.
+
+    The head's rows stand below the futures' in each task's file, of the same prediction times. Keeps the futures of a few of these for the report.
+    """
     import polars as pl
 
     from cehrxgpt.events import EventDataset
@@ -259,10 +274,15 @@ def forecast_all(
     chosen = {name: getattr(settings, name) for name in ("estimator", "samples", "seed", "max_new_tokens", "target_std_error")}
     pools = pools_folder(out)
     keep = settings.estimator != "reach"
-    found, journal = _forecast(model, dataset, rows, _asked(rows, tasks), chosen, keep=keep, pools=pools, progress=progress)
+    asked = _asked(rows, tasks)
+    found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, progress=progress)
+    answered = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
+    same = rows.join(answered, on=["task", "subject_id", "prediction_time"], how="semi", maintain_order="left")
+    read = _one_pass(model, dataset, same, asked, None, 0, progress).predictions
+    told = pl.concat([found.predictions, read.filter(pl.col("predicted_boolean_probability").is_not_null())])
     with atomic_path(out, folder=True, force=True) as partial:
         for task in rows["task"].unique(maintain_order=True).to_list():
-            found.predictions.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")
+            told.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")
         found.samples.write_parquet(partial / "samples.parquet")
         if found.trajectories is not None:
             (partial / "trajectories").mkdir()

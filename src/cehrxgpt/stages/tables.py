@@ -61,11 +61,12 @@ def read_labels(path: Path, *, unnamed: str | None = None) -> pl.DataFrame:
     return run(path, unnamed=unnamed)
 
 
-def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str) -> None:
-    """Raise `MismatchError` if the table names subjects that the data set lacks."""
+def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str, any_known: bool = False) -> None:
+    """Raise `MismatchError` if the table names subjects that the data set lacks; with `any_known` only if it knows none of them."""
     known = dataset.subject_splits.select("subject_id")
-    strangers = frame.select("subject_id").unique().join(known, on="subject_id", how="anti")
-    if strangers.height:
+    subjects = frame.select("subject_id").unique()
+    strangers = subjects.join(known, on="subject_id", how="anti")
+    if strangers.height and not (any_known and strangers.height < subjects.height):
         first = ", ".join(str(subject) for subject in strangers["subject_id"].sort().head(3).to_list())
         raise MismatchError(
             f"{what}: {strangers.height} subjects are not in {dataset.root} (first: {first}); label the same data set that you embed or forecast"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 
@@ -39,10 +40,12 @@ def task_text(name: str) -> str:
     """The YAML of a library task.
 
     Raises:
-        TaskError: there is none of that name; the message lists them.
+        TaskError: there is none of that name; the message names the closest.
     """
     if name not in library_tasks():
-        raise TaskError(f"no library task '{name}'; there are {', '.join(library_tasks())} (or a YAML file; one of your own goes with --task)")
+        close = difflib.get_close_matches(name, library_tasks(), n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise TaskError(f"no library task '{name}'; {hint}A task of your own is a YAML file, given with --task; `cehrxgpt tasks` lists the library")
     return (resources.files("cehrxgpt.tasks") / "library" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
