@@ -46,6 +46,10 @@ PROMPT = toy_histories(VOCABULARY, 1, seed=0).token_id[:PROMPT_LENGTH]
 
 @pytest.fixture(scope="module")
 def model() -> Loaded:
+    return small_model()
+
+
+def small_model() -> Loaded:
     torch.manual_seed(0)
     config = ModelConfig(vocabulary_size=len(WORDS), width=WIDTH, layers=1, heads=2, kv_heads=2, context=64)
     return Loaded(Decoder(config).eval(), WORDS, config, Path("toy"))

@@ -9,14 +9,16 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from cehrxgpt import schema as s
 from cehrxgpt import stages
 from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
-from cehrxgpt.forecast import ForecastConfig, Journal, forecast
+from cehrxgpt.forecast import ForecastConfig, Journal, forecast, one_pass
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import load_task
 from test_evaluate_predictions import labels_frame
+from test_forecast_one_pass import DEATH, constant, head, small_model
 from test_forecast_truth import LAST, SHARES
-from toy_capabilities import bare_chain, history, markov
+from toy_capabilities import OUTCOME, bare_chain, history, markov
 
 TASK = """
 name: toy
@@ -40,7 +42,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cehrxgpt.events.EventDataset", lambda root: SimpleNamespace(root=root, splits=["held_out"], subject_splits=people))
 
     def drawn(model, dataset, rows, tasks, settings, *, keep, pools, **_):
-        config = ForecastConfig(**settings, trajectories=keep, max_new_tokens=64)
+        config = ForecastConfig(**{"max_new_tokens": 64, **settings}, trajectories=keep)
         journal = Journal(pools, "key")
         known = [load_task(one) for one in tasks]
         return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, known, config, journal=journal), journal
@@ -66,6 +68,29 @@ def test_curves_of_a_former_forecast_are_taken_away(run, tmp_path: Path) -> None
     with pytest.raises(OutputExistsError, match="curves"):
         run("risk.parquet")
     assert curves_beside(tmp_path / "risk.parquet").is_file()
+
+
+def test_a_run_asks_the_head_beside_the_futures_and_of_the_same_rows(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = head({OUTCOME: [0.002], DEATH: [0.001]})
+
+    def read(model, dataset, rows, tasks, *_):
+        return one_pass(small_model(), history(2), rows, [load_task(one) for one in tasks], head=known)
+
+    monkeypatch.setattr("cehrxgpt.stages.forecasting._one_pass", read)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    both = pl.read_parquet(tmp_path / "labels.parquet")
+    early = both[1:].with_columns(pl.col("prediction_time").dt.offset_by("-60y"))  # before anything is known
+    pl.concat([both, early]).write_parquet(labels / "toy.parquet")
+    settings = SimpleNamespace(split="held_out", max_rows=10, seed=0, estimator="mc", samples=4, max_new_tokens=64, target_std_error=None)
+    stages.forecast_all(tmp_path / "model", tmp_path / "events", labels, [str(tmp_path / "toy.yaml")], tmp_path / "out", settings)
+    told = pl.read_parquet(tmp_path / "out" / "toy.parquet")
+    s.check_columns(told.to_arrow(), s.PREDICTION_SCHEMA, where="told")
+    assert told["method"].to_list() == ["monte_carlo"] * 3 + ["time_to_event"] * 2
+    assert told.filter(pl.col("method") == "time_to_event").select("subject_id", "boolean_value").rows() == [(1, True), (2, False)]
+    assert told.filter(pl.col("method") == "time_to_event")["predicted_boolean_probability"].to_list() == pytest.approx(
+        [constant(0.002, 0.001, 30)] * 2
+    )
 
 
 def test_rows_of_strangers_are_told_and_kept(run, tmp_path: Path) -> None:
