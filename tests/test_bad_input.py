@@ -56,6 +56,19 @@ CASES = {
         ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--estimator", "magic", "--out", "{here}/out"],
         "mc",
     ),
+    "futures of an estimator that draws none": (
+        [
+            "forecast",
+            "{made}/model",
+            "{made}/events",
+            "--labels",
+            "{made}/labels.parquet",
+            "--estimator=time_to_event",
+            "--samples=9",
+            "--out={here}/out",
+        ],
+        "--samples: time_to_event draws no futures",
+    ),
     "an unknown split": (
         ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--split", "tset", "--out", "{here}/out"],
         "held_out",

@@ -18,7 +18,10 @@ def forecast(
     events: Events,
     labels: Labels,
     out: Out,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Simulated futures per row; at most, with --target-std-error.")] = 50,
+    samples: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--samples", min=1, help="Simulated futures per row; at most, with --target-std-error.", show_default="50"),
+    ] = None,
     estimator: Annotated[str, typer.Option("--estimator", help="mc (Monte Carlo), scope, reach, or time_to_event (no futures).")] = "mc",
     target_std_error: Annotated[Optional[float], typer.Option("--target-std-error", help="Draw until each row's error is no larger.")] = None,  # noqa: UP045
     task: Annotated[Optional[list[str]], typer.Option("--task", help="YAML file of a task of your own that the labels name.")] = None,  # noqa: UP045
@@ -45,14 +48,16 @@ def forecast(
     console = prepare(threads, quiet=quiet, json_only=json_only)
     if estimator not in (known := ("mc", "scope", "reach", "time_to_event")):
         raise InputError(f"--estimator: no '{estimator}' here; valid: {', '.join(known)}")
-    if estimator == "time_to_event" and target_std_error is not None:
-        raise InputError("--target-std-error: time_to_event draws no futures; leave it out")
+    of_futures = {"--samples": samples, "--target-std-error": target_std_error, "--dtype": dtype}
+    if estimator == "time_to_event" and any(value is not None for value in of_futures.values()):
+        given = ", ".join(name for name, value in of_futures.items() if value is not None)
+        raise InputError(f"{given}: time_to_event draws no futures; leave it out")
     if estimator != "time_to_event" and timeline is not None:
         raise InputError("--timeline: only time_to_event looks at it; leave it out")
     settings = {
         "dtype": dtype,
         "estimator": estimator,
-        "samples": samples,
+        "samples": 50 if samples is None else samples,
         "target_std_error": target_std_error,
         "seed": seed,
         "max_new_tokens": max_tokens,
