@@ -9,7 +9,7 @@ with a true risk and at least 100 known events is forecast, or `--rows` of them 
 SCOPE, REACH and the time-to-event head. Beside them: the true risk, counts + LightGBM taught with 100, 1,000 and all labels of `--labelled`
 training people, age and sex, a constant; and what the record alone can tell: trees taught with the *true risks* of training people, so that
 no chance of who had the event is in what they learn. Negative control: every patient's record is swapped for another's, drawn at random, and
-forecast again. What estimators cost is measured by benchmarks/forecast_cost.py with the model and the people that this leaves in FOLDER.
+forecast again. What estimators cost is measured by benchmarks/forecast_cost.py with the model that this leaves in FOLDER.
 
 FOLDER keeps everything; what is done is not done again, and forecasts that were cut off go on.
 """

@@ -1,11 +1,11 @@
 """Tokens that SCOPE and REACH need at the standard error of Monte Carlo, of every library task that has a set of tokens as its outcome.
 
-    python benchmarks/forecast_cost.py FOLDER                        what benchmarks/forecast.py left there: its model, its test population
-    python benchmarks/forecast_cost.py FOLDER --population full      into the other table of docs/forecast.md
+    python benchmarks/forecast_cost.py FOLDER --population full      with the model that benchmarks/forecast.py left there
 
-Of each task some prediction times of the test population are drawn by seed, and forecast by all three. The cost of an estimator is the variance
-of one of its futures times the tokens of one future, so that equal samples compare at equal standard error; Monte Carlo's variance is taken as
-p (1 - p) with REACH's p, as a few futures of a rare outcome would say 0. What is done is not done again.
+Of each task some prediction times of other people, simulated here, are drawn by seed and forecast by all three; the table goes into
+docs/forecast.md. The cost of an estimator is the variance of one of its futures times the tokens of one future, so that equal samples compare
+at equal standard error; Monte Carlo's variance is taken as p (1 - p) with REACH's p, as a few futures of a rare outcome would say 0. What is
+done is not done again.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ import polars as pl
 import torch
 from results import Results, said_when, write_between
 
+from cehrxgpt import schema as s
 from cehrxgpt.events import EventDataset
 from cehrxgpt.forecast import Forecast, ForecastConfig, forecast
 from cehrxgpt.model.hub import Loaded, load_model
+from cehrxgpt.simulate import SimulateConfig, simulate
+from cehrxgpt.sources import IngestConfig, ingest
 from cehrxgpt.stages import label_all
 from cehrxgpt.tasks import library
 
 KEY = ["subject_id", "prediction_time"]
 ESTIMATORS = ("reach", "scope", "mc")
 LEAST_ROWS = 20
-MARKERS = {"core": "cost", "full": "cost-full"}
+BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 
 
 def compare(model: Loaded, events: EventDataset, rows: pl.DataFrame, task: str, samples: int) -> dict[str, Any] | None:
@@ -78,7 +81,8 @@ def page(lines: list[dict[str, Any]], samples: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--population", default="core", choices=tuple(MARKERS))
+    parser.add_argument("--population", default="core", choices=("core", "full"), help="of the people; what the model was trained on")
+    parser.add_argument("--patients", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
@@ -87,7 +91,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     out = arguments.folder / "library"
     out.mkdir(exist_ok=True)
-    source = arguments.folder / "data" / "test_events"
+    source = out / "events"
+    if not source.exists():
+        simulate(out / "cdm", SimulateConfig(population=arguments.population, patients=arguments.patients, seed=13, truth_samples=0), force=True)
+        ingest(out / "cdm", source, IngestConfig(splits={s.HELD_OUT: 1.0}, threads=1))
     if not (out / "labels").exists():
         label_all(source, list(library()), out / "labels")
     model, events, results = load_model(arguments.folder / "model"), EventDataset(source), Results(out / "cost.jsonl")
@@ -99,8 +106,7 @@ def main() -> None:
         line = compare(model, events, rows, path.stem, arguments.samples)
         results.add({"key": path.stem, "date": f"{datetime.now(UTC):%Y-%m-%d}", **(line or {})})
         print(path.stem, line, flush=True)
-    mark = MARKERS[arguments.population]
-    write_between(arguments.page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", page(results.lines, arguments.samples))
+    write_between(arguments.page, BEGIN, END, page(results.lines, arguments.samples))
 
 
 if __name__ == "__main__":
