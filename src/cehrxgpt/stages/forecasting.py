@@ -56,6 +56,17 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
     return placed.filter(pl.col("_place").rank("ordinal").over("task") <= max_rows).drop("_place")
 
 
+def _strangers(labels: Mapping[str, pl.DataFrame], dataset: EventDataset) -> list[str]:
+    """How many rows are of subjects that the data lack, a line for each file that has some. Raises `MismatchError` where a file has no others."""
+    notes = []
+    for name, frame in labels.items():
+        check_subjects(frame, dataset, what=name, any_known=True)
+        strange = frame.join(dataset.subject_splits, on="subject_id", how="anti").height
+        if strange:
+            notes.append(f"{strange:,} of {frame.height:,} rows of {name} are of subjects that are not in {dataset.root}, and have no forecast")
+    return notes
+
+
 def _refuse_twice(labels: Mapping[str, pl.DataFrame]) -> None:
     """Raise `InputError` where a row of a task stands in several files: it would be forecast and counted as often."""
     import polars as pl
@@ -214,13 +225,9 @@ def forecast(
     if trajectories is not None:
         refuse_existing(trajectories, force=force, inputs=inputs)
         _refuse_same_place(trajectories, out)
-    dataset, notes = EventDataset(events), []
+    dataset = EventDataset(events)
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
-    for name, frame in tables.items():
-        check_subjects(frame, dataset, what=name, any_known=True)
-        strange = frame.join(dataset.subject_splits, on="subject_id", how="anti").height
-        if strange:
-            notes.append(f"{strange:,} of {frame.height:,} rows of {name} are of subjects that are not in {events}, and have no forecast")
+    notes = _strangers(tables, dataset)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
     if chosen.get("estimator") == TIME_TO_EVENT:
