@@ -66,6 +66,14 @@ def test_a_folder_of_tables_and_charts(files):
         stages.evaluate_predictions(files / "risk.parquet", labels, files / "out")
 
 
+def test_a_chart_of_too_few_people_is_left_out_and_said(files):
+    few = pl.read_parquet(files / "risk.parquet").filter(pl.col("task") == "u").head(60)
+    few.write_parquet(files / "few.parquet")
+    notes = stages.evaluate_predictions(files / "few.parquet", [files / "u.parquet"], files / "out")["notes"]
+    assert "calibration.u.svg is left out: no method has two bins of 11 people or more" in notes
+    assert not (files / "out" / "calibration.u.svg").exists()
+
+
 def test_both_maps_and_other_people(files):
     labels = [files / "t.parquet", files / "u.parquet"]
     figures = stages.evaluate_predictions(files / "risk.parquet", labels, None, recalibrate=str(files / "tuning.parquet"))

@@ -86,13 +86,12 @@ def evaluate_predictions(
     judged = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
     beside, fitted_on = references(every, truth, dataset=dataset, tuning=tuning, seed=seed)
     metrics = pl.concat([judged, judge.evaluate_predictions(beside, truth, seed=seed)])
-    if out is not None:
-        _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
+    undrawn = [] if out is None else _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
     everybody = metrics.filter(pl.col("subgroup").is_null())
     named = _labelled_by_task(everybody)
     return {
         "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in named},
-        "notes": [*notes, *fitted_on],
+        "notes": [*notes, *fitted_on, *undrawn],
         "rows": [
             [f"{_shown(row, everybody)} {row['metric']}", _metric(row["metric"], row["value"]), interval(row["lower"], row["upper"])]
             for _, row in named
@@ -172,8 +171,11 @@ def _groups(dataset: EventDataset, predictions: pl.DataFrame, tasks: Sequence[st
 
 def _write_judgement(
     out: Path, metrics: pl.DataFrame, predictions: pl.DataFrame, labels: pl.DataFrame, mapped: pl.DataFrame | None, *, seed: int, force: bool
-) -> None:
-    """The folder: tables, a chart of each kind and task, recalibrated predictions, and MEDS predictions by task and method."""
+) -> list[str]:
+    """The folder: tables, a chart of each kind and task, recalibrated predictions, and MEDS predictions by task and method.
+
+    Returns a line for each chart that there is nothing to draw of.
+    """
     import polars as pl
 
     from cehrxgpt.evaluate.meds import meds_predictions
@@ -183,19 +185,24 @@ def _write_judgement(
     tables = {"calibration": calibration_table(predictions, labels, seed=seed), "net_benefit": net_benefit_table(predictions, labels, seed=seed)}
     charts = {"calibration": calibration_chart, "net_benefit": net_benefit_chart}
     tasks, methods = (safe_names(predictions[column].unique(maintain_order=True)) for column in ("task", "method"))
+    lacking = {"calibration": f"no method has two bins of {s.SMALL_CELL} people or more", "net_benefit": "no method has rows to judge"}
+    undrawn = []
     with atomic_path(out, folder=True, force=force) as partial:
         metrics.write_parquet(partial / "metrics.parquet")
         for kind, table in tables.items():
             table.write_parquet(partial / f"{kind}.parquet")
             for task in table["task"].unique(maintain_order=True).to_list():
                 drawn = charts[kind](table.filter(pl.col("task") == task), task)
-                if drawn is not None:
+                if drawn is None:
+                    undrawn.append(f"{kind}.{tasks[task]}.svg is left out: {lacking[kind]}")
+                else:
                     (partial / f"{kind}.{tasks[task]}.svg").write_text(drawn, encoding="utf-8")
         if mapped is not None:
             mapped.write_parquet(partial / "recalibrated.parquet")
         (partial / "meds").mkdir()
         for (task, method), rows in meds_predictions(predictions, labels).items():
             rows.write_parquet(partial / "meds" / f"{tasks[task]}.{methods[method]}.parquet")
+    return undrawn
 
 
 def _subgroup_table(metrics: pl.DataFrame) -> list[list[str]]:
