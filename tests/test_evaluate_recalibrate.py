@@ -73,6 +73,8 @@ def test_maps_by_hand():
     assert same([0.5, 0.5], 1e-6) == pytest.approx([0.75, 0.75])
     backward = fit_platt([1, 0, 1, 0, 0, 0], [-2.0, -1, 0, 1, 2, 3], np.ones(6))  # who is told least has it most often
     assert backward([0.1, 0.5, 0.9], 1e-6) == pytest.approx([1 / 3] * 3)
+    reversed_altogether = fit_platt([1, 1, 0, 0], [-2.0, -1, 1, 2], [1, 1, 1, 3])
+    assert reversed_altogether([0.1, 0.9], 1e-6) == pytest.approx([1 / 3] * 2)
     with pytest.raises(InputError, match="separate"):
         fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2], np.ones(4))
 

@@ -133,6 +133,9 @@ def test_curves_end_at_the_risk_whatever_was_left_unfinished(data: st.DataObject
     assert (np.diff(found.incidence, axis=1) >= -1e-12).all()
     assert (risk.lower_bound - 1e-12 <= found.incidence[:, -1]).all()
     assert (found.incidence <= risk.upper_bound[:, None] + 1e-12).all()
+    before = np.arange(2, 11, 2) < (end[unfinished].min() if unfinished.any() else 99)  # what was found by then is not taken back
+    plain = np.array([amount[minutes <= day].sum() / samples for day in range(2, 11, 2)])
+    assert found.incidence[0][before][:-1] == pytest.approx(plain[before][:-1])
 
 
 @settings(deadline=None, max_examples=50)

@@ -174,6 +174,8 @@ def test_curves_end_in_the_prediction(model: Loaded) -> None:
     last = found.curves.filter(pl.col("days") == 365)["cumulative_incidence"].to_list()
     assert last == found.predictions["predicted_boolean_probability"].to_list()
     assert last[0] != last[1]
+    unknown = one_pass(model, history(2), at(1), [task()], OnePassConfig(curve_points=3), head=head({OUTCOME: [0.01]}))
+    assert unknown.curves["competing_incidence"].is_null().all()  # the head knows nothing of death
 
 
 def test_a_window_that_opens_later(model: Loaded) -> None:

@@ -103,6 +103,9 @@ def test_rows_of_strangers_are_told_and_kept(run, tmp_path: Path) -> None:
     risks = pl.read_parquet(tmp_path / "risk.parquet")
     assert risks["note"].to_list() == [None, "the subject is not in the events"]
     assert risks["predicted_boolean_probability"].is_null().to_list() == [False, True]
+    sampled = run("some.parquet", labels=("older.parquet",), max_rows=1)
+    assert sampled["predicted"] == 1
+    assert any(note.endswith("and are left out") for note in sampled["notes"])
     labels.with_columns(pl.col("subject_id") + 10).write_parquet(tmp_path / "others.parquet")
     with pytest.raises(MismatchError, match="2 subjects are not in"):
         run("none.parquet", labels=("others.parquet",))

@@ -44,6 +44,15 @@ def write_dataset(root, events, splits):
     return EventDataset(root)
 
 
+REASON = {True: "outcome", False: "horizon", None: "censored"}
+
+
+def labelled(labels: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
+    """The labels with other values."""
+    reasons = pl.Series([REASON[value] for value in values.to_list()])
+    return labels.with_columns(values.alias("boolean_value"), reasons.alias("end_reason"))
+
+
 @pytest.fixture(scope="module")
 def population(tmp_path_factory):
     """400 people: the number of `condition/1` and the last `measurement/2` drive the outcome; `condition/3` is noise."""
@@ -58,10 +67,11 @@ def population(tmp_path_factory):
         rows.append(event(subject, "measurement/2", NOW - timedelta(days=9), value=float(rng.normal()), unit="8840"))
         rows += [event(subject, "condition/3", NOW - timedelta(days=int(day))) for day in rng.integers(1, 900, rng.poisson(1))]
         outcome.append(bool(rng.random() < chance[subject]))
+    known = [None if i % 50 == 7 else y for i, y in enumerate(outcome)]
     labels = pl.DataFrame(
         {
-            "subject_id": range(400), "prediction_time": [NOW] * 400, "boolean_value": [None if i % 50 == 7 else y for i, y in enumerate(outcome)],
-            "task": ["t"] * 400, "time_to_event_days": [30.0] * 400, "observed": outcome, "end_reason": ["horizon"] * 400,
+            "subject_id": range(400), "prediction_time": [NOW] * 400, "boolean_value": known,
+            "task": ["t"] * 400, "time_to_event_days": [30.0] * 400, "observed": outcome, "end_reason": [REASON[value] for value in known],
         },
         schema_overrides={"prediction_time": pl.Datetime("us"), "time_to_event_days": pl.Float32},
     )  # fmt: skip
@@ -123,9 +133,8 @@ def test_twice_the_same(result, population):
 def test_held_out_labels_are_not_looked_at(population, result):
     dataset, labels, embeddings = population
     held = dataset.subject_splits.filter(pl.col("split") == s.HELD_OUT)["subject_id"]
-    turned = labels.with_columns(
-        pl.when(pl.col("subject_id").is_in(held.implode())).then(~pl.col("boolean_value")).otherwise("boolean_value").alias("boolean_value")
-    )
+    values = labels.select(pl.when(pl.col("subject_id").is_in(held.implode())).then(~pl.col("boolean_value")).otherwise("boolean_value"))
+    turned = labelled(labels, values.to_series())
     again = probe(embeddings, turned, dataset, config=SMALL)
     assert again.predictions["predicted_boolean_probability"].equals(result.predictions["predicted_boolean_probability"])
 
@@ -186,7 +195,7 @@ def test_columns_come_from_training_rows_alone():
 def test_too_few_positives_is_a_note_not_a_number(population):
     dataset, labels, embeddings = population
     first = labels["subject_id"] < 3
-    rare = labels.with_columns((first & labels["boolean_value"].is_not_null()).alias("boolean_value"))
+    rare = labelled(labels, first & labels["boolean_value"].is_not_null())
     found = probe(embeddings, rare, dataset, config=SMALL)
     assert any("probe: 3 positive and" in note for note in found.notes)
     assert found.predictions.filter(pl.col("method") == "probe")["predicted_boolean_probability"].null_count() == 80

@@ -33,10 +33,13 @@ def fit_platt(outcome: npt.ArrayLike, logit: npt.ArrayLike, weights: npt.ArrayLi
         InputError: the predictions separate the outcomes perfectly; no line fits.
     """
     truth, lp = np.asarray(outcome, dtype=np.float64), np.asarray(logit, dtype=np.float64)
-    level = float(calibration.logit(calibration.prevalence(truth, weights))[0]), 0.0
-    a, b = level if np.ptp(lp) == 0 else (float(found[0]) for found in calibration.line(truth, lp, weights))
-    if b < 0:
-        a, b = level
+    w = np.asarray(weights, dtype=np.float64)
+    # The line rises as the weighted covariance does: at b = 0 that is the slope of the likelihood.
+    rises = np.ptp(lp) > 0 and float((w * (lp - np.average(lp, weights=w)) * truth).sum()) > 0
+    if rises:
+        a, b = (float(found[0]) for found in calibration.line(truth, lp, weights))
+    else:
+        a, b = float(calibration.logit(calibration.prevalence(truth, weights))[0]), 0.0
     if not np.isfinite(a + b):
         raise InputError("recalibrate: the tuning predictions separate the outcomes perfectly, so that no Platt line fits; use isotonic")
     return lambda p, bound: 1.0 / (1.0 + np.exp(-(a + b * calibration.logit(p, clip=bound))))

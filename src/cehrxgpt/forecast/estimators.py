@@ -255,7 +255,7 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> C
         gone[:, -1] = 1.0
         incidence = incidence + gone * np.maximum(risk.probability - incidence[:, -1], 0.0)[:, None]
         # What unfinished futures hand on may come to more than the risk, which is held to its bounds: REACH's count for less than 1 by then.
-        incidence *= np.minimum(risk.probability / np.maximum(incidence[:, -1], 1e-300), 1.0)[:, None]
+        incidence = np.minimum(incidence, risk.probability[:, None])
     incidence = np.minimum(incidence, 1.0)
     decided = np.broadcast_to((samples - evidence.unfinished.sum(1)).astype(np.float64)[:, None], incidence.shape)
     error = _mean_error(by_future, by_future.sum(axis=1), decided) if evidence.conditional else jeffreys_std_error(incidence, decided)

@@ -214,7 +214,8 @@ def _unaskable(
     if head is None:
         return NO_HEAD
     if outcome is None:
-        return f"{NO_SET}: {why_no_tokens(task, cast(HasCodes, vocabulary))}"
+        why = why_no_tokens(task, cast(HasCodes, vocabulary), by_stay=True) or ""
+        return f"{NO_SET}: {why.replace(' (', ', ').replace(')', '')}"  # brackets at the end are what differs from row to row
     assert cover is not None
     if not outcome:
         return NO_TOKEN
@@ -305,7 +306,8 @@ def _estimate(
             risk = float(risk_NG[place, -1])
             found.risk[(name, readings[row].moment)] = (risk, error, None, float(lower[place]), float(upper[place]))
         if config.curve_points:
-            found.curves.append(_curves(questions, name, [readings[row].moment for row in rows], days, risk_NG, death_NG, error_NG))
+            told_NG = None if cover.death is None else death_NG
+            found.curves.append(_curves(questions, name, [readings[row].moment for row in rows], days, risk_NG, told_NG, error_NG))
 
 
 @dataclass(frozen=True)
@@ -378,16 +380,20 @@ class Hazards:
 
 
 def _curves(
-    questions: Questions, task: str, moments: Sequence[int], days: Tensor, risk_NG: Tensor, death_NG: Tensor, error_NG: Tensor | None
+    questions: Questions, task: str, moments: Sequence[int], days: Tensor, risk_NG: Tensor, death_NG: Tensor | None, error_NG: Tensor | None
 ) -> pl.DataFrame:
     points = len(days)
     who = questions.moments[np.repeat(np.asarray(moments, dtype=np.int64), points)]
-    error = None if error_NG is None else error_NG.flatten().numpy()
+
+    def column(name: str, told_NG: Tensor | None) -> pl.Series:
+        values = [None] * (points * len(moments)) if told_NG is None else told_NG.flatten().numpy()
+        return pl.Series(name, values, dtype=pl.Float64)
+
     return who.with_columns(
         pl.lit(task).alias("task"),
         pl.lit(METHOD).alias("method"),
         pl.Series("days", np.tile(days.numpy(), len(moments)), dtype=pl.Float32),
-        pl.Series("cumulative_incidence", risk_NG.flatten().numpy(), dtype=pl.Float64),
-        pl.Series("std_error", error if error is not None else [None] * (points * len(moments)), dtype=pl.Float64),
-        pl.Series("competing_incidence", death_NG.flatten().numpy(), dtype=pl.Float64),
+        column("cumulative_incidence", risk_NG),
+        column("std_error", error_NG),
+        column("competing_incidence", death_NG),
     ).select(list(CURVE_TYPES))

@@ -56,15 +56,20 @@ def choose_rows(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sp
     return placed.filter(pl.col("_place").rank("ordinal").over("task") <= max_rows).drop("_place")
 
 
-def _strangers(labels: Mapping[str, pl.DataFrame], dataset: EventDataset) -> list[str]:
-    """How many rows are of subjects that the data lack, a line for each file that has some. Raises `MismatchError` where a file has no others."""
-    notes = []
+def _strangers(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sampled: bool) -> tuple[dict[str, pl.DataFrame], list[str]]:
+    """The labels, and how many rows are of subjects that the data lack, a line for each file that has some. These are left out where rows are
+    `sampled` or of one split, and stand without a forecast where all rows are asked for. Raises `MismatchError` where a file has no others."""
+    tables, notes = dict(labels), []
     for name, frame in labels.items():
         check_subjects(frame, dataset, what=name, any_known=True)
-        strange = frame.join(dataset.subject_splits, on="subject_id", how="anti").height
-        if strange:
-            notes.append(f"{strange:,} of {frame.height:,} rows of {name} are of subjects that are not in {dataset.root}, and have no forecast")
-    return notes
+        known = frame.join(dataset.subject_splits, on="subject_id", how="semi", maintain_order="left")
+        if known.height < frame.height:
+            fate = "are left out" if sampled else "have no forecast"
+            notes.append(
+                f"{frame.height - known.height:,} of {frame.height:,} rows of {name} are of subjects that are not in {dataset.root}, and {fate}"
+            )
+            tables[name] = known if sampled else frame
+    return tables, notes
 
 
 def _refuse_twice(labels: Mapping[str, pl.DataFrame]) -> None:
@@ -227,7 +232,7 @@ def forecast(
         _refuse_same_place(trajectories, out)
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
-    notes = _strangers(tables, dataset)
+    tables, notes = _strangers(tables, dataset, sampled=split is not None or max_rows is not None)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
     if chosen.get("estimator") == TIME_TO_EVENT:

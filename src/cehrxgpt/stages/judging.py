@@ -165,7 +165,7 @@ def _recalibrated(predictions: pl.DataFrame, tuning: pl.DataFrame, labels: pl.Da
 def _groups(dataset: EventDataset, predictions: pl.DataFrame, tasks: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
     from cehrxgpt.stages.subgroups import subgroups
 
-    check_subjects(predictions, dataset, what="predictions")
+    check_subjects(predictions, dataset, what="predictions", any_known=True)
     return subgroups(dataset, predictions, tasks)
 
 

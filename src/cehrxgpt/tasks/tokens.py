@@ -61,10 +61,10 @@ def outcome_by_stay(task: Task, vocabulary: HasCodes) -> tuple[Mask, Mask] | Non
     return None if isinstance(short, str) or isinstance(long, str) else (short, long)
 
 
-def why_no_tokens(task: Task, vocabulary: HasCodes) -> str | None:
-    """In words, why the outcome is no set of tokens; None where it is one."""
-    found = _tokens(task, vocabulary, (*_SHORT, *_LONG))
-    return found if isinstance(found, str) else None
+def why_no_tokens(task: Task, vocabulary: HasCodes, *, by_stay: bool = False) -> str | None:
+    """In words, why the outcome is no set of tokens, or with `by_stay` not even of visits told apart by whether they last; None where it is one."""
+    found = [_tokens(task, vocabulary, lasting) for lasting in ((_SHORT, _LONG) if by_stay else ((*_SHORT, *_LONG),))]
+    return next((one for one in found if isinstance(one, str)), None)
 
 
 def can_be_said(task: Task, vocabulary: HasCodes) -> bool:
