@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 import torch
 from objectives_data import TEST_IDS, join
-from results import write_between
+from results import markdown, write_between
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, write_json
@@ -272,11 +272,6 @@ def likeness(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[s
     return found
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    return "\n".join(["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)])
-
-
 @dataclass
 class Judged:
     """Metric rows, and what is read off them."""
@@ -374,22 +369,22 @@ def report(out: Path, chosen: dict[str, pl.DataFrame], arguments: argparse.Names
         f"{datetime.now(UTC):%Y-%m-%d}. {arguments.patients:,} people to train on, {arguments.test_patients:,} others to forecast. "
         f"{arguments.samples} futures a row. {arguments.note}".strip(),
         "AUROC, weighted for censored labels, 95% intervals by patient:",
-        table(["task", "events", *OURS, *taught_by], auroc),
+        markdown(["task", "events", *OURS, *taught_by], auroc),
         "Calibration before any recalibration, and likeness to the true risk (correlation, root mean square error, mean difference). *Misses*: slope "
         "outside 0.8 to 1.25, calibration error above a quarter of the prevalence, AUROC more than 0.05 below the true risk's:",
-        table(["task", "risk by", "slope", "intercept", "ECE", "ECE / prevalence", "r", "RMSE", "mean difference", "misses"], judged),
+        markdown(["task", "risk by", "slope", "intercept", "ECE", "ECE / prevalence", "r", "RMSE", "mean difference", "misses"], judged),
         f"Tasks without a miss: {tally}. (*Best suited*: the first of {', '.join(OURS)} that can answer the task.)",
         "The same with the chance of who had the event taken out: every row counts as an event by its true risk, and as none by the rest. *Record*: "
         "what trees tell from counts of the record that were taught with the true risks of training people; what lies between it and the true risk "
         "is in no record, or not in its counts:",
-        table(["task", "risk by", "AUROC", "record's AUROC", "true risk's", "slope", "ECE / prevalence", "misses"], sure),
+        markdown(["task", "risk by", "AUROC", "record's AUROC", "true risk's", "slope", "ECE / prevalence", "misses"], sure),
         f"Tasks without a miss: {sure_tally}.",
     ]
     drawn = [name for name in ("mc", "scope", "reach") if name in names]
     if drawn:
         parts += [
             "What was drawn:",
-            table(["estimator", "futures", "tokens drawn", "tokens a future", "completion"], drawings(out, drawn)),
+            markdown(["estimator", "futures", "tokens drawn", "tokens a future", "completion"], drawings(out, drawn)),
         ]
     return "\n\n".join(parts)
 

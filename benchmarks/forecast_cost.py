@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from results import Results, said_when, write_between
+from results import Results, markdown, said_when, write_between
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import EventDataset
@@ -57,21 +57,19 @@ def compare(model: Loaded, events: EventDataset, rows: pl.DataFrame, task: str, 
 def page(lines: list[dict[str, Any]], samples: int) -> str:
     """The table, rarest outcome first."""
     lines = sorted((line for line in lines if line.get("rows")), key=lambda line: line["mean_risk"])
+    sums = np.array([(scope := line["scope"]["sum"], reach := line["reach"]["sum"], min(scope, reach)) for line in lines])
     rows = [
         [
             f"`{line['key']}`",
             str(line["rows"]),
             f"{line['mean_risk']:.4f}",
             *(f"{line[name]['sum']:.2f} ({line[name]['median_row']:.2f})" for name in ("scope", "reach")),
-            f"{min(line[name]['sum'] for name in ('scope', 'reach')):.2f}",
+            f"{better:.2f}",
         ]
-        for line in lines
+        for line, (_, _, better) in zip(lines, sums, strict=True)
     ]
-    middle = [float(np.median([line[name]["sum"] for line in lines])) for name in ("scope", "reach")]
-    better = float(np.median([min(line["scope"]["sum"], line["reach"]["sum"]) for line in lines]))
-    rows.append([f"median of {len(lines)} tasks", "", "", *(f"{value:.2f}" for value in middle), f"{better:.2f}"])
-    header = ["task", "rows", "mean risk", "SCOPE", "REACH", "the better"]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
+    rows.append([f"median of {len(lines)} tasks", "", "", *(f"{value:.2f}" for value in np.median(sums, axis=0))])
+    table = markdown(["task", "rows", "mean risk", "SCOPE", "REACH", "the better"], rows)
     return (
         f"{said_when(lines)}. {samples} futures a row. Tokens needed at the standard error of Monte Carlo, relative to it, summed over the rows "
         f"(in brackets: the median row), rarest outcome first:\n\n{table}"

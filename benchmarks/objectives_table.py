@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from objectives_data import KEY, Data
-from results import said_when, write_between
+from results import markdown, said_when, write_between
 
 from cehrxgpt.evaluate import auroc
 from cehrxgpt.evaluate.bootstrap import bootstrap
@@ -180,12 +180,6 @@ def said(limits: Limits, digits: int, *, sign: bool = False) -> str:
     return value if np.isnan(limits[1]) else f"{value} ({lower} to {upper})"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 class Report:
     """The tables over some runs, each with its seeds; the first is the one that the others are compared with."""
 
@@ -219,7 +213,7 @@ class Report:
                     unlike = name == BASE or (what == "record" and self.names[name].store == "untimed")
                     cells.append("" if difference is None or unlike else said(difference, 3, sign=True))
             rows.append(cells)
-        return table(
+        return markdown(
             ["run", "tokens seen", "epochs", "nats per token", "record, nats per event", "difference", "what happens, nats per event", "difference"],
             rows,
         )
@@ -235,7 +229,7 @@ class Report:
                     itself = name == BASE and forecast == "tokens"
                     cells += [said(value, digits), "" if difference is None or itself else said(difference, digits, sign=True)]
                 rows.append(cells)
-        return table(["run", "forecast by", "log score, nats per gap", "difference", "CRPS, days", "difference"], rows)
+        return markdown(["run", "forecast by", "log score, nats per gap", "difference", "CRPS, days", "difference"], rows)
 
     def calibration(self) -> str:
         """Coverage of the next gap."""
@@ -249,7 +243,9 @@ class Report:
                 rows.append(
                     [self.names[name].says, FORECASTS[forecast], *(f"{share:.1%}" for share in shares), f"{100 * largest:.1f}", f"{100 * half:.1f}"]
                 )
-        return table(["run", "forecast by", *(f"{level:.0%}" for level in LEVELS), "largest error, points", "half of the widest 95% interval"], rows)
+        return markdown(
+            ["run", "forecast by", *(f"{level:.0%}" for level in LEVELS), "largest error, points", "half of the widest 95% interval"], rows
+        )
 
     def tasks(self) -> tuple[str, str]:
         """AUROC, and calibration with likeness to the true risk."""
@@ -275,7 +271,8 @@ class Report:
         rank_header = [text for each in tasks for text in (f"`{each}`", "difference")]
         header = [text for each in tasks for text in (f"`{each}` slope", "intercept", "r", "RMSE")]
         first, second = (
-            table(["risk by", *head], [[name, *cells] for name, cells in found.items()]) for head, found in ((rank_header, ranks), (header, meanings))
+            markdown(["risk by", *head], [[name, *cells] for name, cells in found.items()])
+            for head, found in ((rank_header, ranks), (header, meanings))
         )
         return first, second
 
@@ -301,7 +298,7 @@ class Report:
                 spread.append(f"{min(values):.3f} to {max(values):.3f}" if values else "-")
             rows.append([self.names[name].says, str(len(lines)), *spread])
         header = ["run", "seeds", "record", "what happens", "log score", "CRPS", *(f"`{task}`" for task in self.data.tasks)]
-        return table(header, rows)
+        return markdown(header, rows)
 
     def text(self, title: str) -> str:
         """All tables under a heading."""

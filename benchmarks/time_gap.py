@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from results import Results, said_when, write_between
+from results import Results, markdown, said_when, write_between
 from torch import Tensor, nn
 
 from cehrxgpt.config import fingerprint
@@ -163,7 +163,7 @@ def table(lines: list[dict[str, Any]], steps: int) -> str:
         f"{said_when(lines)}. {TRAIN_PEOPLE:,} people to train on, {steps:,} steps of {BATCH}, "
         f"{TEST_PEOPLE:,} to test on either way, {seeds} seed{'s' if seeds > 1 else ''}: % right, mean (lowest to highest).\n\n"
     )
-    return head + "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+    return head + markdown(header, rows)
 
 
 def main() -> None:
