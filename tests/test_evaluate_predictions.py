@@ -17,9 +17,17 @@ from cehrxgpt.report.judging_charts import calibration_chart
 T0 = datetime(2020, 1, 1)
 
 
+REASON = {True: "outcome", False: "horizon", None: "censored"}
+
+
+def relabelled(labels, values):
+    """The labels with other values."""
+    return labels.with_columns(values.alias("boolean_value"), pl.Series("end_reason", [REASON[value] for value in values.to_list()]))
+
+
 def labels_frame(values, *, days=None, subjects=None, task="t"):
     count = len(values)
-    reasons = ["censored" if value is None else "outcome" if value else "horizon" for value in values]
+    reasons = [REASON[value] for value in values]
     return pl.DataFrame(
         {
             "subject_id": subjects or list(range(count)),

@@ -15,6 +15,7 @@ from cehrxgpt.events import EventDataset, conform, sort_events
 from cehrxgpt.features.baselines import REGULARISATION, choose_strength, constant, lightgbm, logistic
 from cehrxgpt.features.counts import count_features
 from cehrxgpt.features.probe import ProbeConfig, probe, standardise
+from test_evaluate_predictions import REASON, relabelled
 
 NOW = datetime(2020, 1, 1)
 SPLIT_OF = np.array([s.TRAIN, s.TRAIN, s.TRAIN, s.TUNING, s.HELD_OUT])
@@ -42,15 +43,6 @@ def write_dataset(root, events, splits):
     (root / "metadata").mkdir()
     (root / "metadata" / "dataset.json").write_text(json.dumps({}))
     return EventDataset(root)
-
-
-REASON = {True: "outcome", False: "horizon", None: "censored"}
-
-
-def labelled(labels: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
-    """The labels with other values."""
-    reasons = pl.Series([REASON[value] for value in values.to_list()])
-    return labels.with_columns(values.alias("boolean_value"), reasons.alias("end_reason"))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +126,7 @@ def test_held_out_labels_are_not_looked_at(population, result):
     dataset, labels, embeddings = population
     held = dataset.subject_splits.filter(pl.col("split") == s.HELD_OUT)["subject_id"]
     values = labels.select(pl.when(pl.col("subject_id").is_in(held.implode())).then(~pl.col("boolean_value")).otherwise("boolean_value"))
-    turned = labelled(labels, values.to_series())
+    turned = relabelled(labels, values.to_series())
     again = probe(embeddings, turned, dataset, config=SMALL)
     assert again.predictions["predicted_boolean_probability"].equals(result.predictions["predicted_boolean_probability"])
 
@@ -195,7 +187,7 @@ def test_columns_come_from_training_rows_alone():
 def test_too_few_positives_is_a_note_not_a_number(population):
     dataset, labels, embeddings = population
     first = labels["subject_id"] < 3
-    rare = labelled(labels, first & labels["boolean_value"].is_not_null())
+    rare = relabelled(labels, first & labels["boolean_value"].is_not_null())
     found = probe(embeddings, rare, dataset, config=SMALL)
     assert any("probe: 3 positive and" in note for note in found.notes)
     assert found.predictions.filter(pl.col("method") == "probe")["predicted_boolean_probability"].null_count() == 80
