@@ -27,7 +27,7 @@ from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import Loaded, load_model
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.event_errors import HazardErrors, errors_of_batches, hazard_errors
-from cehrxgpt.objectives.incidence import cumulative_incidence, incidences
+from cehrxgpt.objectives.incidence import incidences
 from cehrxgpt.objectives.time_to_event import TimeToEvent
 from cehrxgpt.store.format import TokenStore
 from cehrxgpt.store.loader import Segment, assemble
@@ -104,9 +104,8 @@ def test_incidence_is_the_integral(seed: int, inner: int, begin: float, opens: f
     edges = np.sort(random.uniform(1, 200, size=inner))
     outcome, death = random.exponential(0.01, size=(2, inner + 1))
     days = np.array([opens + 3.0, opens + 250.0])
-    found = cumulative_incidence(*(torch.from_numpy(one) for one in (edges, outcome[None], death[None], np.array([begin]), days)), opens=opens)[
-        0
-    ].tolist()
+    told, _ = incidences(*(torch.from_numpy(one) for one in (edges, outcome[None], death[None], np.array([begin]), days)), opens=opens)
+    found = told[0].tolist()
     step = 0.002
     time = begin + np.arange(0, days[-1], step) + step / 2
     piece = np.searchsorted(edges, time)
@@ -134,13 +133,13 @@ def test_incidences_and_survival_share_one(seed: int) -> None:
     edges = torch.from_numpy(np.sort(random.uniform(1, 900, size=5)))
     outcome, death = torch.from_numpy(random.exponential(0.01, size=(2, 4, 6)) * random.integers(0, 2, size=(2, 4, 6)))
     begin, days = torch.from_numpy(random.uniform(0, 500, size=4)), torch.linspace(0, 3000, 60, dtype=torch.float64)
-    first, second = cumulative_incidence(edges, outcome, death, begin, days), cumulative_incidence(edges, death, outcome, begin, days)
-    either = cumulative_incidence(edges, outcome + death, torch.zeros_like(death), begin, days)
+    first, second = incidences(edges, outcome, death, begin, days)[0], incidences(edges, death, outcome, begin, days)[0]
+    either = incidences(edges, outcome + death, torch.zeros_like(death), begin, days)[0]
     assert torch.allclose(first + second, either, atol=1e-12)
     assert torch.allclose(incidences(edges, outcome, death, begin, days)[1], second, atol=1e-12)
     assert (first[:, 0] == 0).all()
     assert (first.diff(dim=1) >= -1e-15).all()
-    alone = cumulative_incidence(edges, outcome, torch.zeros_like(death), begin, days)
+    alone = incidences(edges, outcome, torch.zeros_like(death), begin, days)[0]
     assert (alone >= first - 1e-12).all()
 
 
@@ -358,7 +357,7 @@ def test_the_standard_error_is_that_of_another_sample_of_patients() -> None:
         )
         outcome = [VOCABULARY.id_of("condition/1")]
         cover, window = find_cover(outcome, list(fitted.tasks.values()), VOCABULARY), torch.tensor([100.0], dtype=torch.float64)
-        found.append(hazards.risk(cover, window).item())
+        found.append(hazards.incidences(cover, window)[0].item())
         said.append(hazards.std_error(cover, window, errors).item())
         places = HazardErrors((0,), torch.tensor([[0.0, 0.0, events**-0.5]], dtype=torch.float64), 1)
         naive.append(hazards.std_error(cover, window, places).item())

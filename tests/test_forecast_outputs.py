@@ -13,6 +13,7 @@ from cehrxgpt import schema as s
 from cehrxgpt import stages
 from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
 from cehrxgpt.forecast import ForecastConfig, Journal, forecast, one_pass
+from cehrxgpt.forecast.rows import refusals
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import load_task
 from test_evaluate_predictions import labels_frame
@@ -109,6 +110,13 @@ def test_rows_of_strangers_are_told_and_kept(run, tmp_path: Path) -> None:
     labels.with_columns(pl.col("subject_id") + 10).write_parquet(tmp_path / "others.parquet")
     with pytest.raises(MismatchError, match="2 subjects are not in"):
         run("none.parquet", labels=("others.parquet",))
+
+
+def test_reasons_are_counted_without_what_differs_from_row_to_row() -> None:
+    """Brackets at the end alone: those inside a name are part of it."""
+    notes = ["too much is unknown (60%)", "too much is unknown (75%)", "no set: a bound of 'glucose below 54 (unit 8840)'", None]
+    told = pl.DataFrame({"predicted_boolean_probability": [None, None, None, 0.1], "note": notes})
+    assert refusals(told) == {"too much is unknown": 2, "no set: a bound of 'glucose below 54 (unit 8840)'": 1}
 
 
 def test_a_forecast_of_nothing_says_why(run, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cehrxgpt.atomic import write_json
 from cehrxgpt.config import read_config, to_dict
 from cehrxgpt.console import Console, Progress
 from cehrxgpt.errors import InputError
+from cehrxgpt.forecast.config import ForecastConfig
 from cehrxgpt.sources.url import has_password, is_url
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -42,12 +43,10 @@ class ForecastSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows is {self.max_rows}; it must be at least 1")
         # Here and not when it comes to forecasting: by then an hour of training may have gone.
-        for name in ("max_rows", "samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.target_std_error is not None and not 0 < self.target_std_error < 0.5:
-            raise ValueError(f"target_std_error is {self.target_std_error}; it must lie between 0 and 0.5")
+        ForecastConfig(**{name: value for name, value in vars(self).items() if name not in ("split", "max_rows")})
 
 
 @dataclass(frozen=True, kw_only=True)

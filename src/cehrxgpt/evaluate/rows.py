@@ -72,7 +72,7 @@ def _check_labels(labels: pl.DataFrame) -> None:
             "censored, and false with anything else"
         )
     days = labels["time_to_event_days"].cast(pl.Float64).drop_nulls()
-    wrong = int((~(days >= 0) | days.is_nan() | days.is_infinite()).sum())
+    wrong = int((~(days.is_finite() & (days >= 0))).sum())
     if wrong:
         raise SchemaError(f"labels: column 'time_to_event_days': {wrong} of {days.len()} values are no time; expected 0 or more, or null")
 

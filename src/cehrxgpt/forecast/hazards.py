@@ -214,8 +214,7 @@ def _unaskable(
     if head is None:
         return NO_HEAD
     if outcome is None:
-        why = why_no_tokens(task, cast(HasCodes, vocabulary), by_stay=True) or ""
-        return f"{NO_SET}: {why.replace(' (', ', ').replace(')', '')}"  # brackets at the end are what differs from row to row
+        return f"{NO_SET}: {why_no_tokens(task, cast(HasCodes, vocabulary), by_stay=True)}"
     assert cover is not None
     if not outcome:
         return NO_TOKEN
@@ -334,12 +333,9 @@ class Hazards:
     def _incidence(self, log_hazard: Tensor, death: Tensor | None, days: Tensor, opens: float = 0.0) -> Tensor:
         return self._incidences(log_hazard, death, days, opens)[0]
 
-    def risk(self, cover: Cover, days: Tensor, *, opens: float = 0.0) -> Tensor:
-        """Risk by so many days after the prediction time, the outcome's events taken as independent; [N, G]."""
-        return self.incidences(cover, days, opens=opens)[0]
-
     def incidences(self, cover: Cover, days: Tensor, *, opens: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The risk, and the share that will have died before the outcome; [N, G] each."""
+        """Risk by so many days after the prediction time, the outcome's events taken as independent, and the share that will have died before;
+        [N, G] each."""
         return self._incidences(self.log_hazard[:, :, list(cover.inside)], self._death(cover), days, opens)
 
     def _death(self, cover: Cover) -> Tensor | None:
@@ -363,7 +359,7 @@ class Hazards:
         return torch.minimum(lower, risk), torch.maximum(upper, risk)
 
     def std_error(self, cover: Cover, days: Tensor, errors: HazardErrors, *, opens: float = 0.0) -> Tensor:
-        """Standard error of `risk` by the errors of the hazards' last layer, to first order; [N, G]."""
+        """Standard error of the risk by the errors of the hazards' last layer, to first order; [N, G]."""
         assert self.features is not None, "standard errors need the features"
         events = list(_used(cover))
         influence = errors.of(events)

@@ -153,5 +153,5 @@ def answer(rows: pl.DataFrame, risks: pl.DataFrame, notes: Mapping[Key, str], *,
 
 def refusals(predictions: pl.DataFrame) -> dict[str, int]:
     """How often each reason for no prediction was given; what stands in brackets at its end differs from row to row and is left out."""
-    notes = predictions.filter(pl.col("predicted_boolean_probability").is_null())["note"].str.split(" (").list.first()
+    notes = predictions.filter(pl.col("predicted_boolean_probability").is_null())["note"].str.replace(r" \([^()]*\)$", "")
     return {str(note): int(count) for note, count in notes.value_counts(sort=True).iter_rows()}

@@ -16,11 +16,6 @@ import torch
 from torch import Tensor
 
 
-def cumulative_incidence(edges: Tensor, outcome: Tensor, death: Tensor, begin: Tensor, days: Tensor, *, opens: float = 0.0) -> Tensor:
-    """Probability that the outcome has come, death not before it, within so many days; [N, G]. Arguments as of `incidences`."""
-    return incidences(edges, outcome, death, begin, days, opens=opens)[0]
-
-
 def incidences(edges: Tensor, outcome: Tensor, death: Tensor, begin: Tensor, days: Tensor, *, opens: float = 0.0) -> tuple[Tensor, Tensor]:
     """Probabilities that the outcome has come, death not before it, within so many days, and that death has, the outcome not before it; [N, G] each.
 

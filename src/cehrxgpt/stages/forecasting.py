@@ -68,7 +68,8 @@ def _strangers(labels: Mapping[str, pl.DataFrame], dataset: EventDataset, *, sam
             notes.append(
                 f"{frame.height - known.height:,} of {frame.height:,} rows of {name} are of subjects that are not in {dataset.root}, and {fate}"
             )
-            tables[name] = known if sampled else frame
+            if sampled:
+                tables[name] = known
     return tables, notes
 
 
