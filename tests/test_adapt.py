@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from cehrxgpt.timeline import Timeline, TimelineConfig
 from cehrxgpt.timeline.encoded import HISTORY_FIELDS, TOKEN_FIELDS, EncodedHistories
 from cehrxgpt.timeline.fit import fit_vocabulary
 from cehrxgpt.timeline.kinds import EVENT_KINDS, PROMPT_LENGTH, Kind
+from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.train import TrainConfig, pretrain
 from timeline_samples import histories, row, static, table, training_table
 from two_hospitals import NEW_CODE, hospital, patients, write_events
@@ -199,6 +199,28 @@ def test_new_rows_begin_at_what_they_resemble(hospitals: Hospitals) -> None:
     assert torch.allclose(plain, rows[conditions].mean(0))
 
 
+def test_new_care_settings_stand_behind_the_old_and_begin_at_those_they_resemble() -> None:
+    """Types of visit and intensive care that the first hospital has not; without care settings none are made."""
+    settings = [{"token": "[VE]", "kind": int(Kind.VISIT_END)}, *({"token": f"Visit/{c}", "kind": int(Kind.VISIT_TYPE)} for c in (9201, 9202))]
+    rows = [{"token": "[PAD]", "kind": int(Kind.PAD)}, {"token": "condition/1", "kind": int(Kind.CODE), "code": "condition/1"}, *settings]
+    more = [{"token": "[ICU]", "kind": int(Kind.ICU_START)}, {"token": "Visit/9203", "kind": int(Kind.VISIT_TYPE)}]
+    old, new = (Vocabulary.from_rows(some, {}) for some in (rows, rows + more))
+    assert old.care_settings == (2, 3, 4)
+    torch.manual_seed(0)
+    decoder = Decoder(ModelConfig(vocabulary_size=5, width=8, layers=1, heads=2, kv_heads=2, care_settings=old.care_settings))
+    grown = grow(decoder, old, new)
+    before, after = decoder.care_setting.embedding.weight, grown.care_setting.embedding.weight  # type: ignore[union-attr]
+    assert grown.config.care_settings == new.care_settings == (2, 3, 4, 5, 6)
+    assert torch.equal(after[:4], before)
+    assert torch.allclose(after[4], before[1:].mean(0)), "nothing of its kind"
+    assert torch.allclose(after[5], before[2:].mean(0)), "the other types of visit"
+    token, place = torch.tensor([[3, 1, 2, 1, 4, 1]]), torch.arange(6)[None]
+    assert torch.equal(*(one(token, position=place, age_minutes=place) for one in (decoder, grown)))
+    none = grow(Decoder(replace(decoder.config, care_settings=())), old, new)
+    assert none.care_setting is None
+    assert none.config.care_settings == ()
+
+
 def test_a_model_of_another_vocabulary_is_refused(hospitals: Hospitals) -> None:
     model = load_model(hospitals.model)
     other = fit_vocabulary(hospitals.second)
@@ -206,13 +228,18 @@ def test_a_model_of_another_vocabulary_is_refused(hospitals: Hospitals) -> None:
         grow(model.decoder, model.vocabulary, other)
 
 
-def test_folders_without_a_bias_load_as_ever(hospitals: Hospitals, tmp_path: Path) -> None:
-    """A model saved before the head had a bias: no `head_bias` in its config, and the same outputs."""
-    shutil.copytree(hospitals.model, tmp_path / "old")
-    config = json.loads((tmp_path / "old" / "config.json").read_text())
-    assert config.pop("head_bias") is False
-    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    assert load_model(tmp_path / "old").decoder.head_bias is None
+def test_folders_of_earlier_releases_load_as_ever(hospitals: Hospitals, tmp_path: Path) -> None:
+    """Models saved before the head had a bias and tokens a care setting: their config says nothing of either, and their states are the same."""
+    vocabulary = load_model(hospitals.model).vocabulary
+    decoder = Decoder(ModelConfig(vocabulary_size=len(vocabulary), width=16, layers=1, heads=2, kv_heads=2)).eval()
+    save_model(tmp_path, decoder, vocabulary)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {name: config.pop(name) for name in ("head_bias", "care_settings")} == {"head_bias": False, "care_settings": []}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    old = load_model(tmp_path).decoder
+    assert (old.head_bias, old.care_setting) == (None, None)
+    token, place = torch.arange(1, 9)[None], torch.arange(8)[None]
+    assert torch.equal(*(one(token, position=place, age_minutes=place) for one in (decoder, old)))
 
 
 # -- training -------------------------------------------------------------------------------------------------------------------------

@@ -22,10 +22,19 @@ CENTURY = 100 * 525_960  # minutes
 
 def make(seed: int = 0, dtype: torch.dtype = torch.float64, **changes) -> Decoder:
     torch.manual_seed(seed)
-    settings = {"vocabulary_size": 40, "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "context": 64} | changes
+    settings = {
+        "vocabulary_size": 40,
+        "width": 16,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "context": 64,
+        "care_settings": (3, 8, 15, 16, 23),
+    } | changes
     decoder = Decoder(ModelConfig(**settings)).to(dtype)
     with torch.no_grad():
         decoder.embedding.weight.mul_(20)  # states that differ by more than rounding
+        decoder.care_setting.embedding.weight.mul_(20)
     return decoder
 
 
@@ -349,7 +358,8 @@ def test_a_new_model_predicts_almost_uniformly_whatever_its_depth():
 def test_matmul_parameters_are_the_weights_a_token_is_multiplied_with():
     for tie in (True, False):
         decoder = make(tie=tie, rotary="order", kv_heads=1)
-        matrices = sum(w.numel() for name, w in decoder.named_parameters() if w.dim() > 1 and (tie or name != "embedding.weight"))
+        looked_up = {"care_setting.embedding.weight", *([] if tie else ["embedding.weight"])}
+        matrices = sum(w.numel() for name, w in decoder.named_parameters() if w.dim() > 1 and name not in looked_up)
         assert decoder.config.matmul_parameters == matrices
 
 
@@ -364,6 +374,9 @@ def test_matmul_parameters_are_the_weights_a_token_is_multiplied_with():
         ({"rotary": "time"}, "valid: both"),
         ({"feedforward": -1}, "feedforward"),
         ({"norm_eps": 0.0}, "norm_eps"),
+        ({"care_settings": (3, 3)}, "different tokens"),
+        ({"care_settings": (40,)}, "different tokens of 40"),
+        ({"care_settings": (0,)}, "different tokens"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(changes, word):

@@ -49,7 +49,7 @@ def test_weights_vocabulary_and_population_come_back_as_they_were(saved):
 def trained(**settings):
     """A decoder a few steps away from where it began, norms' gains included."""
     torch.manual_seed(0)
-    decoder = Decoder(ModelConfig(vocabulary_size=30, width=32, layers=2, heads=4, kv_heads=2, context=64, **settings))
+    decoder = Decoder(ModelConfig(vocabulary_size=30, width=32, layers=2, heads=4, kv_heads=2, context=64, care_settings=(4, 9), **settings))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01)
     token = torch.randint(1, 30, (4, 9))
     position = torch.arange(9).expand(4, 9)

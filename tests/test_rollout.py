@@ -26,9 +26,11 @@ INSIDE = (Phase.IN_VISIT, Phase.IN_VISIT_DRUG, Phase.IN_ICU, Phase.IN_ICU_DRUG)
 
 def make_decoder(seed: int = 0, context: int = 48, dtype: torch.dtype = torch.float64, sharpness: float = 12.0) -> Decoder:
     torch.manual_seed(seed)
-    decoder = Decoder(ModelConfig(vocabulary_size=len(VOCABULARY), width=16, layers=2, heads=2, kv_heads=2, context=context))
+    shape = {"vocabulary_size": len(VOCABULARY), "care_settings": VOCABULARY.care_settings, "context": context}
+    decoder = Decoder(ModelConfig(width=16, layers=2, heads=2, kv_heads=2, **shape))
     with torch.no_grad():
         decoder.embedding.weight.mul_(sharpness)
+        decoder.care_setting.embedding.weight.mul_(sharpness)
     return decoder.to(dtype).eval()
 
 
@@ -296,7 +298,7 @@ def test_a_model_that_gives_no_mass_to_what_may_follow_still_draws_it():
 
 
 def test_temperature_sharpens_and_no_token_is_cut_off_at_one():
-    decoder = make_decoder(3, sharpness=2.0)
+    decoder = make_decoder(3, sharpness=3.0)
     prompt = make_prompt("condition/1")
     full = Oracle(decoder, VOCABULARY).grammatical(prompt.token_id.tolist())
     hot = rollout(decoder, VOCABULARY, [prompt], samples=3000, seed=0, max_new_tokens=1)

@@ -176,9 +176,9 @@ def test_outcomes_in_words():
 
 
 def test_unknown_names_and_files(tmp_path):
-    with pytest.raises(TaskError, match="no library task 'nothing'; A task of your own"):
+    with pytest.raises(TaskError, match="no library task 'nothing'; a task of your own"):
         load_task("nothing")
-    with pytest.raises(TaskError, match=r"no library task 't2dm_hf'; did you mean t2dm_hf_1y\?"):
+    with pytest.raises(TaskError, match=r"no library task 't2dm_hf'; did you mean 't2dm_hf_1y'\? A task of your own"):
         load_task("t2dm_hf")
     with pytest.raises(TaskError, match="no such file"):
         load_task(tmp_path / "none.yaml")

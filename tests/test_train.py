@@ -18,6 +18,7 @@ from cehrxgpt.errors import ConfigError, InputError, OutputExistsError, Training
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import load_model
 from cehrxgpt.objectives import NextToken
+from cehrxgpt.store.format import TokenStore
 from cehrxgpt.train import RECIPES, TrainConfig, device, load_recipe, pretrain
 from cehrxgpt.train import trainer as trainer_module
 from cehrxgpt.train.meter import Meter
@@ -65,6 +66,15 @@ def test_it_learns_and_leaves_a_model_folder(store: Path, tmp_path: Path) -> Non
     assert loaded.vocabulary.fingerprint == toy_vocabulary(days=61).fingerprint
     assert loaded.config.width == 16
     assert json.loads((tmp_path / "model" / "manifest.json").read_text())["figures"]["tokens_seen"] == summary.tokens_seen
+
+
+def test_the_decoder_is_told_the_care_settings_of_the_vocabulary_unless_the_recipe_names_its_own(store: Path, tmp_path: Path) -> None:
+    own = TokenStore(store).vocabulary.care_settings
+    for said, settings in (({}, own), ({"care_settings": []}, ()), ({"care_settings": own[:1]}, own[:1])):
+        pretrain(store, tmp_path / "model", replace(SMALL, model=SMALL.model | said), steps=1, force=True)
+        assert load_model(tmp_path / "model").config.care_settings == settings
+    with pytest.raises(ConfigError, match=r"model: care_settings are .* different tokens"):
+        pretrain(store, tmp_path / "model", replace(SMALL, model=SMALL.model | {"care_settings": [1, 1]}), steps=1, force=True)
 
 
 def test_population_travels_with_the_model(tmp_path: Path) -> None:

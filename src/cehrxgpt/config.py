@@ -8,7 +8,6 @@ silently ignored.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import types
@@ -19,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from cehrxgpt.errors import ConfigError
+from cehrxgpt.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -186,8 +185,7 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str) -> T:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.7)
-            hint = f"did you mean '{close[0]}'?" if close else f"valid keys: {', '.join(sorted(fields))}"
+            hint = did_you_mean(str(key), fields) or f"valid keys: {', '.join(sorted(fields))}"
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}", (key,))
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

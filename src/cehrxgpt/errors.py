@@ -7,6 +7,9 @@ Messages may name files, columns, codes and subject ids; they never quote a pati
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class CehrxgptError(Exception):
     """Base of everything this package raises on purpose."""
@@ -72,3 +75,9 @@ class ElsewhereError(CehrxgptError):
 
 class TrainingError(CehrxgptError):
     """Training cannot go on: too many non-finite losses, or no usable checkpoint."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, count: int = 1) -> str | None:
+    """The question by which a message answers a word that is none of those known: "did you mean 'a' or 'b'?"; None where none is like it."""
+    close = difflib.get_close_matches(word, list(known), n=count)
+    return f"did you mean {' or '.join(repr(one) for one in close)}?" if close else None

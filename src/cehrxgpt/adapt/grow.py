@@ -30,6 +30,7 @@ from cehrxgpt.timeline.kinds import EVENT_KINDS, Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
 NEW_MASS = 0.005  # eps: old log-probabilities fall by less than this
+CARE_SETTING = "care_setting.embedding.weight"
 NUMBERED = (
     Kind.YEAR,
     Kind.MONTH,
@@ -89,8 +90,14 @@ def grow(
     bias = state.get("head_bias", torch.zeros(len(old), dtype=decoder.embedding.weight.dtype))
     weight = np.array([new.subjects[index] or 1 for index in range(len(old), len(new))], dtype=np.float64)
     state["head_bias"] = torch.cat([bias, _biases(bias, parents, weight)])
+    settings = decoder.config.care_settings
+    if settings:
+        added = [index for index in new.care_settings if index >= len(old)]
+        weight_SD = state[CARE_SETTING]
+        state[CARE_SETTING] = torch.cat([weight_SD, *(_setting_row(weight_SD, settings, parents[index - len(old)]) for index in added)])
+        settings = (*settings, *added)
     with torch.device("meta"):
-        grown = Decoder(replace(decoder.config, vocabulary_size=len(new), head_bias=True))
+        grown = Decoder(replace(decoder.config, vocabulary_size=len(new), head_bias=True, care_settings=settings))
     grown.load_state_dict(state, assign=True)
     return grown.train(decoder.training)
 
@@ -110,6 +117,12 @@ def _rows(weight_VD: Tensor, parents: list[Ints], start: Start) -> Tensor:
     if start == "random":
         return torch.empty(len(parents), weight_VD.shape[1], dtype=weight_VD.dtype).normal_(std=0.02, generator=torch.Generator().manual_seed(0))
     return torch.stack([weight_VD[torch.from_numpy(among)].mean(0) for among in parents])
+
+
+def _setting_row(weight_SD: Tensor, settings: tuple[int, ...], among: Ints) -> Tensor:
+    """Of a new care setting, [1, D]: the mean of those it resembles; of all where it resembles none."""
+    alike = [number for number, token in enumerate(settings, start=1) if token in among]
+    return weight_SD[alike or list(range(1, len(weight_SD)))].mean(0, keepdim=True)
 
 
 def _biases(bias_V: Tensor, parents: list[Ints], weight: npt.NDArray[np.float64]) -> Tensor:

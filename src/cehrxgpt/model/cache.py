@@ -88,6 +88,7 @@ class KVCache:
         self._read = torch.zeros(rows, dtype=torch.int64)  # tokens read, on the CPU
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device, ...
         self._alive = torch.ones(rows, dtype=torch.int64, device=device)  # ... where rows that are nobody's do not grow
+        self._setting = torch.zeros(rows, dtype=torch.int64, device=device)
         self.fresh = True  # during a forward pass: nothing had been read before it
         self.mask_NQS: Tensor | None = None  # during a forward pass: 0 where a query may look, -inf elsewhere; N = rows * kv_heads
         self._new = 0
@@ -172,6 +173,19 @@ class KVCache:
         seen = self._attended
         return key[: self._batch, :, :seen], value[: self._batch, :, :seen]
 
+    @property
+    def setting(self) -> Tensor:
+        """During a forward pass: the care setting in which each row of the batch stood before it, int64[batch_rows]."""
+        return self._setting[: self._batch]
+
+    def stand(self, setting_BT: Tensor) -> None:
+        """The care settings at the new tokens, int64[B, T]; the last real one of each row is kept."""
+        if self._added is None:
+            self.setting.copy_(setting_BT[:, -1])
+        else:
+            last_B = setting_BT.gather(1, (self._added - 1).clamp(min=0)[:, None])[:, 0]
+            self.setting.copy_(torch.where(self._added > 0, last_B, self.setting))
+
     def end(self) -> None:
         """The forward pass is over: the rows have grown."""
         grown = self._new if self._added is None else self._added
@@ -187,11 +201,12 @@ class KVCache:
     @contextmanager
     def undone(self, *, captured: bool = False) -> Iterator[None]:
         """What is read inside is forgotten afterwards (its places are written over); with `captured` the device has done nothing of it."""
-        read, lengths = self._read.clone(), self._lengths.clone()
+        read, lengths, setting = self._read.clone(), self._lengths.clone(), self._setting.clone()
         yield
         self._read.copy_(read)
         if not captured:
             self._lengths.copy_(lengths)
+            self._setting.copy_(setting)
         self._measure()
 
     def _measure(self) -> None:
@@ -216,7 +231,7 @@ class KVCache:
             for layer, old in enumerate(stores):
                 stores[layer] = _zeros(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
                 stores[layer][: self.rows, :, :kept] = old[: self.rows, :, :kept]
-        for name in ("_read", "_lengths", "_alive"):
+        for name in ("_read", "_lengths", "_alive", "_setting"):
             old = getattr(self, name)
             new = old.new_zeros(to_rows)
             new[: self.rows] = old[: self.rows]
@@ -231,7 +246,7 @@ class KVCache:
         for mine, theirs in ((self.key_BKSE, other.key_BKSE), (self.value_BKSE, other.value_BKSE)):
             for target, source in zip(mine, theirs, strict=True):
                 target[start:stop, :, : other.longest] = source[rows, :, : other.longest]
-        self._begin_rows(start, other._read[rows.cpu()])
+        self._begin_rows(start, other._read[rows.cpu()], other._setting[rows])
 
     def share(self, other: KVCache, rows: Tensor) -> None:
         """Add rows that go on from the other cache's `rows` (int64; a row may stand several times) without copying them for each.
@@ -253,11 +268,12 @@ class KVCache:
         else:
             self.layout += 1
         self.reserve(start + len(rows), max(self.longest, 1))
-        self._begin_rows(start, torch.zeros(len(rows), dtype=torch.int64))
+        self._begin_rows(start, torch.zeros(len(rows), dtype=torch.int64), other._setting[rows.to(self.device)])
 
-    def _begin_rows(self, start: int, lengths: Tensor) -> None:
+    def _begin_rows(self, start: int, lengths: Tensor, setting: Tensor) -> None:
         self.rows = start + len(lengths)
         self._read[start : self.rows] = lengths
+        self._setting[start : self.rows] = setting
         self._settle()
 
     def _settle(self) -> None:
@@ -284,6 +300,7 @@ class KVCache:
         for store in (*self.key_BKSE, *self.value_BKSE):
             store[to, :, : self.longest] = store[of, :, : self.longest]
         self._read[target] = self._read[source]
+        self._setting[to] = self._setting[of]
         if self.prefix is not None:
             owner = self.prefix.owner.clone()
             owner[target] = owner[source]

@@ -40,6 +40,8 @@ class ModelConfig:
         norm_eps: added to the mean square in every RMSNorm.
         tie: the head is the embedding, transposed.
         head_bias: the head adds a number per token. Off as models begin; `adapt` switches it on, so that tokens it adds start out rare.
+        care_settings: tokens that say where the patient is from there on (types of visit, `[ICU]`, `[/ICU]`, `[VE]`). Every token is read
+            together with the last of them; none: the model has to find it in what it has read.
     """
 
     vocabulary_size: int
@@ -53,6 +55,7 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tie: bool = True
     head_bias: bool = False
+    care_settings: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -69,6 +72,10 @@ class ModelConfig:
             raise ValueError(f"rotary is '{self.rotary}'; valid: both, order, age, none")
         if self.rotary == "both" and self.kv_heads < 2:
             raise ValueError("rotary 'both' splits the key-value heads between order and age; kv_heads must be at least 2")
+        object.__setattr__(self, "care_settings", tuple(self.care_settings))  # a list, where it was read from a file
+        known = {one for one in self.care_settings if 0 < one < self.vocabulary_size}
+        if len(known) < len(self.care_settings):
+            raise ValueError(f"care_settings are {list(self.care_settings)}; they must be different tokens of {self.vocabulary_size:,}")
         if not self.norm_eps > 0:
             raise ValueError(f"norm_eps is {self.norm_eps}; it must be positive")
 

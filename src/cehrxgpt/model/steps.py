@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from cehrxgpt.model.attention import bounded_attention
 from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.care_setting import CareSetting
 from cehrxgpt.model.precision import wide_dtype
 from cehrxgpt.model.rotary import Rotation
 from cehrxgpt.model.transformer import Attention, Block, Decoder, FeedForward, RMSNorm
 
 LARGEST_SCORE = 60.0  # e to this, times the longest context, is far from overflow, and its inverse from underflow
 PRECISIONS = (torch.bfloat16, torch.float32, torch.float64)  # float16 ends at e^11
-OWN_MODULES = {Decoder, Block, Attention, FeedForward, RMSNorm, nn.Embedding, nn.Linear, nn.ModuleList}
+OWN_MODULES = {Decoder, CareSetting, Block, Attention, FeedForward, RMSNorm, nn.Embedding, nn.Linear, nn.ModuleList}
 
 
 def arranged(decoder: nn.Module, dtype: torch.dtype) -> Steps | None:
@@ -102,6 +103,8 @@ class Steps:
         with torch.no_grad():
             self.layers = [_Layer.of(block, dtype) for block in _blocks(decoder)]
             self.embedding = decoder.embedding.weight.to(dtype)
+            self.care_setting = decoder.care_setting
+            self.setting_SD = None if self.care_setting is None else self.care_setting.embedding.weight.to(dtype)
             self.norm_D = decoder.norm.weight.to(wide_dtype(self.embedding))
         self.frequencies = decoder.frequencies_on(self.embedding.device)
 
@@ -116,6 +119,10 @@ class Steps:
         mask_N1S = cache.mask_NQS
         assert mask_N1S is not None, "nothing has been read"
         x_BD = self.embedding.index_select(0, token_B).to(wide)
+        if self.care_setting is not None and self.setting_SD is not None:
+            setting_B = self.care_setting.at_one(token_B, cache.setting)
+            x_BD.add_(self.setting_SD.index_select(0, setting_B))
+            cache.stand(setting_B[:, None])
         turn_BHP = None
         if config.rotary != "none":
             turn_BHP = Rotation(position_B[:, None], age_minutes_B[:, None], *self.frequencies, wide).of_all_heads(H // K)[0][:, 0]

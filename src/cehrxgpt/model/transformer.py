@@ -7,7 +7,8 @@ Dimension letters; tensors carry them as suffixes:
     S  places in the cache       G  query heads per K, H = K*G   F  inner width of the feed-forward
     N  documents of like length  P  rotary pairs, P = E/2        V  tokens of the vocabulary
 
-Time enters through attention alone (`rotary`), and attention never crosses a segment (`attention`).
+Time enters through attention alone (`rotary`), and attention never crosses a segment (`attention`). Where the patient is stands with every
+token (`care_setting`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from cehrxgpt.model.attention import cached_attention, causal_attention, packed_attention, varlen_attention
 from cehrxgpt.model.cache import KVCache
+from cehrxgpt.model.care_setting import CareSetting
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.documents import DocumentEnds, Documents, documents_of
 from cehrxgpt.model.precision import wide_dtype
@@ -147,6 +149,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
+        self.care_setting = CareSetting(config) if config.care_settings else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.untied = None if config.tie else nn.Linear(config.width, config.vocabulary_size, bias=False)
@@ -191,6 +194,11 @@ class Decoder(nn.Module):
         x_BTD = self.embedding(token_id)
         if x_BTD.dtype.itemsize == 2:
             x_BTD = x_BTD.float()  # weights of 16 bits: products in 16, what they are added to in 32, as in training
+        if self.care_setting is not None:
+            setting_BT = self.care_setting.at(token_id, position, None if cache is None else cache.setting)
+            x_BTD = x_BTD + self.care_setting(setting_BT)
+            if cache is not None:
+                cache.stand(setting_BT)
         rotation = None
         if self.config.rotary != "none":
             rotation = Rotation(position, age_minutes, *self.frequencies_on(token_id.device), x_BTD.dtype)

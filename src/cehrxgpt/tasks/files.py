@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 
 from cehrxgpt.config import from_dict, line_of, parse_yaml
-from cehrxgpt.errors import ConfigError, TaskError
+from cehrxgpt.errors import ConfigError, TaskError, did_you_mean
 from cehrxgpt.tasks.definition import Task
 
 
@@ -43,9 +42,9 @@ def task_text(name: str) -> str:
         TaskError: there is none of that name; the message names the closest.
     """
     if name not in library_tasks():
-        close = difflib.get_close_matches(name, library_tasks(), n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise TaskError(f"no library task '{name}'; {hint}A task of your own is a YAML file, given with --task; `cehrxgpt tasks` lists the library")
+        hint = did_you_mean(name, library_tasks(), count=3)
+        own = "task of your own is a YAML file, given with --task; `cehrxgpt tasks` lists the library"
+        raise TaskError(f"no library task '{name}'; {f'{hint} A' if hint else 'a'} {own}")
     return (resources.files("cehrxgpt.tasks") / "library" / f"{name}.yaml").read_text(encoding="utf-8")
 
 

@@ -148,6 +148,11 @@ class Vocabulary:
         return table
 
     @cached_property
+    def care_settings(self) -> tuple[int, ...]:
+        """Ids of the tokens that say where the patient is until the next of them: types of visit, `[ICU]`, `[/ICU]`, `[VE]`; ascending."""
+        return tuple(self.ids_of_kind(Kind.VISIT_TYPE, Kind.ICU_START, Kind.ICU_END, Kind.VISIT_END).tolist())
+
+    @cached_property
     def drugs(self) -> npt.NDArray[np.int64]:
         """Ids of the tokens that are a drug, whose length may be said; ascending."""
         drug = np.array([origin == DRUG_ORIGIN for origin in self.origin], dtype=np.bool_)

@@ -1,20 +1,20 @@
 """Settings of a training run, and the recipes that ship with the package.
 
 A recipe is a YAML file of these keys, read strictly. `model` holds the keys of `ModelConfig` but for the vocabulary's size, which comes
-from the store.
+from the store, as the care settings do where nothing is said of them.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cehrxgpt.config import from_dict, read_config
-from cehrxgpt.errors import ConfigError
-from cehrxgpt.model.config import ModelConfig, check_numbers
+from cehrxgpt.errors import ConfigError, did_you_mean
+from cehrxgpt.model.config import LARGEST_INTEGER, ModelConfig, check_numbers
 from cehrxgpt.train.sizes import DEFAULT_LEARNING_RATE, DEFAULT_TOKENS_PER_BATCH, SIZES, SizeName
 
 RECIPES = ("tiny", "demo", "base", "large", "adapt")
@@ -31,7 +31,7 @@ class TrainConfig:
     Attributes:
         size: `tiny`, `small`, `base` or `large`: fills in what follows from it (`sizes.py`) where the recipe does not say so itself. It is read
             when the settings are made; what they hold afterwards is resolved.
-        model: keys of `ModelConfig` without `vocabulary_size`.
+        model: keys of `ModelConfig` without `vocabulary_size`. `care_settings` are the vocabulary's own where nothing is said; `[]`: none.
         objectives: name -> weight, or name -> {weight: ..., further settings}; the loss is the weighted sum of their means.
         seed: decides weights, order and windows.
 
@@ -145,7 +145,7 @@ class TrainConfig:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes is {self.max_minutes}; it must be positive, or null")
-        self.model_config(1)
+        self.model_config(LARGEST_INTEGER)  # the vocabulary is not known here
         self.objective_settings()
 
     def objective_settings(self) -> dict[str, Any]:
@@ -168,15 +168,16 @@ class TrainConfig:
         for name, value in resolved.items():
             object.__setattr__(self, name, value)
 
-    def model_config(self, vocabulary_size: int) -> ModelConfig:
-        """The decoder's shape for a vocabulary of this size.
+    def model_config(self, vocabulary_size: int, care_settings: Sequence[int] = ()) -> ModelConfig:
+        """The decoder's shape for a vocabulary of this size, in which these tokens are the care settings unless `model` names its own.
 
         Raises:
             ConfigError: `model` has an unknown key or a value out of range.
         """
         if "vocabulary_size" in self.model:
             raise ConfigError("model: 'vocabulary_size' comes from the token store; leave it out")
-        return from_dict(ModelConfig, {**self.model, "vocabulary_size": vocabulary_size}, where="model")
+        of_vocabulary = {"vocabulary_size": vocabulary_size, "care_settings": list(care_settings)}
+        return from_dict(ModelConfig, of_vocabulary | self.model, where="model")
 
 
 def load_recipe(name_or_path: str | Path) -> TrainConfig:
@@ -189,7 +190,6 @@ def load_recipe(name_or_path: str | Path) -> TrainConfig:
     if text in RECIPES:
         return read_config(TrainConfig, _FOLDER / f"{text}.yaml")
     if not Path(text).suffix and not Path(text).exists():
-        close = difflib.get_close_matches(text, RECIPES, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"valid names: {', '.join(RECIPES)}; or give a YAML file"
+        hint = did_you_mean(text, RECIPES) or f"valid names: {', '.join(RECIPES)}; or give a YAML file"
         raise ConfigError(f"recipe '{text}': no such recipe; {hint}")
     return read_config(TrainConfig, text)

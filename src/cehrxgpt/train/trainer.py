@@ -90,7 +90,7 @@ class Trainer:
         self.journal = Journal(folder / LOG_FILE, say, trackers, active=self.ranks.first)
         # Measured, and so decided by one for all.
         self.dtype: torch.dtype = getattr(torch, self.ranks.first_does(lambda: str(choose_precision(config, self.device)).removeprefix("torch.")))
-        shape = config.model_config(len(store.vocabulary))
+        shape = config.model_config(len(store.vocabulary), store.vocabulary.care_settings)
         wanted = config.objective_settings()
         self.facts = prepare(wanted, store, shape, self.journal.say)
         self.settings = {name: one for name, one in wanted.items() if name in self.facts}
