@@ -65,9 +65,10 @@ CASES = {
             "{made}/labels.parquet",
             "--estimator=time_to_event",
             "--samples=9",
+            "--max-tokens=64",
             "--out={here}/out",
         ],
-        "--samples: time_to_event draws no futures",
+        "--samples, --max-tokens: time_to_event draws no futures",
     ),
     "an unknown split": (
         ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--split", "tset", "--out", "{here}/out"],

@@ -155,7 +155,10 @@ def test_what_is_lacking_cannot_be_said() -> None:
         assert can_be_said(task(Outcome(**{how: (here, gone)})), VOCABULARY) == sayable
         assert not can_be_said(task(Outcome(**{how: (gone, gone)})), VOCABULARY)
         assert can_be_said(task(Outcome(**{how: (here, here)})), VOCABULARY)
-    assert not can_be_said(task(Outcome(concepts="lab", above=1e6)), VOCABULARY)
+    for vocabulary in (VOCABULARY, SPLIT):
+        assert not can_be_said(task(Outcome(concepts="lab", above=1e6)), vocabulary)
+        assert not can_be_said(task(Outcome(concepts="disease", above=1.0)), vocabulary), "no number"
+        assert can_be_said(task(Outcome(concepts="lab", above=5.0)), vocabulary)
 
 
 @settings(deadline=None, max_examples=40)

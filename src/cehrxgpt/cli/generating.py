@@ -27,7 +27,10 @@ def forecast(
     task: Annotated[Optional[list[str]], typer.Option("--task", help="YAML file of a task of your own that the labels name.")] = None,  # noqa: UP045
     split: Annotated[Optional[str], typer.Option("--split", help="Only rows of this split, e.g. held_out.")] = None,  # noqa: UP045
     max_rows: Annotated[Optional[int], typer.Option("--max-rows", min=1, help="At most this many rows of each task, drawn by seed.")] = None,  # noqa: UP045
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Token budget of one future.")] = 256,
+    max_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--max-tokens", min=1, help="Token budget of one future.", show_default="256"),
+    ] = None,
     trajectories: Annotated[Optional[Path], typer.Option("--trajectories", help="Keep the futures in this folder.")] = None,  # noqa: UP045
     curves: Annotated[bool, typer.Option("--curves", help="Cumulative incidence over the window as well: RISK.curves.parquet.")] = False,
     timeline: Annotated[Optional[Path], typer.Option("--timeline", help="With time_to_event: the token store it was trained on, for errors.")] = None,  # noqa: UP045
@@ -48,7 +51,7 @@ def forecast(
     console = prepare(threads, quiet=quiet, json_only=json_only)
     if estimator not in (known := ("mc", "scope", "reach", "time_to_event")):
         raise InputError(f"--estimator: no '{estimator}' here; valid: {', '.join(known)}")
-    of_futures = {"--samples": samples, "--target-std-error": target_std_error, "--dtype": dtype}
+    of_futures = {"--samples": samples, "--target-std-error": target_std_error, "--max-tokens": max_tokens, "--dtype": dtype}
     if estimator == "time_to_event" and any(value is not None for value in of_futures.values()):
         given = ", ".join(name for name, value in of_futures.items() if value is not None)
         raise InputError(f"{given}: time_to_event draws no futures; leave it out")
@@ -60,7 +63,7 @@ def forecast(
         "samples": 50 if samples is None else samples,
         "target_std_error": target_std_error,
         "seed": seed,
-        "max_new_tokens": max_tokens,
+        "max_new_tokens": 256 if max_tokens is None else max_tokens,
     }
     with console.progress("forecast") as progress:
         figures = stages.forecast(

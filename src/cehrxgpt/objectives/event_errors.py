@@ -111,8 +111,8 @@ def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor)
     hazard_PKC = head.log_hazards(hidden_PD)[:, :, task].double().exp()
     low, high = head.edges[:-1].double()[:, None], head.edges[1:].double()[:, None]
     expected_PKC = hazard_PKC * (until_PC[:, None] - low).clamp(min=0).minimum(high - low)
-    # What happens at the same hour is in the first piece.
-    occurs_PKC = torch.isfinite(event_PC)[:, None] & (event_PC[:, None] > torch.where(low > 0, low, -1.0)) & (event_PC[:, None] <= high)
+    piece_PC = torch.bucketize(event_PC, head.edges[1:-1].double())  # as the loss has it: what happens at the same hour is in the first piece
+    occurs_PKC = torch.isfinite(event_PC)[:, None] & (piece_PC[:, None] == torch.arange(head.pieces)[:, None])
     features_PKF = head.features(hidden_PD).double()
     piece_PKK = torch.eye(head.pieces, dtype=torch.float64).expand(len(hidden_PD), -1, -1)
     x_PKX = torch.cat([features_PKF, piece_PKK], dim=2)

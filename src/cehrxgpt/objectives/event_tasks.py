@@ -121,11 +121,10 @@ def fit_hazards(store: TokenStore, tasks: dict[str, list[int]], pieces: int, con
     edges = torch.tensor([0.0, *inner, float("inf")])
     events, days = (torch.zeros(len(tasks), len(edges) - 1, dtype=torch.float64) for _ in range(2))
     for end, event in sample:
-        until = torch.minimum(event, end[:, None])
+        until, piece_of = torch.minimum(event, end[:, None]), torch.bucketize(event.contiguous(), edges[1:-1].to(event.dtype))  # as the loss has it
         for piece in range(len(edges) - 1):
             days[:, piece] += (until - edges[piece]).clamp(min=0, max=float(edges[piece + 1] - edges[piece])).double().sum(0)
-            low = edges[piece] if piece else -1.0  # what happens at the same hour is in the first piece
-            events[:, piece] += (torch.isfinite(event) & (event > low) & (event <= edges[piece + 1])).double().sum(0)
+            events[:, piece] += (torch.isfinite(event) & (piece_of == piece)).double().sum(0)
     seen = events.sum(1) > 0  # what only ever stands in a first day is at no place's future, and has no rate
     if not seen.any():
         raise ConfigError("objectives: time_to_event finds none of its events after the first day of a training history; leave it out for this data")

@@ -147,6 +147,14 @@ def _forecast(
     return run(load_model(model), dataset, rows, loaded, config, journal=journal, progress=progress), journal
 
 
+def _has_head(model: Path) -> bool:
+    """Was the model trained with `time_to_event`?"""
+    from cehrxgpt.forecast.hazards import head_of
+    from cehrxgpt.model.hub import load_model
+
+    return head_of(load_model(model)) is not None
+
+
 def _one_pass(
     model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], timeline: Path | None, curve_points: int, progress: Progress
 ) -> Any:
@@ -289,10 +297,12 @@ def forecast_all(
     keep = settings.estimator != "reach"
     asked = _asked(rows, tasks)
     found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, progress=progress)
-    answered = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
-    same = rows.join(answered, on=["task", "subject_id", "prediction_time"], how="semi", maintain_order="left")
-    read = _one_pass(model, dataset, same, asked, None, 0, progress).predictions
-    told = pl.concat([found.predictions, read.filter(pl.col("predicted_boolean_probability").is_not_null())])
+    told = found.predictions
+    if _has_head(model):
+        answered = told.filter(pl.col("predicted_boolean_probability").is_not_null())
+        same = rows.join(answered, on=["task", "subject_id", "prediction_time"], how="semi", maintain_order="left")
+        read = _one_pass(model, dataset, same, asked, None, 0, progress).predictions
+        told = pl.concat([told, read.filter(pl.col("predicted_boolean_probability").is_not_null())])
     with atomic_path(out, folder=True, force=True) as partial:
         for task in rows["task"].unique(maintain_order=True).to_list():
             told.filter(pl.col("task") == task).write_parquet(partial / f"{task}.parquet")

@@ -28,6 +28,7 @@ class HasCodes(Protocol):
     operator: Sequence[str | None]
     bin_low: npt.NDArray[np.float32]
     bin_high: npt.NDArray[np.float32]
+    bin_quantiles: Sequence[Sequence[npt.NDArray[np.float32]] | None]
 
     @property
     def split_values(self) -> bool:
@@ -49,7 +50,8 @@ def outcome_tokens(task: Task, vocabulary: HasCodes) -> Mask | None:
 
     Args:
         task: widened by `resolve` as for the labels.
-        vocabulary: what token i decodes to: `code[i]`, and for one with a number `unit[i]`, `operator[i]`, `bin_low[i]`, `bin_high[i]`.
+        vocabulary: what token i decodes to: `code[i]`, and for one with a number `unit[i]`, `operator[i]`, `bin_low[i]`, `bin_high[i]`;
+            for a lab whose number is another token `bin_quantiles[i]`.
     """
     found = _tokens(task, vocabulary, (*_SHORT, *_LONG))
     return None if isinstance(found, str) else found
@@ -78,6 +80,8 @@ def can_be_said(task: Task, vocabulary: HasCodes) -> bool:
 def _can_be_said(task: Task, asked: Outcome, vocabulary: HasCodes) -> bool:
     if asked.parts:
         return (any if asked.any else all)(_can_be_said(task, part, vocabulary) for part in asked.parts)
+    if asked.by_value and vocabulary.split_values:
+        return _is_reached(asked, _concepts(task, asked, vocabulary), vocabulary)
     found = _tokens_of(task, asked, vocabulary, (*_SHORT, *_LONG))
     return isinstance(found, str) or bool(found.any())  # in words: there are tokens, but one alone does not decide
 
@@ -104,9 +108,14 @@ def _tokens_of(task: Task, asked: Outcome, vocabulary: HasCodes, lasting: tuple[
         return _with_codes(vocabulary, {s.DEATH})
     if asked.visit:
         return _visits(asked, vocabulary, lasting)
-    codes = {code for code in vocabulary.code if code}
-    tokens = _with_codes(vocabulary, matching_codes(task.concept_sets[asked.concepts or ""], codes))
+    tokens = _concepts(task, asked, vocabulary)
     return _in_range(asked, tokens, vocabulary) if asked.by_value else tokens
+
+
+def _concepts(task: Task, asked: Outcome, vocabulary: HasCodes) -> Mask:
+    """Tokens of the outcome's concepts, whatever their numbers."""
+    codes = {code for code in vocabulary.code if code}
+    return _with_codes(vocabulary, matching_codes(task.concept_sets[asked.concepts or ""], codes))
 
 
 def _with_codes(vocabulary: HasCodes, wanted: frozenset[str] | set[str]) -> Mask:
@@ -133,18 +142,32 @@ def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | str:
     # A bin holds its lower bound, and its upper one only as the last of its run.
     closed = np.array([last[key] == ends for key, ends in zip(keys, zip(low.tolist(), high.tolist(), strict=True), strict=True)], dtype=np.bool_)
     top = np.where(closed, high, np.maximum(np.nextafter(high, np.float32(-np.inf)), low))
-    signs = pl.DataFrame(
-        {"unit": [unit for _, unit, _ in keys], "operator": [operator for _, _, operator in keys]},
-        schema={"unit": pl.String, "operator": pl.String},
-    )
-    # Whether the range holds changes at its bounds alone: beside them and at the bin's ends, every answer is there that the bin has.
-    points = [low, top, *(np.asarray(np.clip(point, low, top)) for bound in asked.bounds for point in _around(bound))]
-    answers = np.stack([signs.select(value_holds(asked, pl.lit(pl.Series(point, dtype=pl.Float32))))[:, 0].to_numpy() for point in points])
+    answers = _answers(asked, [(unit, operator) for _, unit, operator in keys], low, top)
     if (answers.any(axis=0) != answers.all(axis=0)).any():
         return f"a bin of the vocabulary lies across a bound of '{asked.describe_concepts()}'"
     inside = np.zeros(len(tokens), dtype=np.bool_)
     inside[binned[answers[0]]] = True
     return inside
+
+
+def _is_reached(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> bool:
+    """Has one of the labs among `tokens` a bin with a number in the range?"""
+    labs = [(token, inside) for token in np.flatnonzero(tokens).tolist() for inside in vocabulary.bin_quantiles[token] or ()]
+    signs = [(vocabulary.unit[token], vocabulary.operator[token]) for token, _ in labs]
+    low, high = (np.array([inside[end] for _, inside in labs], dtype=np.float32) for end in (0, -1))
+    return bool(_answers(asked, signs, low, high).any())
+
+
+def _answers(
+    asked: Outcome, signs: list[tuple[str | None, str | None]], low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    """Every answer that numbers from `low` to `high` (float32[B]) of these units and operators have to the range, bool[points, B].
+
+    Whether the range holds changes at its bounds alone: beside them and at the ends, every answer is there that a bin has.
+    """
+    columns = pl.DataFrame(signs, schema={"unit": pl.String, "operator": pl.String}, orient="row")
+    points = [low, high, *(np.asarray(np.clip(point, low, high)) for bound in asked.bounds for point in _around(bound))]
+    return np.stack([columns.select(value_holds(asked, pl.lit(pl.Series(point, dtype=pl.Float32))))[:, 0].to_numpy() for point in points])
 
 
 def _around(bound: float) -> tuple[np.float32, np.float32, np.float32]:
