@@ -75,8 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     config = ModelConfig(**SIZES[options.size])
     vocabulary = make_vocabulary(config.vocabulary_size)
-    config = replace(config, care_settings=vocabulary.care_settings)
-    decoder = Decoder(replace(config, head_bias=True)).to(device, torch.bfloat16).eval()
+    decoder = Decoder(replace(config, head_bias=True, care_settings=vocabulary.care_settings)).to(device, torch.bfloat16).eval()
     with torch.no_grad():  # nobody dies, so that every future uses its budget
         decoder.head_bias[torch.from_numpy(vocabulary.ids_of_kind(Kind.DEATH, Kind.END))] = -1e4
     weights = sum(weight.numel() for weight in decoder.parameters())

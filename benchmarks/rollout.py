@@ -138,8 +138,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     vocabulary = make_vocabulary(options.codes)
-    told = {"vocabulary_size": len(vocabulary), "care_settings": vocabulary.care_settings}
-    config = ModelConfig(width=192, layers=4, heads=6, kv_heads=2, context=512, **told)
+    shape = {"width": 192, "layers": 4, "heads": 6, "kv_heads": 2, "context": 512}
+    config = ModelConfig(vocabulary_size=len(vocabulary), care_settings=vocabulary.care_settings, **shape)
     dtype = getattr(torch, options.dtype)
     decoder = Decoder(config).to(dtype).eval()
     prompts = make_prompts(vocabulary, options.patients, options.prompt, np.random.default_rng(0))

@@ -44,7 +44,7 @@ def test_it_goes_on_from_the_past(tokens, before):
     assert care.at(torch.tensor([tokens]), 3 + torch.arange(len(tokens))[None], past)[0].tolist() == expected
     one_by_one = []
     for token in tokens:
-        past = care.at_one(torch.tensor([token]), past)
+        past = care.at(torch.tensor([[token]]), torch.tensor([[3]]), past)[:, 0]
         one_by_one.append(int(past))
     assert one_by_one == expected
 

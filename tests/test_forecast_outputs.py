@@ -78,7 +78,8 @@ def test_a_run_asks_the_head_beside_the_futures_and_of_the_same_rows(run, tmp_pa
         return one_pass(small_model(), history(2), rows, [load_task(one) for one in tasks], head=known)
 
     monkeypatch.setattr("cehrxgpt.stages.forecasting._one_pass", read)
-    monkeypatch.setattr("cehrxgpt.stages.forecasting._has_head", lambda model: True)
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "heads.json").write_text('{"time_to_event": {}}')
     labels = tmp_path / "labels"
     labels.mkdir()
     both = pl.read_parquet(tmp_path / "labels.parquet")
@@ -93,7 +94,7 @@ def test_a_run_asks_the_head_beside_the_futures_and_of_the_same_rows(run, tmp_pa
     assert told.filter(pl.col("method") == "time_to_event")["predicted_boolean_probability"].to_list() == pytest.approx(
         [constant(0.002, 0.001, 30)] * 2
     )
-    monkeypatch.setattr("cehrxgpt.stages.forecasting._has_head", lambda model: False)
+    (tmp_path / "model" / "heads.json").unlink()
     stages.forecast_all(tmp_path / "model", tmp_path / "events", labels, [str(tmp_path / "toy.yaml")], tmp_path / "out", settings)
     assert pl.read_parquet(tmp_path / "out" / "toy.parquet")["method"].to_list() == ["monte_carlo"] * 3, "a model without a head is not read"
 

@@ -33,11 +33,8 @@ ROTARY_AND_HEADS = [("both", 4, 2), ("both", 4, 4), ("order", 4, 1), ("age", 4, 
 def make(seed: int = 3, **changes) -> Decoder:
     """Random weights that matter: norms that multiply by something, as after training, states far from zero."""
     generator = torch.Generator().manual_seed(seed)
-    settings = (
-        {"vocabulary_size": len(VOCABULARY), "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "context": 48, "norm_eps": 1e-3}
-        | {"care_settings": VOCABULARY.care_settings}
-        | changes
-    )
+    told = {"vocabulary_size": len(VOCABULARY), "care_settings": VOCABULARY.care_settings}
+    settings = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "context": 48, "norm_eps": 1e-3} | told | changes
     decoder = Decoder(ModelConfig(**settings)).double().eval()
     with torch.no_grad():
         for name, weight in decoder.named_parameters():

@@ -185,7 +185,7 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str) -> T:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            hint = did_you_mean(str(key), fields) or f"valid keys: {', '.join(sorted(fields))}"
+            hint = did_you_mean(str(key), fields, cutoff=0.7) or f"valid keys: {', '.join(sorted(fields))}"
             raise ConfigError(f"{where}: unknown key '{key}'; {hint}", (key,))
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -77,7 +77,8 @@ class TrainingError(CehrxgptError):
     """Training cannot go on: too many non-finite losses, or no usable checkpoint."""
 
 
-def did_you_mean(word: str, known: Iterable[str], *, count: int = 1) -> str | None:
-    """The question by which a message answers a word that is none of those known: "did you mean 'a' or 'b'?"; None where none is like it."""
-    close = difflib.get_close_matches(word, list(known), n=count)
+def did_you_mean(word: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> str | None:
+    """The question by which a message answers a word that is none of those known: "did you mean 'a' or 'b'?"; None where none is
+    so like it (`cutoff`, of difflib's ratio)."""
+    close = difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)
     return f"did you mean {' or '.join(repr(one) for one in close)}?" if close else None

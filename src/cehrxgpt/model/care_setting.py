@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
 
 
@@ -24,16 +25,12 @@ class CareSetting(nn.Module):
         self._number_of[list(config.care_settings)] = 1 + np.arange(len(config.care_settings))
         self._sent: dict[torch.device, Tensor] = {}
 
-    def forward(self, setting: Tensor) -> Tensor:
-        """Vectors [..., D] of settings int64[...]."""
-        return self.embedding(setting)
-
-    def number_of(self, device: torch.device) -> Tensor:
-        """int64[V] there: the setting that a token begins, 0 = it begins none; sent once, as nothing can be sent while a step is captured."""
-        if device not in self._sent:
-            with torch.inference_mode(False):
-                self._sent[device] = torch.from_numpy(self._number_of).to(device)
-        return self._sent[device]
+    def forward(self, x_BTD: Tensor, token_BT: Tensor, position_BT: Tensor, cache: KVCache | None) -> Tensor:
+        """`x_BTD` with the vectors of where its tokens stand; a cache is told where its rows stand behind them."""
+        setting_BT = self.at(token_BT, position_BT, None if cache is None else cache.setting)
+        if cache is not None:
+            cache.stand(setting_BT)
+        return x_BTD + self.embedding(setting_BT)
 
     def at(self, token_BT: Tensor, position_BT: Tensor, before_B: Tensor | None) -> Tensor:
         """The setting at each token, int64[B, T], its own included.
@@ -42,13 +39,18 @@ class CareSetting(nn.Module):
             token_BT, position_BT: as the decoder is given them; where the position is 0 a sequence begins, and nothing has been said.
             before_B: int64[B], the setting at the row's past; None: rows without one.
         """
-        begun_BT = self.number_of(token_BT.device)[token_BT]
-        before_B = begun_BT.new_zeros(len(begun_BT)) if before_B is None else before_B
+        begun_BT = self._begun(token_BT)
+        if before_B is None:
+            before_B = begun_BT.new_zeros(len(begun_BT))
+        elif begun_BT.shape[1] == 1:  # a step of a rollout, where the number of operations counts
+            return torch.where(begun_BT > 0, begun_BT, before_B[:, None])
         said_BT = (begun_BT > 0) | (position_BT == 0)
         place_BT = torch.where(said_BT, torch.arange(begun_BT.shape[1], device=begun_BT.device), -1).cummax(dim=1).values
         return torch.where(place_BT >= 0, begun_BT.gather(1, place_BT.clamp(min=0)), before_B[:, None])
 
-    def at_one(self, token_B: Tensor, before_B: Tensor) -> Tensor:
-        """`at` for one token behind each row's past."""
-        begun_B = self.number_of(token_B.device).index_select(0, token_B)
-        return torch.where(begun_B > 0, begun_B, before_B)
+    def _begun(self, token: Tensor) -> Tensor:
+        """The setting that each token begins, 0 = none. The table is sent once, as nothing can be sent while a step is captured."""
+        if token.device not in self._sent:
+            with torch.inference_mode(False):
+                self._sent[token.device] = torch.from_numpy(self._number_of).to(token.device)
+        return self._sent[token.device][token]

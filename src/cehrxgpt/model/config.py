@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cehrxgpt.config import to_dict
+
 LARGEST_INTEGER = 2**63 - 1
 
 
@@ -97,4 +99,4 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `ModelConfig(**d)` is the inverse."""
-        return dataclasses.asdict(self)
+        return dict(to_dict(self))

@@ -11,6 +11,7 @@ Dimension letters as in `transformer`; N = B*K.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import cast
 
@@ -103,8 +104,7 @@ class Steps:
         with torch.no_grad():
             self.layers = [_Layer.of(block, dtype) for block in _blocks(decoder)]
             self.embedding = decoder.embedding.weight.to(dtype)
-            self.care_setting = decoder.care_setting
-            self.setting_SD = None if self.care_setting is None else self.care_setting.embedding.weight.to(dtype)
+            self.care_setting = None if decoder.care_setting is None else copy.deepcopy(decoder.care_setting).to(dtype)
             self.norm_D = decoder.norm.weight.to(wide_dtype(self.embedding))
         self.frequencies = decoder.frequencies_on(self.embedding.device)
 
@@ -119,10 +119,8 @@ class Steps:
         mask_N1S = cache.mask_NQS
         assert mask_N1S is not None, "nothing has been read"
         x_BD = self.embedding.index_select(0, token_B).to(wide)
-        if self.care_setting is not None and self.setting_SD is not None:
-            setting_B = self.care_setting.at_one(token_B, cache.setting)
-            x_BD.add_(self.setting_SD.index_select(0, setting_B))
-            cache.stand(setting_B[:, None])
+        if self.care_setting is not None:
+            x_BD = self.care_setting(x_BD[:, None], token_B[:, None], position_B[:, None], cache)[:, 0]
         turn_BHP = None
         if config.rotary != "none":
             turn_BHP = Rotation(position_B[:, None], age_minutes_B[:, None], *self.frequencies, wide).of_all_heads(H // K)[0][:, 0]

@@ -195,10 +195,7 @@ class Decoder(nn.Module):
         if x_BTD.dtype.itemsize == 2:
             x_BTD = x_BTD.float()  # weights of 16 bits: products in 16, what they are added to in 32, as in training
         if self.care_setting is not None:
-            setting_BT = self.care_setting.at(token_id, position, None if cache is None else cache.setting)
-            x_BTD = x_BTD + self.care_setting(setting_BT)
-            if cache is not None:
-                cache.stand(setting_BT)
+            x_BTD = self.care_setting(x_BTD, token_id, position, cache)
         rotation = None
         if self.config.rotary != "none":
             rotation = Rotation(position, age_minutes, *self.frequencies_on(token_id.device), x_BTD.dtype)

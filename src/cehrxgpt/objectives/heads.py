@@ -37,9 +37,17 @@ def save_heads(folder: Path, objectives: nn.ModuleDict, settings: Mapping[str, A
 
 def predicts_demographics(folder: str | Path) -> bool:
     """Whether the model there was trained to say who there is, and not only what follows for whom."""
+    return bool(_said(folder).get("next_token", {}).get("settings", {}).get("demographics", True))
+
+
+def trained_with(folder: str | Path, objective: str) -> bool:
+    """Whether the model there has the objective's head; its weights are not read."""
+    return objective in _said(folder)
+
+
+def _said(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / HEADS_FILE
-    said = read_json(path).get("next_token", {}) if path.exists() else {}
-    return bool(said.get("settings", {}).get("demographics", True))
+    return read_json(path) if path.exists() else {}
 
 
 def _build_heads(path: Path, vocabulary: Vocabulary, shape: ModelConfig) -> nn.ModuleDict:

@@ -147,14 +147,6 @@ def _forecast(
     return run(load_model(model), dataset, rows, loaded, config, journal=journal, progress=progress), journal
 
 
-def _has_head(model: Path) -> bool:
-    """Was the model trained with `time_to_event`?"""
-    from cehrxgpt.forecast.hazards import head_of
-    from cehrxgpt.model.hub import load_model
-
-    return head_of(load_model(model)) is not None
-
-
 def _one_pass(
     model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], timeline: Path | None, curve_points: int, progress: Progress
 ) -> Any:
@@ -288,6 +280,7 @@ def forecast_all(
     import polars as pl
 
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.objectives.heads import trained_with
 
     dataset = EventDataset(events)
     tables = {path.stem: read_labels(path) for path in label_files(labels)}
@@ -298,7 +291,7 @@ def forecast_all(
     asked = _asked(rows, tasks)
     found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, progress=progress)
     told = found.predictions
-    if _has_head(model):
+    if trained_with(model, TIME_TO_EVENT):
         answered = told.filter(pl.col("predicted_boolean_probability").is_not_null())
         same = rows.join(answered, on=["task", "subject_id", "prediction_time"], how="semi", maintain_order="left")
         read = _one_pass(model, dataset, same, asked, None, 0, progress).predictions
