@@ -26,11 +26,11 @@ class CareSetting(nn.Module):
         self._sent: dict[torch.device, Tensor] = {}
 
     def forward(self, x_BTD: Tensor, token_BT: Tensor, position_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """`x_BTD` with the vectors of where its tokens stand; a cache is told where its rows stand behind them."""
+        """`x_BTD` with the vectors of where its tokens stand, added in place; a cache is told where its rows stand behind them."""
         setting_BT = self.at(token_BT, position_BT, None if cache is None else cache.setting)
         if cache is not None:
             cache.stand(setting_BT)
-        return x_BTD + self.embedding(setting_BT)
+        return x_BTD.add_(self.embedding(setting_BT))
 
     def at(self, token_BT: Tensor, position_BT: Tensor, before_B: Tensor | None) -> Tensor:
         """The setting at each token, int64[B, T], its own included.
