@@ -152,7 +152,7 @@ class Oracle:
         tokens, log_probability, unconfirmed = list(start), 0.0, False
         clock_at = prompt.prediction_clock_minutes
         horizon = math.inf if prompt.horizon_minutes is None else (clock_at or 0) + prompt.horizon_minutes
-        event_seen = False
+        event_seen = ended = False
         while True:
             new = len(tokens) - len(start)
             if new >= max_new_tokens or len(tokens) >= self.decoder.config.context:
@@ -169,6 +169,9 @@ class Oracle:
                     return tokens[len(start) : max(len(tokens) - 2, len(start))], "horizon", log_probability
                 return tokens[len(start) :], "outcome" if unconfirmed else "horizon", log_probability
             tokens.append(token)
+            if kind == prompt.until and not ended:
+                ended, clock = True, max(int(self.state(tokens).clock_minutes[0]), -1 if clock_at is None else clock_at + 1)
+                horizon = min(horizon, (clock // 1440 + 1) * 1440 - 1)
             event_seen = event_seen or kind not in (*TIME_KINDS, Kind.VISIT_END) or (kind == Kind.VISIT_END and self._hourly(start))
             if unconfirmed:
                 return tokens[len(start) :], "outcome", log_probability

@@ -223,5 +223,11 @@ def test_length_of_stay_and_death_in_the_stay() -> None:
     means = dict(found.predictions.group_by("task").agg(pl.col("predicted_boolean_probability").mean()).iter_rows())
     assert abs(means["long_stay"] - 0.8**3) < 3 * np.sqrt(0.8**3 * (1 - 0.8**3) / 1000)  # longer than three days: a fourth day
     assert abs(means["dies"] - 0.2) < 3 * np.sqrt(0.2 * 0.8 / 1000)
+    later = parse_task(f"name: later\ndescription: toy\n{index}outcome: {{death: true}}\nhorizon_days: 90\n", where="toy")
+    beside = forecast(model, events, at(5, admitted), [longer, dies, later], ForecastConfig(samples=200, max_new_tokens=400))
+    same = ("task", "predicted_boolean_probability", "std_error", "completion", "lower_bound", "upper_bound")
+    # Beside a task that looks beyond the stay futures go on, and say the same of the stay.
+    assert beside.predictions.filter(pl.col("task") != "later").select(same).equals(found.predictions.select(same))
+    assert found.summary["tokens"] < 0.9 * beside.summary["tokens"]
     outside = forecast(model, history(1), at(1, LAST + timedelta(days=3)), [longer], ForecastConfig(samples=2))
     assert "no stay" in outside.predictions["note"][0]

@@ -19,6 +19,7 @@ from cehrxgpt.synthesis import SynthesisConfig, synthesize
 from cehrxgpt.timeline.clock import run_clock
 from cehrxgpt.timeline.decode import decode
 from cehrxgpt.timeline.grammar import Grammar
+from cehrxgpt.timeline.kinds import Kind
 from test_forecast_truth import SHARES, at, task
 from toy_capabilities import BENIGN, bare_chain, exact_risk, history, markov, vocabulary
 
@@ -132,6 +133,30 @@ def test_stays_keep_their_length_across_windows() -> None:
     days = (stays["end_time"].dt.date() - stays["time"].dt.date()).dt.total_days()
     assert abs(days.mean() - 9) < 3 * np.sqrt(0.9) / 0.1 / np.sqrt(len(days)) + 0.3  # 0.3: long stays are cut by the horizon
     assert days.max() > 20  # more tokens than a window holds
+
+
+def test_futures_about_the_stay_alone_are_the_beginnings_of_whole_ones() -> None:
+    """They end with the date of the stay's end, in whichever window that is written, and what they say until then is the same."""
+    words = vocabulary(icu=True)
+    chain = INTENSIVE | {BENIGN: {"i-D1": 0.9, "[/ICU]": 0.1}, "[VE]": {"D0": 0.5, "D30": 0.5}, "D0": {BENIGN: 0.9, "MEDS_DEATH": 0.1}}
+    model = markov(chain, context=48, icu=True)
+    whole, short = (
+        prompt(words, "[VR]", "Visit/9201", "[ICU]", "stay:3", "i-H5", BENIGN, horizon_days=400),
+        replace(prompt(words, "[VR]", "Visit/9201", "[ICU]", "stay:3", "i-H5", BENIGN, horizon_days=400), until=Kind.VISIT_END),
+    )
+    settings = {"birth_date": [3650], "samples": 40, "seed": 4, "max_new_tokens": 4000}
+    long, ended = (rollout_through_windows(model.decoder, words, [one], **settings) for one in (whole, short))
+    windows = 0
+    for row in range(40):
+        tokens, clock = long.tokens_of(row), long.clock_minutes[long.offsets[row] : long.offsets[row + 1]]
+        closes = np.flatnonzero(words.kind[tokens] == Kind.VISIT_END)[0]
+        same_date = clock // 1440 <= clock[closes] // 1440
+        assert np.array_equal(ended.tokens_of(row), tokens[same_date])
+        assert ended.end_clock_minutes[row] == (clock[closes] // 1440 * 1440 + 1439 if ended.stop_reason[row] == "horizon" else clock[same_date][-1])
+        windows += closes > 48
+    assert windows > 3
+    assert {"horizon", "death"} == set(ended.stop_reason)
+    assert ended.tokens.sum() * 2 < long.tokens.sum()
 
 
 def test_synthetic_patients_are_not_cut_by_the_context() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -98,7 +100,8 @@ def test_futures_equal_the_oracle_token_for_token_whatever_the_batch(data):
     chosen = data.draw(st.lists(st.sampled_from(range(len(PROMPTS))), min_size=1, max_size=5, unique=True))
     samples, rows, seed = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9)), data.draw(st.integers(0, 2**63 - 1))
     stop = data.draw(st.sampled_from([None, stops("condition/3"), stops("Visit/inpatient", "MEDS_DEATH")]))
-    prompts = [PROMPTS[index] for index in chosen]
+    until = data.draw(st.sampled_from([None, Kind.VISIT_END, Kind.ICU_END]))
+    prompts = [replace(PROMPTS[index], until=until) for index in chosen]
     result = rollout(decoder, VOCABULARY, prompts, samples=samples, seed=seed, max_new_tokens=7, batch_rows=rows, stop_tokens=stop)
     oracle = Oracle(decoder, VOCABULARY)
     assert result.prompt_index.tolist() == np.repeat(np.arange(len(prompts)), samples).tolist()

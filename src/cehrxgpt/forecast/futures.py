@@ -151,6 +151,7 @@ def draw_pool(
     batch_rows: int,
     stop_tokens: npt.NDArray[np.bool_] | None,
     first_sample: int = 0,
+    until: Kind | None = None,
     masked_tokens: npt.NDArray[np.bool_] | None = None,
     dates: Dates | None = None,
     watched: npt.NDArray[np.bool_] | None = None,
@@ -158,7 +159,7 @@ def draw_pool(
 ) -> Pool:
     """Draw `samples` futures of every case, each to its horizon (minutes from the prediction time), and decode them.
 
-    Further arguments as in `rollout`. Numbers are the medians of their bins, so that a future is the same whichever others are in the pool.
+    Further arguments as in `rollout` and `Prompt`. Numbers are the medians of their bins: a future is the same whichever others are in the pool.
     """
     prompts = [
         Prompt(
@@ -168,6 +169,7 @@ def draw_pool(
             start_date=case.prompt.start_date,
             prediction_clock_minutes=case.prompt.prediction_clock_minutes,
             horizon_minutes=int(horizon),
+            until=until,
         )
         for case, horizon in zip(cases, horizon_minutes, strict=True)
     ]

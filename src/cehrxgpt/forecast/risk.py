@@ -31,6 +31,7 @@ from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, 
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
+from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
@@ -177,6 +178,13 @@ class _Worker:
                 minutes.append(int(np.ceil(task.follow_days * MINUTES_PER_DAY)))
         return max(minutes)
 
+    def _until(self, names: Sequence[str]) -> Kind | None:
+        """Kind of the token that ends what these tasks ask about, where all of them ask about the stay that is going on."""
+        tasks = [self.tasks[name] for name in names]
+        if not all(task.in_stay for task in tasks):
+            return None
+        return Kind.ICU_END if all(task.about_intensive_care for task in tasks) else Kind.VISIT_END
+
     # -- drawing ------------------------------------------------------------------------------------------------------------------
 
     def _pool(self, group: _Group) -> None:
@@ -234,6 +242,7 @@ class _Worker:
             self.vocabulary,
             cases,
             horizon_minutes=[self._horizon(case, group.names) for case in cases],
+            until=self._until(group.names),
             samples=count,
             first_sample=first_sample,
             seed=self.config.seed,

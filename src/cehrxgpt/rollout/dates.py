@@ -12,6 +12,11 @@ from cehrxgpt.timeline.time import MINUTES_PER_DAY
 Int = npt.NDArray[np.int64]
 
 
+def last_minute(clock_minutes: Int) -> Int:
+    """Of the date on which each clock stands."""
+    return (clock_minutes // MINUTES_PER_DAY + 1) * MINUTES_PER_DAY - 1
+
+
 @dataclass(frozen=True)
 class Dates:
     """From one date to another, of P prompts.

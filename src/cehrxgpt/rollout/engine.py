@@ -323,6 +323,7 @@ class _Engine:
             drawn=np.zeros(count, dtype=np.int64),
             room=room,
             horizon=self.table.horizon_clock[prompt],
+            until=self.table.until[prompt],
             prediction_clock=self.table.prediction_clock[prompt],
             waiting=waiting(state, self.goals.take(prompt)),
             weighted=np.zeros(count, dtype=bool),

@@ -30,6 +30,8 @@ class Prompt:
         prediction_clock_minutes: the prediction time on that clock. Nothing is known to have happened between the last event and
             then, and generation is conditioned on it. None: no conditioning.
         horizon_minutes: how long after the prediction time (or after clock 0) the future ends; None: at death or out of budget.
+        until: the future ends earlier where a token of this kind comes, with the date on which the first one does: `VISIT_END` for no more
+            than the stay in which the prompt ends, `ICU_END` for no more than its time in intensive care. None: it does not.
     """
 
     token_id: npt.NDArray[np.integer]
@@ -39,10 +41,12 @@ class Prompt:
     start_date: int = 0
     prediction_clock_minutes: int | None = None
     horizon_minutes: int | None = None
+    until: Kind | None = None
 
 
 NEVER = int(np.iinfo(np.int64).max)
 NOT_GIVEN = int(np.iinfo(np.int64).min)
+NO_KIND = -1
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class PromptTable:
         phase, clock, age_months: the grammar's state after the last token.
         prediction_clock: int64[P], minutes; NOT_GIVEN = none.
         horizon_clock: int64[P], minutes on the prompt's clock; NEVER = none.
+        until: int16[P], kind of the token with whose date a future ends; NO_KIND = none.
         hourly: bool[P], the prompt ends inside a visit that has hours (else everything goes by days).
         age_minutes: of each prompt's tokens.
     """
@@ -65,6 +70,7 @@ class PromptTable:
     age_months: npt.NDArray[np.int64]
     prediction_clock: npt.NDArray[np.int64]
     horizon_clock: npt.NDArray[np.int64]
+    until: npt.NDArray[np.int16]
     hourly: npt.NDArray[np.bool_]
     age_minutes: list[npt.NDArray[np.int64]]
 
@@ -106,6 +112,7 @@ def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Gra
         age_months=np.concatenate([state.age_months for state in states]),
         prediction_clock=np.array([NOT_GIVEN if p.prediction_clock_minutes is None else p.prediction_clock_minutes for p in prompts], dtype=np.int64),
         horizon_clock=np.array([_horizon_clock(p) for p in prompts], dtype=np.int64),
+        until=np.array([NO_KIND if p.until is None else p.until for p in prompts], dtype=np.int16),
         hourly=_hourly(prompts, vocabulary) | np.isin(settled(np.concatenate([state.phase for state in states])), IN_ICU_PHASES),
         age_minutes=ages,
     )

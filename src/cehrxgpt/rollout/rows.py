@@ -2,7 +2,8 @@
 
 A future ends, in this order of precedence, when
 
-    horizon   the token would move the clock past the horizon: it is dropped. A visit whose hour, the token after its type, lies past
+    horizon   the token would move the clock past the horizon (the end of the date on which the stay ended, where the prompt asks for no more): it
+              is dropped. A visit whose hour, the token after its type, lies past
               the horizon is dropped with it ([VS], type), so that nothing kept decodes to a time past the horizon.
     outcome   a stop token was drawn. A visit's type counts once the next token has said its hour.
     death     a death was drawn ([END], which must follow, is not written).
@@ -19,8 +20,8 @@ import numpy.typing as npt
 
 from cehrxgpt.errors import CehrxgptError
 from cehrxgpt.rollout.constraints import Goal, waiting
-from cehrxgpt.rollout.dates import Dates
-from cehrxgpt.rollout.prompt import NOT_GIVEN
+from cehrxgpt.rollout.dates import Dates, last_minute
+from cehrxgpt.rollout.prompt import NO_KIND, NOT_GIVEN
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.schema import STOP_REASONS
 from cehrxgpt.timeline.grammar import ADMITTED_PHASES, Grammar, Phase, State
@@ -48,6 +49,7 @@ class Rows:
     drawn: Int
     room: Int  # tokens that may still be written when nothing has been
     horizon: Int  # clock
+    until: npt.NDArray[np.int16]  # kind of the token with whose date the future ends; NO_KIND: none, or it has come
     prediction_clock: Int
     waiting: Bool  # before the goal: the next token is conditioned
     weighted: Bool  # the last token was a boundary, whose mass already counted what is kept after it
@@ -131,7 +133,8 @@ class Writer:
         rows.drawn += 1
         rows.log_probability += log_probability
         rows.token[place, rows.count[place]] = token[place]
-        rows.when[place, rows.count[place]] = np.maximum(after.clock_minutes, rows.prediction_clock + (rows.prediction_clock != NOT_GIVEN))[place]
+        told = np.maximum(after.clock_minutes, rows.prediction_clock + (rows.prediction_clock != NOT_GIVEN))
+        rows.when[place, rows.count[place]] = told[place]
         rows.count += kept
         stop = self.stops[token] & kept
         if self.dates is not None:
@@ -150,6 +153,9 @@ class Writer:
         rows.phase = np.select([hour_crossed, kept], [np.int16(Phase.UNIT), after.phase], rows.phase).astype(np.int16)
         rows.clock = np.where(kept, after.clock_minutes, rows.clock)
         rows.age_months = after.age_months
+        last = kept & (kind == rows.until)
+        rows.horizon = np.where(last, np.minimum(rows.horizon, last_minute(told)), rows.horizon)
+        rows.until = np.where(last, np.int16(NO_KIND), rows.until)
         if rows.waiting.any():
             rows.waiting = rows.waiting & waiting(rows.state, self.goals.take(rows.prompt)) & self._no_event_yet(kind, rows)
 

@@ -17,7 +17,7 @@ import torch
 
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import sampler
-from cehrxgpt.rollout.dates import Dates
+from cehrxgpt.rollout.dates import Dates, last_minute
 from cehrxgpt.rollout.engine import rollout
 from cehrxgpt.rollout.prompt import Prompt
 from cehrxgpt.rollout.result import Rollouts
@@ -117,15 +117,24 @@ def _next_prompts(
     times = [prompt.prediction_time for prompt in of]
     names = sampler.keys(seed, drawn.subject_id[rows], times, drawn.sample_id[rows]).view(np.int64)
     following, shift = [], np.zeros(len(rows), dtype=np.int64)
-    for place, (prompt, name) in enumerate(zip(of, names, strict=True)):
+    for place, (row, prompt, name) in enumerate(zip(rows, of, names, strict=True)):
         window = last_window(histories, vocabulary, place, max_tokens)
         shift[place] = (window.start_date - prompt.start_date) * MINUTES_PER_DAY
-        horizon = None
-        if prompt.horizon_minutes is not None:
-            horizon = (prompt.prediction_clock_minutes or 0) + prompt.horizon_minutes - int(shift[place])
+        horizon, until = _end(vocabulary, prompt, drawn, row)
+        horizon = None if horizon is None else horizon - int(shift[place])
         token_id = _later_stay(vocabulary, window.token_id, prompt.token_id, written[place])
-        following.append(Prompt(token_id=token_id, subject_id=int(name), start_date=window.start_date, horizon_minutes=horizon))
+        following.append(Prompt(token_id=token_id, subject_id=int(name), start_date=window.start_date, horizon_minutes=horizon, until=until))
     return following, shift
+
+
+def _end(vocabulary: Vocabulary, prompt: Prompt, drawn: Rollouts, row: int) -> tuple[int | None, Kind | None]:
+    """Clock at which a row's future ends, and kind of the token with whose date it ends if that is earlier; None: not given, or it has come."""
+    horizon = None if prompt.horizon_minutes is None else (prompt.prediction_clock_minutes or 0) + prompt.horizon_minutes
+    last = np.flatnonzero(vocabulary.kind[drawn.tokens_of(row)] == prompt.until) if prompt.until is not None else np.zeros(0, np.int64)
+    if not len(last):
+        return horizon, prompt.until
+    end = int(last_minute(drawn.clock_minutes[drawn.offsets[row] + last[0]]))
+    return end if horizon is None else min(horizon, end), None
 
 
 def _opened(vocabulary: Vocabulary, token_id: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
