@@ -7,7 +7,7 @@ decoder, so that what is found in them is found by the same function as in real 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -161,18 +161,7 @@ def draw_pool(
 
     Further arguments as in `rollout` and `Prompt`. Numbers are the medians of their bins: a future is the same whichever others are in the pool.
     """
-    prompts = [
-        Prompt(
-            token_id=case.prompt.token_id,
-            subject_id=case.prompt.subject_id,
-            prediction_time=case.prompt.prediction_time,
-            start_date=case.prompt.start_date,
-            prediction_clock_minutes=case.prompt.prediction_clock_minutes,
-            horizon_minutes=int(horizon),
-            until=until,
-        )
-        for case, horizon in zip(cases, horizon_minutes, strict=True)
-    ]
+    prompts = [replace(case.prompt, horizon_minutes=int(horizon), until=until) for case, horizon in zip(cases, horizon_minutes, strict=True)]
     rollouts = rollout_through_windows(
         decoder,
         vocabulary,

@@ -43,6 +43,11 @@ class Prompt:
     horizon_minutes: int | None = None
     until: Kind | None = None
 
+    @property
+    def horizon_clock_minutes(self) -> int | None:
+        """The horizon on the prompt's clock; None: there is none."""
+        return None if self.horizon_minutes is None else (self.prediction_clock_minutes or 0) + int(self.horizon_minutes)
+
 
 NEVER = int(np.iinfo(np.int64).max)
 NOT_GIVEN = int(np.iinfo(np.int64).min)
@@ -111,7 +116,7 @@ def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Gra
         clock=np.concatenate([state.clock_minutes for state in states]),
         age_months=np.concatenate([state.age_months for state in states]),
         prediction_clock=np.array([NOT_GIVEN if p.prediction_clock_minutes is None else p.prediction_clock_minutes for p in prompts], dtype=np.int64),
-        horizon_clock=np.array([_horizon_clock(p) for p in prompts], dtype=np.int64),
+        horizon_clock=np.array([NEVER if p.horizon_minutes is None else p.horizon_clock_minutes for p in prompts], dtype=np.int64),
         until=np.array([NO_KIND if p.until is None else p.until for p in prompts], dtype=np.int16),
         hourly=_hourly(prompts, vocabulary) | np.isin(settled(np.concatenate([state.phase for state in states])), IN_ICU_PHASES),
         age_minutes=ages,
@@ -126,10 +131,6 @@ def _check_sentences(table: PromptTable) -> None:
     for prompt, age in zip(table.prompts, table.age_minutes, strict=True):
         if prompt.age_minutes is not None and not np.array_equal(prompt.age_minutes, age):
             raise InputError(f"subject {prompt.subject_id}: age_minutes do not follow from the prompt's tokens; encode with Timeline")
-
-
-def _horizon_clock(prompt: Prompt) -> int:
-    return NEVER if prompt.horizon_minutes is None else (prompt.prediction_clock_minutes or 0) + int(prompt.horizon_minutes)
 
 
 def _hourly(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:

@@ -154,8 +154,9 @@ class Writer:
         rows.clock = np.where(kept, after.clock_minutes, rows.clock)
         rows.age_months = after.age_months
         last = kept & (kind == rows.until)
-        rows.horizon = np.where(last, np.minimum(rows.horizon, last_minute(told)), rows.horizon)
-        rows.until = np.where(last, np.int16(NO_KIND), rows.until)
+        if last.any():
+            rows.horizon = np.where(last, np.minimum(rows.horizon, last_minute(told)), rows.horizon)
+            rows.until = np.where(last, np.int16(NO_KIND), rows.until)
         if rows.waiting.any():
             rows.waiting = rows.waiting & waiting(rows.state, self.goals.take(rows.prompt)) & self._no_event_yet(kind, rows)
 

@@ -129,7 +129,7 @@ def _next_prompts(
 
 def _end(vocabulary: Vocabulary, prompt: Prompt, drawn: Rollouts, row: int) -> tuple[int | None, Kind | None]:
     """Clock at which a row's future ends, and kind of the token with whose date it ends if that is earlier; None: not given, or it has come."""
-    horizon = None if prompt.horizon_minutes is None else (prompt.prediction_clock_minutes or 0) + prompt.horizon_minutes
+    horizon = prompt.horizon_clock_minutes
     last = np.flatnonzero(vocabulary.kind[drawn.tokens_of(row)] == prompt.until) if prompt.until is not None else np.zeros(0, np.int64)
     if not len(last):
         return horizon, prompt.until
