@@ -43,6 +43,8 @@ MORE: dict[str, dict[str, Any]] = {
     "fsdp muon": {"settings": {"parallel": "fsdp", "optimizer": "muon"}},
     "ddp twice": {"settings": {"activation_checkpointing": True}},
     "fsdp twice": {"settings": {"parallel": "fsdp", "activation_checkpointing": True}},
+    "settling": {"settings": {"settle_share": 0.5}},
+    "fsdp settling": {"settings": {"parallel": "fsdp", "settle_share": 0.5}},
     "fsdp": FSDP,
     "whole for one": {"stop_at": 3},
     "pieces with a hole": {**FSDP, "stop_at": 3},
@@ -146,6 +148,13 @@ def assert_what_one_does(store: Path, tmp_path: Path, out: Path, said: list[dict
 def test_so_do_they_with_muon_and_with_blocks_computed_twice(store: Path, tmp_path: Path, more: tuple[Path, Any], job: str) -> None:
     optimizer = "muon" if "muon" in job else "adamw"
     alone(store, tmp_path / "single", optimizer=optimizer)
+    assert_same_training(tmp_path / "single", more[0] / job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["settling", "fsdp settling"])
+def test_so_do_they_while_the_decoder_rests(store: Path, tmp_path: Path, more: tuple[Path, Any], job: str) -> None:
+    alone(store, tmp_path / "single", settle_share=0.5)
     assert_same_training(tmp_path / "single", more[0] / job)
 
 

@@ -45,6 +45,8 @@ class TrainConfig:
         final_share: of the peak, at the end.
         warmup_share: of the planned steps.
         decay_share: of the planned steps, at the end of `wsd`; with the warm-up at most all of them.
+        settle_share: of the whole run, at its end, in which the decoder rests and the heads of the objectives go on alone (see `schedule.py`);
+            the other shares are of what comes before.
         decay: how `wsd` comes down, `1-sqrt` or `linear`.
         weight_decay: on matrices only; norms and other vectors have none.
         beta1, beta2: of AdamW (Muon's momentum is 0.95).
@@ -89,6 +91,7 @@ class TrainConfig:
     warmup_share: float = 0.01
     decay_share: float = 0.2
     decay: Literal["1-sqrt", "linear"] = "1-sqrt"
+    settle_share: float = 0.0
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.95
@@ -137,6 +140,8 @@ class TrainConfig:
         for name in ("final_share", "warmup_share", "decay_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if not 0 <= self.settle_share < 1:
+            raise ValueError(f"settle_share is {self.settle_share}; it must be at least 0 and below 1")
         if self.schedule == "wsd" and not 0 < self.decay_share <= 1 - self.warmup_share + 1e-9:  # 0.8 and 0.2 are 1
             raise ValueError(
                 f"decay_share is {self.decay_share} and warmup_share {self.warmup_share}; the first must be positive and both together at most 1"

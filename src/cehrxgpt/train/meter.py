@@ -60,7 +60,7 @@ class Meter:
         }
 
     def mfu(self, counters: Counters) -> float:
-        """FLOP the model asks for (6 per weight and token, and attention) per second, as a share of the measured rate."""
+        """FLOP the model asks for (6 per weight and token, 2 while the decoder rests, and attention) per second, as a share of the measured rate."""
         attention = 6 * self.shape.layers * self.shape.width * counters.square_lengths
-        flop = 6 * self.shape.matmul_parameters * counters.tokens_seen + attention
+        flop = self.shape.matmul_parameters * (6 * counters.tokens_seen - 4 * counters.settling_tokens) + attention
         return flop / max(counters.training_seconds, 1e-9) / self.matmul_rate

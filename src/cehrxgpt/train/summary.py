@@ -40,7 +40,8 @@ class Counters:
     step: int = 0
     tokens_seen: int = 0
     places: int = 0  # tokens and padding
-    square_lengths: float = 0.0  # sum over segments of length squared: what attention costs
+    settling_tokens: int = 0  # of the tokens, those that were read forwards only, while the decoder rested
+    square_lengths: float = 0.0  # sum over segments of length squared: what attention costs; a third of it where the decoder rested
     seconds: float = 0.0
     training_seconds: float = 0.0  # without evaluation and checkpoints
     skipped: int = 0

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cehrxgpt.errors import MismatchError, TrainingError
+from cehrxgpt.errors import ConfigError, MismatchError, TrainingError
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives import build, prepare
@@ -44,7 +44,7 @@ from cehrxgpt.train.journal import LOG_FILE, Journal, Say, silent
 from cehrxgpt.train.loss import WeightedLoss
 from cehrxgpt.train.meter import Meter
 from cehrxgpt.train.optim import clip_gradient, make_optimizer
-from cehrxgpt.train.schedule import learning_rate
+from cehrxgpt.train.schedule import learning_rate, settles
 from cehrxgpt.train.signals import Interruption
 from cehrxgpt.train.spread import layout_of, load_local, local, spread, whole, without_exchange
 from cehrxgpt.train.summary import Counters, TrainSummary
@@ -67,7 +67,7 @@ class Trainer:
         ranks: the processes that train together; None: as they were launched.
 
     Raises:
-        ConfigError: the device or the precision is not to be had, or the micro-batches cannot be dealt out.
+        ConfigError: the device or the precision is not to be had, the micro-batches cannot be dealt out, or no head is there to settle.
         MismatchError: `start` is of another shape.
     """
 
@@ -102,6 +102,8 @@ class Trainer:
             self.module.decoder.load_state_dict(start.state_dict())
         self.module.to(self.device)
         self.decoder, self.objectives = self.module.decoder, self.module.objectives
+        if config.settle_share and not any(True for _ in self.objectives.parameters()):
+            raise ConfigError(f"settle_share is {config.settle_share:g}, and {', '.join(self.weights)} has no head that could settle: leave it out")
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
         compiled = should_compile(config.compile, self.device)
         prepare_blocks(self.decoder, compiled=compiled, packed=packed, checkpointed=config.activation_checkpointing)
@@ -242,7 +244,10 @@ class Trainer:
     def _step(self) -> dict[str, Any]:
         """One optimiser step; a step that is not finite changes nothing but the counters."""
         start = time.perf_counter()
-        rate = learning_rate(self.course.behind(self.counters), self.config)
+        progress = self.course.behind(self.counters)
+        rate, settling = learning_rate(progress, self.config), settles(progress, self.config)
+        if settling and self.ranks.count == 1:
+            self.decoder.requires_grad_(False)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         numbers = range(self.counters.step * self.config.accumulate, (self.counters.step + 1) * self.config.accumulate)
@@ -251,6 +256,8 @@ class Trainer:
         batches = [batch.to(self.device) for batch in self.ahead(mine, following)]
         counts = self._count_terms(batches)
         parts = self._gradients(mine, batches, counts)
+        if settling:  # several ranks exchange the decoder's gradients all the same: what spreads a module does not forget a part of it
+            self.decoder.zero_grad(set_to_none=True)
         norm = float(clip_gradient(self.parameters.values(), self.config.clip))
         told = iter(self.ranks.sum([*(sum(column) for column in zip(*parts, strict=True)), *self._not_finite(parts), *sizes(batches)]))
         sums = {name: next(told) for name in counts}
@@ -262,7 +269,7 @@ class Trainer:
         else:
             self._skip("gradient" if math.isfinite(loss) else "loss", suspects or list(numbers))
         self.optimizer.zero_grad(set_to_none=True)
-        self._advance(told, time.perf_counter() - start)
+        self._advance(told, time.perf_counter() - start, forwards_only=settling and self.ranks.count == 1)
         if self.counters.step % self.config.log_every == 0:
             self._log_training(rate, norm)
         return {
@@ -320,13 +327,15 @@ class Trainer:
             )
         self.journal.say(f"step {step:,}: the {what} is not finite; skipped, {counters.skipped} of at most {limit} ({LOG_FILE} names the subjects)")
 
-    def _advance(self, totals: Iterator[float], seconds: float) -> None:
+    def _advance(self, totals: Iterator[float], seconds: float, *, forwards_only: bool) -> None:
         counters = self.counters
         counters.step += 1
         counters.training_seconds += seconds
-        counters.tokens_seen += int(next(totals))
-        counters.places += int(next(totals))
-        counters.square_lengths += next(totals)
+        tokens, places, square_lengths = totals
+        counters.tokens_seen += int(tokens)
+        counters.settling_tokens += int(tokens) if forwards_only else 0
+        counters.places += int(places)
+        counters.square_lengths += square_lengths / (3 if forwards_only else 1)
 
     # -- the tuning split ---------------------------------------------------------------------------------------------------------
 
