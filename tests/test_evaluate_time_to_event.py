@@ -28,7 +28,7 @@ def by_pairs(days, end, risk, drawn):
     for i in range(len(days)):
         for j in range(len(days)):
             seen_free = days[j] > days[i] or (days[j] == days[i] and end[j] in (FREE, LOST))
-            gone = end[j] == COMPETING and days[j] <= days[i]
+            gone = (end[j] == COMPETING and days[j] <= days[i]) or (end[j] == FREE and days[j] < days[i])
             if i == j or end[i] != OUTCOME or not (seen_free or gone):
                 continue
             mass = drawn[i] * drawn[j] * weight[i] * (weight[j] if gone else weight[i])
@@ -38,7 +38,7 @@ def by_pairs(days, end, risk, drawn):
 
 
 ROWS = st.lists(
-    st.tuples(st.integers(1, 6), st.sampled_from([OUTCOME, COMPETING, LOST]), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=25
+    st.tuples(st.integers(1, 6), st.sampled_from([OUTCOME, COMPETING, LOST, FREE]), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=25
 )
 
 
@@ -61,6 +61,14 @@ def test_concordance_by_hand():
     assert concordance(days, end, [1, 1, 1, 1])[0] == 0.5
     assert np.isnan(concordance([5, 5], [FREE, FREE], [0.1, 0.2])[0])
     assert np.isnan(concordance([], [], [])[0])
+
+
+def test_of_the_length_of_stays_it_is_the_auroc():
+    """A window closes with each discharge: who went home on the second day is compared with who was still there on the fourth."""
+    rng = np.random.default_rng(1)
+    days, risk = rng.exponential(3.0, 300), rng.integers(0, 20, 300)
+    found = concordance(np.minimum(days, 4.0), np.where(days >= 4.0, OUTCOME, FREE), risk)
+    assert found == pytest.approx(auroc(days >= 4.0, risk))
 
 
 def test_of_outcomes_at_one_time_it_is_the_auroc():

@@ -104,6 +104,23 @@ def test_the_joined_future_is_one_sentence(tail: tuple[str, ...]) -> None:
     assert np.array_equal(repeated.token_id, drawn.token_id)
 
 
+@pytest.mark.parametrize("until", [None, Kind.VISIT_END])
+def test_what_is_written_in_a_later_window_lies_after_the_prediction_time_too(until: Kind | None) -> None:
+    """The context fills up within the hour of the prediction, half past nine; what comes then, ends of stays among it, comes after that."""
+    words = vocabulary()
+    table = {BENIGN: {BENIGN: 0.95, "discharge/8536": 0.04, "i-D1": 0.01}, "i-D1": {BENIGN: 1.0}, "discharge/8536": {"[VE]": 1.0}}
+    table |= {"[VE]": {"D0": 0.2, "D30": 0.8}, "D0": {"MEDS_DEATH": 1.0}, "D30": {BENIGN: 1.0}}
+    asked = replace(prompt(words, "[VS]", "Visit/9201", "i-H9", BENIGN, horizon_days=30), prediction_clock_minutes=570, until=until)
+    drawn = rollout_through_windows(markov(table, context=40).decoder, words, [asked], birth_date=[0], samples=200, seed=1, max_new_tokens=2000)
+    assert drawn.clock_minutes.min() == 571
+    assert drawn.end_clock_minutes.min() == 571
+    row = np.repeat(np.arange(len(drawn)), drawn.tokens)
+    place = np.arange(len(row)) - drawn.offsets[row]
+    late = (place > 40) & (drawn.clock_minutes == 571)
+    assert late.any()
+    assert (late & (words.kind[drawn.token_id] == Kind.VISIT_END)).any()
+
+
 @pytest.mark.parametrize("written", [2, 3, 4, 100])
 @pytest.mark.parametrize(("hour", "kept"), [(21, ["D10"]), (9, ["D10", "[VS]", "Visit/9201", "i-H9", "discharge/8536", "[VE]"])])
 def test_a_visit_past_the_horizon_is_dropped_wherever_the_window_ends(written: int, hour: int, kept: list[str]) -> None:

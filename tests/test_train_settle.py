@@ -59,6 +59,24 @@ def test_the_decoder_rests_and_the_heads_go_on(store: Path, tmp_path: Path, opti
     assert 0 < trainer.counters.settling_tokens < trainer.counters.tokens_seen
 
 
+def test_the_best_weights_settle_and_patience_waits(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tuning loss is made to rise after the third step: its weights are those whose heads go on, to the last step."""
+    original = trainer_module.Trainer._judge
+
+    def judge(self: trainer_module.Trainer, loss: float) -> None:
+        original(self, loss if self.counters.step <= 3 else loss + self.counters.step)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_judge", judge)
+    trainer = trainer_module.Trainer(trainer_module.TokenStore(store), replace(SETTLING, evaluate_every=1, patience=5), tmp_path / "t", "key")
+    seen = []
+    trainer.progress = lambda *_: seen.append(trainer.decoder.embedding.weight.detach().clone())
+    summary = trainer.run()
+    assert (summary.stop_reason, summary.steps, trainer.counters.settling_from) == ("steps", 10, 6)
+    assert not torch.equal(seen[2], seen[5])
+    assert all(torch.equal(seen[2], later) for later in seen[6:])
+    assert all(parameter.requires_grad for parameter in trainer.decoder.parameters())
+
+
 def test_what_comes_before_is_a_shorter_run(store: Path, tmp_path: Path) -> None:
     everything = replace(SETTLING, evaluate_every=100)  # the last look alone, and so the last weights
     pretrain(store, tmp_path / "settled", everything)

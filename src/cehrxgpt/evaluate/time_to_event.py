@@ -2,7 +2,8 @@
 
 Each row has the time at which something was known of it and how it ended: with the outcome, with an event that competes (death: the
 outcome cannot come any more), free of both at the end of its window, or lost before. Rows that are lost are stood for by others like
-them: everything is weighted by the inverse of the Kaplan-Meier chance G of being still observed.
+them: everything is weighted by the inverse of the Kaplan-Meier chance G of being still observed. Where windows differ in length, as those of
+stays do, one that has closed is like a competing event: the outcome cannot come any more.
 
 - `concordance` is Uno's C (Uno et al. 2011, Statistics in Medicine 30:1105) with competing risks as in Wolbers et al. 2014
   (Biostatistics 15:526): of a subject with the outcome at t and one who is free of it then, or who has died without it before, how
@@ -25,6 +26,7 @@ from cehrxgpt.evaluate.discrimination import Array, as_weights
 Int = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+_BREATH = 1e-6  # relative: float32 labels of one window differ by as much
 OUTCOME, COMPETING, FREE, LOST = range(4)
 """How a row ends: FREE at its window's close, LOST from sight before; no other value."""
 
@@ -41,7 +43,7 @@ class FollowUp:
 
     Attributes:
         days: float64[n], from the prediction time to the outcome, the competing event, the window's close or the loss.
-        end: int64[n], OUTCOME, COMPETING, FREE or LOST.
+        end: int64[n], OUTCOME, COMPETING, FREE or LOST; COMPETING too where a window closed before the longest time of all.
         weight: float64[n], 1 / G(days-), at most LARGEST_WEIGHT; 1 where nobody is lost.
         survival: G(t-) as a function float[m] -> float64[m].
     """
@@ -55,6 +57,7 @@ class FollowUp:
     def of(cls, days: npt.ArrayLike, end: npt.ArrayLike, *, weighted: bool = True) -> FollowUp:
         """Estimate G on these rows; `weighted=False` takes G as 1."""
         time, how = np.asarray(days, dtype=np.float64), np.asarray(end, dtype=np.int64)
+        how = np.where((how == FREE) & (time < time.max(initial=0) * (1 - _BREATH)), COMPETING, how)
         lost = how == LOST if weighted else np.zeros(time.size, dtype=bool)
         before = censoring_survival(time, lost)
         return cls(time, how, _inverse(before(time)), before)
@@ -169,7 +172,7 @@ class IntegratedBrier:
         at = np.asarray(grid, dtype=np.float64)
         happened = (follow.days[:, None] <= at) & np.isin(follow.end, (OUTCOME, COMPETING))[:, None]
         # Seen free at the very end counts, as for G(t-); the ends of float32 labels lie a breath beside their window's close.
-        free = ~happened & (follow.days[:, None] >= at * (1 - 1e-6))
+        free = ~happened & (follow.days[:, None] >= at * (1 - _BREATH))
         self._mass = np.where(happened, follow.weight[:, None], np.where(free, _inverse(follow.survival(at))[None, :], 0.0))
         truth = happened & (follow.end == OUTCOME)[:, None]
         self._error = self._mass * (truth - np.asarray(incidence, dtype=np.float64)) ** 2

@@ -324,7 +324,7 @@ class _Engine:
             room=room,
             horizon=self.table.horizon_clock[prompt],
             until=self.table.until[prompt],
-            prediction_clock=self.table.prediction_clock[prompt],
+            earliest=self.table.earliest[prompt],
             waiting=waiting(state, self.goals.take(prompt)),
             weighted=np.zeros(count, dtype=bool),
             unconfirmed=np.zeros(count, dtype=bool),

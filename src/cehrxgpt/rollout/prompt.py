@@ -32,6 +32,8 @@ class Prompt:
         horizon_minutes: how long after the prediction time (or after clock 0) the future ends; None: at death or out of budget.
         until: the future ends earlier where a token of this kind comes, with the date on which the first one does: `VISIT_END` for no more
             than the stay in which the prompt ends, `ICU_END` for no more than its time in intensive care. None: it does not.
+        earliest_minutes: nothing that is written lies before this clock, though the slot that the prompt ends in may have begun earlier; None:
+            the first minute after the prediction time, where there is one. It conditions nothing: for a future that goes on (`windows`).
     """
 
     token_id: npt.NDArray[np.integer]
@@ -42,11 +44,19 @@ class Prompt:
     prediction_clock_minutes: int | None = None
     horizon_minutes: int | None = None
     until: Kind | None = None
+    earliest_minutes: int | None = None
 
     @property
     def horizon_clock_minutes(self) -> int | None:
         """The horizon on the prompt's clock; None: there is none."""
         return None if self.horizon_minutes is None else (self.prediction_clock_minutes or 0) + int(self.horizon_minutes)
+
+    @property
+    def earliest_clock_minutes(self) -> int | None:
+        """The first clock on which something that is written may lie; None: any."""
+        if self.earliest_minutes is not None or self.prediction_clock_minutes is None:
+            return self.earliest_minutes
+        return self.prediction_clock_minutes + 1
 
 
 NEVER = int(np.iinfo(np.int64).max)
@@ -63,6 +73,7 @@ class PromptTable:
         phase, clock, age_months: the grammar's state after the last token.
         prediction_clock: int64[P], minutes; NOT_GIVEN = none.
         horizon_clock: int64[P], minutes on the prompt's clock; NEVER = none.
+        earliest: int64[P], minutes, before which nothing that is written lies; 0 = no bound.
         until: int16[P], kind of the token with whose date a future ends; NO_KIND = none.
         hourly: bool[P], the prompt ends inside a visit that has hours (else everything goes by days).
         age_minutes: of each prompt's tokens.
@@ -75,6 +86,7 @@ class PromptTable:
     age_months: npt.NDArray[np.int64]
     prediction_clock: npt.NDArray[np.int64]
     horizon_clock: npt.NDArray[np.int64]
+    earliest: npt.NDArray[np.int64]
     until: npt.NDArray[np.int16]
     hourly: npt.NDArray[np.bool_]
     age_minutes: list[npt.NDArray[np.int64]]
@@ -117,6 +129,7 @@ def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Gra
         age_months=np.concatenate([state.age_months for state in states]),
         prediction_clock=np.array([NOT_GIVEN if p.prediction_clock_minutes is None else p.prediction_clock_minutes for p in prompts], dtype=np.int64),
         horizon_clock=np.array([NEVER if p.horizon_minutes is None else p.horizon_clock_minutes for p in prompts], dtype=np.int64),
+        earliest=np.array([p.earliest_clock_minutes or 0 for p in prompts], dtype=np.int64),
         until=np.array([NO_KIND if p.until is None else p.until for p in prompts], dtype=np.int16),
         hourly=_hourly(prompts, vocabulary) | np.isin(settled(np.concatenate([state.phase for state in states])), IN_ICU_PHASES),
         age_minutes=ages,

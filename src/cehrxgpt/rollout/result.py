@@ -23,7 +23,8 @@ class Rollouts:
             the prediction time, since whatever is generated came after it.
         offsets: int64[N + 1].
         stop_reason: str[N], one of `STOP_REASONS`: end ([END]), death, outcome (a stop token), horizon, budget (new tokens or context).
-        end_clock_minutes: int64[N], how far the future is known: the horizon where it was reached, else the last token's clock.
+        end_clock_minutes: int64[N], how far the future is known: the horizon where it was reached, else the clock of the last token, or
+            the prediction time where there is none.
         log_probability: float64[N], natural log, of all tokens drawn, under the distribution they were drawn from (allowed by the
             grammar, conditioned on the gap); the token that crossed the horizon is among them.
         removed_mass: float64[N], sum over the drawn tokens of the probability the grammar took away; divide by `drawn`.

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cehrxgpt.errors import CehrxgptError
 from cehrxgpt.rollout.constraints import Goal, waiting
 from cehrxgpt.rollout.dates import Dates, last_minute
-from cehrxgpt.rollout.prompt import NO_KIND, NOT_GIVEN
+from cehrxgpt.rollout.prompt import NO_KIND
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.schema import STOP_REASONS
 from cehrxgpt.timeline.grammar import ADMITTED_PHASES, Grammar, Phase, State
@@ -50,7 +50,7 @@ class Rows:
     room: Int  # tokens that may still be written when nothing has been
     horizon: Int  # clock
     until: npt.NDArray[np.int16]  # kind of the token with whose date the future ends; NO_KIND: none, or it has come
-    prediction_clock: Int
+    earliest: Int  # clock before which nothing lies that is written
     waiting: Bool  # before the goal: the next token is conditioned
     weighted: Bool  # the last token was a boundary, whose mass already counted what is kept after it
     unconfirmed: Bool  # a stop token was a visit's type, its hour is still to come
@@ -133,7 +133,7 @@ class Writer:
         rows.drawn += 1
         rows.log_probability += log_probability
         rows.token[place, rows.count[place]] = token[place]
-        told = np.maximum(after.clock_minutes, rows.prediction_clock + (rows.prediction_clock != NOT_GIVEN))
+        told = np.maximum(after.clock_minutes, rows.earliest)
         rows.when[place, rows.count[place]] = told[place]
         rows.count += kept
         stop = self.stops[token] & kept
@@ -192,6 +192,7 @@ def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt
     watched = drawn if finished[0].chance.shape[2] else np.zeros_like(drawn)
     age_minutes = State(column("phase"), column("clock"), column("age_months")).age_minutes
     reached = column("reason") == HORIZON
+    known = np.maximum(column("clock"), column("earliest") - (count == 0))  # with nothing written, up to the prediction time
     prompt = column("prompt")[order]
     return Rollouts(
         prompt_index=prompt,
@@ -201,7 +202,7 @@ def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt
         clock_minutes=ragged("when", count),
         offsets=offsets,
         stop_reason=np.array(STOP_REASONS)[column("reason")[order]],
-        end_clock_minutes=np.where(reached, column("horizon"), np.maximum(column("clock"), column("prediction_clock")))[order],
+        end_clock_minutes=np.where(reached, column("horizon"), known)[order],
         log_probability=column("log_probability")[order],
         removed_mass=column("removed_mass")[order],
         drawn=drawn[order].astype(np.int32),

@@ -121,9 +121,18 @@ def _next_prompts(
         window = last_window(histories, vocabulary, place, max_tokens)
         shift[place] = (window.start_date - prompt.start_date) * MINUTES_PER_DAY
         horizon, until = _end(vocabulary, prompt, drawn, row)
-        horizon = None if horizon is None else horizon - int(shift[place])
+        earliest, later = prompt.earliest_clock_minutes, int(shift[place])
         token_id = _later_stay(vocabulary, window.token_id, prompt.token_id, written[place])
-        following.append(Prompt(token_id=token_id, subject_id=int(name), start_date=window.start_date, horizon_minutes=horizon, until=until))
+        following.append(
+            Prompt(
+                token_id=token_id,
+                subject_id=int(name),
+                start_date=window.start_date,
+                horizon_minutes=None if horizon is None else horizon - later,
+                until=until,
+                earliest_minutes=None if earliest is None else max(earliest - later, 0),
+            )
+        )
     return following, shift
 
 
@@ -241,6 +250,8 @@ def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:
         columns[name][rows] = getattr(more, name)
     for name in ("end_clock_minutes", "state_clock_minutes"):
         columns[name][rows] = getattr(more, name) + shift
+    # A window in which nothing was written, or that begins on a later date than the prediction time, knows no less than those before it.
+    columns["end_clock_minutes"] = np.maximum(columns["end_clock_minutes"], drawn.end_clock_minutes)
     columns["stop_reason"][rows] = more.stop_reason
     columns["token_id"] = behind(drawn.token_id, drawn.tokens, more.token_id, more.tokens)
     columns["clock_minutes"] = behind(drawn.clock_minutes, drawn.tokens, more.clock_minutes + by_token, more.tokens)

@@ -28,7 +28,7 @@ class Course:
 
     def reason_to_stop(self, counters: Counters) -> str | None:
         """As in `TrainSummary.stop_reason`; None: go on."""
-        if self.config.patience and counters.stale >= self.config.patience:
+        if self.config.patience and counters.stale >= self.config.patience and counters.settling_from is None:
             return "early_stopping"
         if counters.step >= self.total_steps:
             return "steps"

@@ -40,6 +40,7 @@ class Counters:
     step: int = 0
     tokens_seen: int = 0
     places: int = 0  # tokens and padding
+    settling_from: int | None = None  # the step after which the decoder rests; None: it does not yet
     settling_tokens: int = 0  # of the tokens, those that were read forwards only, while the decoder rested
     square_lengths: float = 0.0  # sum over segments of length squared: what attention costs; a third of it where the decoder rested
     seconds: float = 0.0

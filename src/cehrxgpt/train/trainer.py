@@ -102,7 +102,7 @@ class Trainer:
             self.module.decoder.load_state_dict(start.state_dict())
         self.module.to(self.device)
         self.decoder, self.objectives = self.module.decoder, self.module.objectives
-        if config.settle_share and not any(True for _ in self.objectives.parameters()):
+        if config.settle_share and not list(self.objectives.parameters()):
             raise ConfigError(f"settle_share is {config.settle_share:g}, and {', '.join(self.weights)} has no head that could settle: leave it out")
         packed = config.packing == "packed" or (config.packing == "auto" and self.device.type != "cpu")
         compiled = should_compile(config.compile, self.device)
@@ -158,6 +158,7 @@ class Trainer:
             self.meter.matmul_rate = self.ranks.sum([matmul_rate(self.device, self.dtype)])[0]
             self._began = time.perf_counter() - self.counters.seconds
             reason = self._loop(interruption)
+            self.decoder.requires_grad_(True)  # it has rested
             self._check_learnt()
             self._conclude(interruption)
         if self.best is not None:
@@ -218,6 +219,8 @@ class Trainer:
         saved_at = self.counters.seconds
         reason = self.course.reason_to_stop(self.counters)
         while reason is None:
+            if self.counters.settling_from is None and settles(self.course.behind(self.counters), self.config):
+                self._begin_to_settle()
             facts = self._step()
             if self.counters.step % self.evaluate_every == 0:
                 self._evaluate()
@@ -233,6 +236,14 @@ class Trainer:
                 self.progress(self.counters.step, self.course.expected_steps(self.counters), _say(facts))
         return reason
 
+    def _begin_to_settle(self) -> None:
+        """From here on the decoder rests, with the best weights so far."""
+        if self.counters.step % self.evaluate_every:
+            self._evaluate()
+        if self.best is not None:
+            load_local(self.module, self.best)
+        self.counters.settling_from = self.counters.step
+
     def _agree(self, interruption: Interruption) -> bool:
         """Whether any rank was told to stop; the first one's clock counts for all."""
         seconds = time.perf_counter() - self._began if self.ranks.first else 0.0
@@ -244,8 +255,8 @@ class Trainer:
     def _step(self) -> dict[str, Any]:
         """One optimiser step; a step that is not finite changes nothing but the counters."""
         start = time.perf_counter()
-        progress = self.course.behind(self.counters)
-        rate, settling = learning_rate(progress, self.config), settles(progress, self.config)
+        rate = learning_rate(self.course.behind(self.counters), self.config)
+        settling = self.counters.settling_from is not None
         if settling and self.ranks.count == 1:
             self.decoder.requires_grad_(False)
         for group in self.optimizer.param_groups:
