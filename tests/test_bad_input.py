@@ -74,6 +74,19 @@ CASES = {
         ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--split", "tset", "--out", "{here}/out"],
         "held_out",
     ),
+    "hazards of a model without": (
+        ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--estimator=time_to_event", "--out={here}/out"],
+        "was trained without the objective time_to_event",
+    ),
+    "a task of one's own without its file": (
+        ["forecast", "{made}/model", "{made}/events", "--labels", "{here}/own.parquet", "--out", "{here}/out"],
+        "of the task mine, which is not in the library; give its file as well: --task",
+    ),
+    "a table in another format": (
+        ["forecast", "{made}/model", "{made}/events", "--labels", "{made}/labels.parquet", "--out", "{here}/out.csv"],
+        "out.csv: tables are written as Parquet",
+    ),
+    "true risks without re-simulations": (["run", "{here}/truth.yaml", "--out", "{here}/out"], "truth_samples is 0"),
     "nothing to inspect": (["inspect", "{here}/nowhere"], "nowhere"),
     "no run": (["report", "{here}/empty"], "empty"),
     "a page that is none": (["report", "{here}/empty", "--out", "{here}/empty/run.json", "--force"], ".html"),
@@ -97,7 +110,9 @@ def prepare(here: Path, made: Path) -> None:
     (here / "bad_events" / "data" / "train" / "0.parquet").write_bytes(b"PAR1 and then nothing")
     (here / "recipe.yaml").write_text("learning_rat: 0.1\n")
     (here / "run.yaml").write_text("simulat: {patients: 10}\ntasks: [t2dm_hf_1y]\n")
+    (here / "truth.yaml").write_text("simulate: {patients: 10}\ntasks: [t2dm_hf_1y]\ntruth_samples: 0\n")
     labels = pl.read_parquet(made / "labels.parquet")
+    labels.with_columns(pl.lit("mine").alias("task")).write_parquet(here / "own.parquet")
     labels.head(3).with_columns(pl.lit(999_999, dtype=pl.Int64).alias("subject_id")).write_parquet(here / "strangers.parquet")
     labels.select("task").write_parquet(here / "other.parquet")
 
@@ -113,6 +128,16 @@ def test_bad_input(case: str, artefacts: Path, tmp_path: Path, monkeypatch: pyte
     assert len(message) == 1, errors
     assert expected in message[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_forecast_says_what_is_wrong_with_all_of_it(artefacts: Path, tmp_path: Path) -> None:
+    """A model of two steps does not know the grammar; and labels may hold nothing."""
+    made, labels = (artefacts / "model", artefacts / "events"), artefacts / "labels.parquet"
+    found = stages.forecast(*made, [labels], tmp_path / "risk.parquet", {"samples": 2, "max_new_tokens": 32}, max_rows=3)
+    assert [note for note in found["notes"] if "it is hardly trained" in note]
+    pl.read_parquet(labels).clear().write_parquet(tmp_path / "none.parquet")
+    found = stages.forecast(*made, [tmp_path / "none.parquet"], tmp_path / "nothing.parquet", {"samples": 2})
+    assert found["notes"] == ["there is nothing to forecast: the labels have no row that was asked for"]
 
 
 def test_an_output_is_never_replaced_silently(

@@ -65,10 +65,28 @@ def test_references_are_fitted_on_other_people(old_and_young) -> None:
 def test_without_events_the_constant_alone(old_and_young) -> None:
     _, labels, judged, old = old_and_young
     found, notes = references(judged, labels, dataset=None, tuning=None)
-    assert notes == ["t: constant fitted on 99 of the very rows that are judged"]
+    told = "t: constant fitted on 99 of the very rows that are judged"
+    assert notes == [f"{told}; with --events, whose splits tell who is of the training data, it is fitted on others"]
+    assert references(judged, labels.filter(pl.col("subject_id").is_between(200, 298)), dataset=None, tuning=None)[1] == [told]  # there are no others
     assert found["predicted_boolean_probability"].unique().to_list() == [pytest.approx(old[200:299].mean())]
     tuning = predictions_frame(labels.filter(pl.col("subject_id") < 50), [0.5] * 50)
     found, notes = references(judged, labels, dataset=None, tuning=tuning)
     assert notes == ["t: constant fitted on 49 rows of the tuning predictions"]
     assert found["predicted_boolean_probability"].unique().to_list() == [pytest.approx(np.delete(old[:50], 7).mean())]
     assert found["prediction_time"].unique().to_list() == [T0]
+
+
+def test_the_constant_of_the_judged_rows_is_their_weighted_share() -> None:
+    """Half of them are lost within the year: what is seen has too many positives, for the constant as for every metric."""
+    rng = np.random.default_rng(2)
+    event, lost = rng.exponential(600, 400), rng.exponential(400, 400)
+    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
+    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
+    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
+    labels = labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+    found, _ = references(predictions_frame(labels, [0.5] * 400), labels, dataset=None, tuning=None)
+    metrics = dict(evaluate_predictions(found, labels, replicates=0).select("metric", "value").rows())
+    assert metrics["mean_predicted"] == pytest.approx(metrics["prevalence"])
+    assert metrics["prevalence"] < labels["boolean_value"].mean()
+    assert metrics["ece"] == pytest.approx(0, abs=1e-9)
+    assert metrics["calibration_intercept"] == pytest.approx(0, abs=1e-6)

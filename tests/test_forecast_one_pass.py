@@ -201,6 +201,11 @@ def test_an_outcome_of_several_events(model: Loaded) -> None:
     row = found.predictions.row(0, named=True)
     assert found.summary["outcomes"]["toy"] == {"events": ["above"], "covered": 1.0, "competing": DEATH}
     assert row["lower_bound"] == row["predicted_boolean_probability"] == row["upper_bound"] == pytest.approx(constant(0.0025, 0.0005, 365), rel=1e-6)
+    # Tasks of one outcome share an event, which bears the name of the first; told is the one that was asked about.
+    shared = one_pass(
+        model, history(1), at(2), [both], head=head({"outcome:other": [0.0025], DEATH: [0.0005]}, **{"outcome:other": tokens(BENIGN, OUTCOME)})
+    )
+    assert shared.summary["outcomes"]["toy"]["events"] == ["outcome:toy, the same tokens as outcome:other"]
     inside = asked_events(model, head(rates), [both])
     assert inside == [0, 1, 2]
 

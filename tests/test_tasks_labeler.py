@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt import schema as s
-from cehrxgpt.tasks import Criterion, Index, Outcome, Task, label
+from cehrxgpt.tasks import Criterion, DataFacts, Index, Outcome, Task, label
+from cehrxgpt.tasks.definition import ConceptSet
 from oracle_labels import slow_labels
 from task_samples import BYSTANDER, SETS, START, day_end, people, row, simple, table, tasks
 
@@ -118,6 +119,21 @@ def test_absent_concepts_yield_no_rows_and_a_reason():
     assert "MEDS_DEATH" in dead.note
     stays = label(table([row(1, "condition/1", START)]), simple(outcome=Outcome(visit=("inpatient",)), concept_sets={"a": SETS["a"]}))
     assert "no visit of class inpatient" in stays.note
+
+
+def test_codes_that_are_not_there_beside_others_that_are():
+    """Of a set of one's own each absent code is told, with its descendants by the ontology; of the library's sets none."""
+    events = table([row(1, "condition/1", START), row(1, "condition/22", START + timedelta(days=3)), row(1, s.OBSERVATION_END, START)])
+    sets = {"a": ConceptSet(condition=(1, 77)), "b": ConceptSet(condition=(2, 88), codes=("condition/22",))}
+    found = label(events, simple(concept_sets=sets))
+    told = "1 of the 2 codes of 'a' are not in the data (condition/77); 2 of the 3 codes of 'b' are not in the data (condition/2, condition/88)"
+    assert found.attrition[0]["note"] == told
+    facts = DataFacts.of([events])
+    ontology = pl.DataFrame({"code": ["condition/22"], "parent_codes": [["condition/2"]]})
+    assert facts.partly_absent(simple(concept_sets=sets), ontology) == told.replace("2 of the 3", "1 of the 3").replace("condition/2, ", "").split(
+        "; "
+    )
+    assert label(events, replace(simple(concept_sets=sets), name="t2dm_hf_1y")).attrition[0]["note"] == ""
 
 
 def test_attrition_accounts_for_every_row():

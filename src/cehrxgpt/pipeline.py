@@ -79,6 +79,8 @@ class Recipe:
             raise ValueError("give exactly one of 'simulate' and 'source'")
         if self.source is not None and has_password(self.source):
             raise ValueError("'source' has a password in it, which a run's manifests would keep; leave it to PGPASSWORD or ~/.pgpass")
+        if self.simulate is not None and self.truth_samples < 2:
+            raise ValueError(f"truth_samples is {self.truth_samples}; the true risks of a simulated run need at least 2 re-simulations a row (2000)")
         if not self.tasks:
             raise ValueError("'tasks' is empty; name at least one (cehrxgpt tasks lists them)")
 

@@ -63,8 +63,7 @@ def forecast(
         "samples": 50 if samples is None else samples,
         "target_std_error": target_std_error,
         "seed": seed,
-        "max_new_tokens": 256 if max_tokens is None else max_tokens,
-    }
+    } | ({} if max_tokens is None else {"max_new_tokens": max_tokens})
     with console.progress("forecast") as progress:
         figures = stages.forecast(
             model,
@@ -82,7 +81,7 @@ def forecast(
             force=force,
             progress=progress,
         )
-    if (removed := figures.get("removed_by_grammar")) is not None:
+    if figures.get("futures") and (removed := figures.get("removed_by_grammar")) is not None:
         console.say(f"probability that the grammar removed: {removed['per_token']:.3%} a token, {removed['worst_future']:.3%} in the worst future")
     console.notes(figures["notes"])
     console.result(figures)

@@ -43,7 +43,8 @@ def evaluate_predictions(
 
     console = prepare(None, quiet=quiet, json_only=json_only)
     figures = stages.evaluate_predictions(risk, labels, out, events=events, tasks=task or (), recalibrate=recalibrate, seed=seed, force=force)
-    console.table("Metrics", ["metric", "value", "95% interval"], figures.pop("rows"))
+    for title, columns, rows in figures.pop("tables"):
+        console.table(title, columns, rows)
     levels = figures.pop("subgroups")
     if levels:
         console.table("By subgroup", ["method", "group", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"], levels)

@@ -163,7 +163,7 @@ def one_pass(
         "predicted": predictions["note"].null_count(),
         "refused": refusals(predictions),
         "prediction_times": len(questions.asked),
-        "outcomes": {name: _described(covers[name], head) for name in questions.tasks if name not in reasons},
+        "outcomes": {name: _described(name, covers[name], head) for name in questions.tasks if name not in reasons},
     }
     return OnePass(predictions, pl.concat([pl.DataFrame(schema=CURVE_TYPES), *found.curves]), summary)
 
@@ -196,12 +196,16 @@ def _used(cover: Cover) -> tuple[int, ...]:
     return cover.inside if cover.death is None else (*cover.inside, cover.death)
 
 
-def _described(cover: Cover | None, head: TimeToEvent | None) -> dict[str, Any]:
+def _described(task: str, cover: Cover | None, head: TimeToEvent | None) -> dict[str, Any]:
     assert cover is not None
     assert head is not None
     names = list(head.tasks)
+    events = [names[index] for index in cover.inside]
+    # Tasks whose outcome is the same set of tokens share an event, which bears the name of the first.
+    if len(events) == 1 and cover.share == 1 and events[0].startswith("outcome:") and events[0] != f"outcome:{task}":
+        events = [f"outcome:{task}, the same tokens as {events[0]}"]
     return {
-        "events": [names[index] for index in cover.inside],
+        "events": events,
         "covered": round(cover.share, 4),
         "competing": None if cover.death is None else names[cover.death],
     }

@@ -10,7 +10,17 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import from_dict
 from cehrxgpt.console import Progress
-from cehrxgpt.stages.tables import Settings, check_subjects, label_files, metric_rows, read_labels, read_table, silent, write_table
+from cehrxgpt.stages.tables import (
+    Settings,
+    check_subjects,
+    label_files,
+    metric_rows,
+    read_labels,
+    read_table,
+    refuse_other_format,
+    silent,
+    write_table,
+)
 
 if TYPE_CHECKING:
     pass
@@ -27,6 +37,7 @@ def embed(
     from cehrxgpt.features.embed import embed as run
     from cehrxgpt.model.hub import load_model
 
+    refuse_other_format(out)
     refuse_existing(out, force=force, inputs=[model, events, *labels])
     config = from_dict(EmbedConfig, dict(settings), where="embed")
     dataset = EventDataset(events)

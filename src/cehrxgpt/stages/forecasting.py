@@ -13,10 +13,10 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
-from cehrxgpt.errors import ConfigError, InputError
+from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.manifest import content_fingerprint, versions
 from cehrxgpt.stages.judging import curves_beside
-from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, silent, write_table
+from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, refuse_other_format, silent, write_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cehrxgpt.forecast import Forecast, Journal
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
+_MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
 
@@ -105,9 +106,9 @@ def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
     """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's.
 
     Raises:
-        InputError: the outcome is that of a cohort table, which futures do not have.
+        InputError: the outcome is that of a cohort table, which futures do not have, or the task is neither given nor of the library.
     """
-    from cehrxgpt.tasks import load_task
+    from cehrxgpt.tasks import library_tasks, load_task
     from cehrxgpt.tasks.cohorts import is_cohort_outcome
 
     given = {load_task(task).name: task for task in tasks}
@@ -117,7 +118,10 @@ def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
             f"the outcome of {hidden[0]} is entering a cohort, which no simulated future holds: forecast a task whose outcome is in the events"
             f" (label EVENTS --cohort TABLE --task NAME) and judge it by these labels (evaluate predictions RISK --labels LABELS --task NAME)"
         )
-    return [given.get(name, name) for name in rows["task"].unique(maintain_order=True).to_list()]
+    asked = rows["task"].unique(maintain_order=True).to_list()
+    if strangers := [name for name in asked if name not in given and name not in library_tasks()]:
+        raise InputError(f"the labels are of the task {strangers[0]}, which is not in the library; give its file as well: --task FILE.yaml")
+    return [given.get(name, name) for name in asked]
 
 
 def _forecast(
@@ -188,12 +192,20 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     guessed = (
         [f"no future was finished within max_new_tokens in {none:,} of {summary['rows']:,} rows; a larger --max-tokens would help"] if none else []
     )
-    return [*instead, *unmet, *guessed, *_unanswered(summary), *left]
+    removed = (summary["removed_by_grammar"] or {"per_token": 0.0})["per_token"]
+    untaught = (
+        [f"the model gave {removed:.0%} of its probability to tokens that cannot follow: it is hardly trained, and these risks say little"]
+        if removed > _MUCH_REMOVED
+        else []
+    )
+    return [*instead, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
 
 
 def _unanswered(summary: Mapping[str, Any]) -> list[str]:
     """A line where no row at all has a forecast: why not."""
-    if summary["predicted"] or not summary["rows"]:
+    if not summary["rows"]:
+        return ["there is nothing to forecast: the labels have no row that was asked for"]
+    if summary["predicted"]:
         return []
     return [f"no row has a forecast: {'; '.join(f'{why} ({count:,})' for why, count in summary['refused'].items())}"]
 
@@ -224,8 +236,10 @@ def forecast(
     trained on.
     """
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.objectives.heads import trained_with
 
     inputs = [model, events, *labels]
+    refuse_other_format(out)
     refuse_existing(out, force=force, inputs=inputs)
     refuse_existing(curves_beside(out), force=force, inputs=inputs)  # without `curves`, too: those of a former forecast would be taken for this one's
     if trajectories is not None:
@@ -240,6 +254,11 @@ def forecast(
         asked_in_vain = [name for name, value in (("--trajectories", trajectories), ("--share", share)) if value is not None]
         if asked_in_vain:
             raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures, so there are none for {' and '.join(asked_in_vain)}; leave it out")
+        if not trained_with(model, TIME_TO_EVENT):
+            raise MismatchError(
+                f"{model} was trained without the objective {TIME_TO_EVENT} and tells no hazards; forecast by futures (--estimator mc, scope or"
+                f" reach), or train with it, as the recipe demo does"
+            )
         told = _one_pass(model, dataset, rows, asked, timeline, CURVE_POINTS if curves else 0, progress)
         with ExitStack() as outputs:
             if curves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from cehrxgpt.stages.tables import (
     number,
     read_labels,
     read_table,
+    refuse_other_format,
     safe_names,
     silent,
     write_table,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from cehrxgpt.events import EventDataset
 
+_ORDER = re.compile(r"^\d: ")  # before the names of bands that would not sort by themselves
 _SAME_RISK = 1e-6  # between the end of a curve and the risk
 
 
@@ -88,14 +91,10 @@ def evaluate_predictions(
     metrics = pl.concat([judged, judge.evaluate_predictions(beside, truth, seed=seed)])
     undrawn = [] if out is None else _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
     everybody = metrics.filter(pl.col("subgroup").is_null())
-    named = _labelled_by_task(everybody)
     return {
-        "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in named},
+        "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in _labelled_by_task(everybody)},
         "notes": [*notes, *fitted_on, *undrawn],
-        "rows": [
-            [f"{_shown(row, everybody)} {row['metric']}", _metric(row["metric"], row["value"]), interval(row["lower"], row["upper"])]
-            for _, row in named
-        ],
+        "tables": _metric_tables(everybody),
         "subgroups": _subgroup_table(metrics),
     }
 
@@ -141,6 +140,26 @@ def _labelled_by_task(metrics: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]
     """(name, row) of each metric row; the task is named where there are several."""
     several = _several(metrics)
     return [(f"{row['task']} {row['method']}" if several else row["method"], row) for row in metrics.iter_rows(named=True)]
+
+
+def _metric_tables(metrics: pl.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, columns, rows) for each task: a row per metric, a column per method, values with their 95% intervals."""
+    import polars as pl
+
+    tables = []
+    for task in metrics["task"].unique(maintain_order=True).to_list():
+        mine = metrics.filter(pl.col("task") == task)
+        methods = mine["method"].unique(maintain_order=True).to_list()
+        cells = {(row["metric"], row["method"]): _cell(row) for row in mine.iter_rows(named=True)}
+        rows = [[metric, *(cells.get((metric, method), "-") for method in methods)] for metric in mine["metric"].unique(maintain_order=True)]
+        tables.append((f"Metrics of {task}, 95% intervals", ["metric", *map(method_name, methods)], rows))
+    return tables
+
+
+def _cell(row: dict[str, Any]) -> str:
+    ends = interval(row["lower"], row["upper"])
+    value = _metric(row["metric"], row["value"])
+    return value if ends == "-" else f"{value} ({ends})"
 
 
 def _shown(row: dict[str, Any], metrics: pl.DataFrame) -> str:
@@ -218,13 +237,20 @@ def _subgroup_table(metrics: pl.DataFrame) -> list[list[str]]:
         one = next(iter(rows.values()))
         subgroup = one["subgroup"].replace("_", " ")
         if WITHHELD in rows:
-            shown.append([_shown(one, metrics), f"{subgroup}: {one['value']:.0f} too small to show", *[""] * 6])
+            shown.append([_shown(one, metrics), f"{subgroup}: {one['value']:.0f} of its levels withheld", *[""] * 6])
             continue
         auroc = rows["auroc"]
         rest = [number(rows[name]["value"]) for name in ("calibration_slope", "prevalence", "mean_predicted")]
         ends = interval(auroc["lower"], auroc["upper"])
         shown.append(
-            [_shown(one, metrics), f"{subgroup}: {one['level']}", _metric("rows", rows["rows"]["value"]), number(auroc["value"]), ends, *rest]
+            [
+                _shown(one, metrics),
+                f"{subgroup}: {_ORDER.sub('', one['level'])}",
+                _metric("rows", rows["rows"]["value"]),
+                number(auroc["value"]),
+                ends,
+                *rest,
+            ]
         )
     return shown
 
@@ -257,6 +283,7 @@ def evaluate_synthetic(synthetic: Path, real: Path, out: Path | None, *, force: 
     from cehrxgpt.events import EventDataset
 
     if out is not None:
+        refuse_other_format(out)
         refuse_existing(out, force=force)
     theirs, ours = EventDataset(synthetic), EventDataset(real)
     rows = fidelity(_sample(ours, s.TRAIN if s.TRAIN in ours.splits else None), _sample(theirs, None))

@@ -9,7 +9,7 @@ from typing import Any
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import from_dict, to_dict
 from cehrxgpt.console import Progress
-from cehrxgpt.stages.tables import Settings, silent
+from cehrxgpt.stages.tables import Settings, refuse_other_format, silent
 
 
 def list_tasks() -> list[dict[str, str]]:
@@ -37,6 +37,7 @@ def label(events: Path, task: str | None, out: Path, settings: Settings | None =
     from cehrxgpt.tasks.elsewhere import Elsewhere, label_elsewhere
 
     elsewhere = from_dict(Elsewhere, dict(settings or {}), where="label")
+    refuse_other_format(out)
     attrition = out.with_suffix(".attrition.json")
     tables = [path for path in (elsewhere.cohort, elsewhere.outcome, elsewhere.labels) if path is not None]
     refuse_existing(out, force=force, inputs=[events, *tables])

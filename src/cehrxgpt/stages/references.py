@@ -38,6 +38,7 @@ def references(
     """
     import polars as pl
 
+    from cehrxgpt.features.baselines import CONSTANT
     from cehrxgpt.features.probe import PREDICTION_DTYPES
 
     frames, notes = [pl.DataFrame(schema=PREDICTION_DTYPES)], []
@@ -46,17 +47,21 @@ def references(
     people = None if dataset is None else _people(dataset)
     for task in predicted["task"].unique(maintain_order=True).to_list():
         mine = predicted.filter(pl.col("task") == task)
-        table = labels.filter(pl.col("task") == task).select(*KEY, "boolean_value").with_columns(typed)
+        table = labels.filter(pl.col("task") == task).select(*KEY, "boolean_value", "time_to_event_days", "end_reason").with_columns(typed)
         table = table.join(mine.select(KEY).unique().with_columns(pl.lit(True).alias("_judged")), on=list(KEY), how="left", maintain_order="left")
         table = table.with_columns(_splits(table, dataset), _in(table, tuning, task))
         fit, where = _fitted_on(table)
         known = people if where != _THEMSELVES else None
         found = _fit(table, fit, known, seed=seed)
+        if where == _THEMSELVES and fit.any():
+            found[CONSTANT] = _prevalence(table)
         notes += [f"{task}: no {method}: {fitted.note}" for method, fitted in found.items() if fitted.note is not None]
         made = [method for method, fitted in found.items() if fitted.note is None and method not in mine["method"].to_list()]
         frames += [_rows(table, found[method], task=task, method=method) for method in made]
         if made:
-            notes.append(f"{task}: {' and '.join(made)} fitted on {int(fit.sum()):,} {where}")
+            others = dataset is None and where == _THEMSELVES and table["_judged"].null_count()
+            hint = "; with --events, whose splits tell who is of the training data, it is fitted on others" if others else ""
+            notes.append(f"{task}: {' and '.join(made)} fitted on {int(fit.sum()):,} {where}{hint}")
     return pl.concat(frames), notes
 
 
@@ -118,6 +123,21 @@ def _fit(table: pl.DataFrame, fit: npt.NDArray[np.bool_], people: pl.DataFrame |
         features = count_features(people, table, fit)
         found[AGE_SEX] = age_and_sex(features, outcome, fit, np.zeros_like(fit), table["subject_id"].to_numpy(), seed=seed)
     return found
+
+
+def _prevalence(table: pl.DataFrame) -> Fitted:
+    """The outcome's share of the rows that are judged, weighted as they are judged."""
+    import numpy as np
+    import polars as pl
+
+    from cehrxgpt.evaluate.time_to_event import FollowUp, ending
+    from cehrxgpt.features.baselines import Fitted
+
+    judged = table.filter("_judged")
+    days = judged["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy()
+    follow, known = FollowUp.of(days, ending(judged["end_reason"].to_list())), judged["boolean_value"].is_not_null().to_numpy()
+    truth = judged["boolean_value"].fill_null(False).to_numpy().astype(float)
+    return Fitted(np.full(table.height, np.average(truth[known], weights=follow.weight[known])))
 
 
 def _rows(table: pl.DataFrame, fitted: Fitted, *, task: str, method: str) -> pl.DataFrame:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 Settings = Mapping[str, Any]
+_OTHER_FORMATS = (".csv", ".tsv", ".txt", ".gz", ".json", ".jsonl", ".yaml", ".yml", ".xlsx", ".feather", ".arrow", ".html")
 
 
 def silent(done: int, total: int, what: str) -> None:
@@ -48,6 +49,12 @@ def write_table(frame: pl.DataFrame, path: Path, *, force: bool) -> None:
     """Write one Parquet table, atomically."""
     with atomic_path(path, force=force) as partial:
         frame.write_parquet(partial)
+
+
+def refuse_other_format(path: Path) -> None:
+    """Raise `InputError` where the name of a table to be written promises another format than Parquet."""
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise InputError(f"{path}: tables are written as Parquet, not as {path.suffix}; give a name that ends in .parquet")
 
 
 def read_labels(path: Path, *, unnamed: str | None = None) -> pl.DataFrame:

@@ -3,7 +3,7 @@ set lacks of what a task asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,8 @@ from cehrxgpt import schema as s
 from cehrxgpt import visits
 from cehrxgpt.tasks.definition import ConceptSet, Outcome, Task, Valued
 from cehrxgpt.tasks.words import INTENSIVE_CARE
+
+_NAMED = 5  # codes, at most, in a line about those that are absent
 
 
 def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:
@@ -39,18 +41,24 @@ def resolve(task: Task, codes: pl.DataFrame | None) -> Task:
 
 def resolve_all(tasks: Iterable[Task], codes: pl.DataFrame | None) -> list[Task]:
     """The same of many tasks, reading the ontology once."""
+    pairs = _pairs(codes)
+    return [replace(task, concept_sets=_widened(task.concept_sets, pairs)) for task in tasks]
+
+
+def _pairs(codes: pl.DataFrame | None) -> pl.DataFrame:
+    """`code`, `parent`: the ontology's distinct pairs."""
     if codes is None or codes.is_empty():
-        return list(tasks)
+        return pl.DataFrame(schema={"code": pl.String(), "parent": pl.String()})
     pairs = codes.select("code", pl.col("parent_codes").alias("parent")).explode("parent", empty_as_null=True, keep_nulls=True)
-    pairs = pairs.drop_nulls().unique()
+    return pairs.drop_nulls().unique()
+
+
+def _widened(concept_sets: Mapping[str, ConceptSet], pairs: pl.DataFrame) -> dict[str, ConceptSet]:
+    """Each concept set with its descendants, where it asks for them."""
     if pairs.is_empty():
-        return list(tasks)
+        return dict(concept_sets)
     parents = pairs["parent"].unique().to_list()
-
-    def widened(task: Task) -> dict[str, ConceptSet]:
-        return {name: _widen(concepts, pairs, parents) if concepts.descendants else concepts for name, concepts in task.concept_sets.items()}
-
-    return [replace(task, concept_sets=widened(task)) for task in tasks]
+    return {name: _widen(concepts, pairs, parents) if concepts.descendants else concepts for name, concepts in concept_sets.items()}
 
 
 def _widen(concepts: ConceptSet, pairs: pl.DataFrame, parents: list[str]) -> ConceptSet:
@@ -103,6 +111,18 @@ class DataFacts:
     def idle(self, task: Task) -> list[str]:
         """What competes and is nowhere in the data, in words: it ends nobody's follow-up, which is right or a misspelt concept."""
         return list(dict.fromkeys(f"competing: {text}" for one in task.competing for text in self._lacking(task, one)))
+
+    def partly_absent(self, written: Task, codes: pl.DataFrame | None) -> list[str]:
+        """Which codes of sets that are in the data are not, in words, with their descendants by the ontology `codes` (as in `resolve`): rightly so,
+        or misspelt. `written`: the task before it was widened."""
+        pairs, told = _pairs(codes), []
+        for name, concepts in written.concept_sets.items():
+            each = _widened({code: ConceptSet(codes=(code,), descendants=concepts.descendants) for code in concepts.patterns}, pairs)
+            absent = [code for code, alone in each.items() if not matching_codes(alone, self.codes)]
+            if 0 < len(absent) < len(each):
+                more = ", ..." if len(absent) > _NAMED else ""
+                told.append(f"{len(absent)} of the {len(each)} codes of '{name}' are not in the data ({', '.join(absent[:_NAMED])}{more})")
+        return told
 
     def _lacking(self, task: Task, asked: Outcome | Valued) -> Iterator[str]:
         """What is missing for one thing asked: of `any` nothing while one part can be had, of `all` whatever one of them lacks."""

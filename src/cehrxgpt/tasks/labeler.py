@@ -20,7 +20,7 @@ from cehrxgpt.atomic import atomic_path
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
 from cehrxgpt.tasks.definition import Task
-from cehrxgpt.tasks.files import load_task
+from cehrxgpt.tasks.files import library_tasks, load_task
 from cehrxgpt.tasks.index import history_holds, index_steps, person_facts
 from cehrxgpt.tasks.outcome import days, had_before, is_after, outcome_in_window, with_codes
 
@@ -217,8 +217,11 @@ def label(
     task = load_task(task)
     if censoring is not None:
         task = replace(task, censoring=censoring, grace_days=(grace_days or 0) if censoring == "grace_days" else 0)
-    task = resolve(task, events.codes if isinstance(events, EventDataset) else None)
+    ontology, written = events.codes if isinstance(events, EventDataset) else None, task
+    task = resolve(task, ontology)
     facts = _facts(events, entries)
+    # The library's sets hold codes of many hospitals; who writes one down means each of its codes.
+    absent = [] if task.name in library_tasks() else facts.partly_absent(written, ontology)
     attrition, labels, subjects = _Attrition(), [pl.DataFrame(schema=LABEL_DTYPES)], 0
     missing = facts.missing(task)
     for frame in _frames(events, split, entries):
@@ -227,7 +230,7 @@ def label(
             rows = _eligible(task, frame, attrition)
             found = outcome_in_window(task, frame, rows, by=("subject_id",))
             labels.append(_verdicts(task, found))
-    steps = attrition.finish(subjects, note="; ".join(facts.idle(task)))
+    steps = attrition.finish(subjects, note="; ".join([*facts.idle(task), *absent]))
     if missing:
         note = "; ".join(missing)
         steps.append({"step": "asked of this data", "subjects": 0, "rows": 0, "dropped_subjects": subjects, "dropped_rows": 0, "note": note})
