@@ -119,8 +119,22 @@ def test_curves_of_another_forecast_are_refused(files):
     other.write_parquet(files / "risk.parquet")
     with pytest.raises(MismatchError, match="curves of another forecast: 200 of 200"):
         stages.evaluate_predictions(files / "risk.parquet", labels, None)
-    other.with_columns(pl.lit(0.8).alias("completion")).write_parquet(files / "risk.parquet")  # what unfinished futures leave over is in no curve
-    assert "t monte_carlo integrated_brier" in stages.evaluate_predictions(files / "risk.parquet", labels, None)["metrics"]
+    other.with_columns(pl.lit(0.8).alias("completion")).write_parquet(
+        files / "risk.parquet"
+    )  # with unfinished futures, too, a curve ends at the risk
+    with pytest.raises(MismatchError, match="curves of another forecast: 200 of 200"):
+        stages.evaluate_predictions(files / "risk.parquet", labels, None)
+
+
+def test_nothing_to_judge_is_said(files):
+    (files / "risk.curves.parquet").unlink()
+    risk, labels = pl.read_parquet(files / "risk.parquet"), [files / "t.parquet", files / "u.parquet"]
+    risk.clear().write_parquet(files / "risk.parquet")
+    assert stages.evaluate_predictions(files / "risk.parquet", labels, None)["notes"] == ["there is nothing to judge: the predictions have no row"]
+    nothing = pl.lit(None, dtype=pl.Float64).alias("predicted_boolean_probability")
+    risk.filter(pl.col("task") == "t").with_columns(nothing).write_parquet(files / "risk.parquet")
+    notes = stages.evaluate_predictions(files / "risk.parquet", labels, None)["notes"]
+    assert notes[0] == "t: zero-shot has no row with both a prediction and a known label, and so no metrics"
 
 
 def test_any_name_of_a_task_or_method_makes_a_file(files):

@@ -10,6 +10,7 @@ import pytest
 
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError
+from cehrxgpt.events import conform, sort_events
 from cehrxgpt.forecast import ForecastConfig, forecast
 from cehrxgpt.tasks import Task, outcome_in_window, parse_task
 from toy_capabilities import BENIGN, OUTCOME, bare_chain, exact_risk, history, markov, vocabulary
@@ -98,6 +99,39 @@ def test_futures_out_of_budget_stay_in_the_denominator() -> None:
     assert (predictions["lower_bound"] <= predictions["predicted_boolean_probability"]).all()
     assert (predictions["predicted_boolean_probability"] <= predictions["upper_bound"]).all()
     assert abs(predictions["predicted_boolean_probability"].mean() - truth) < 0.05
+
+
+@pytest.mark.parametrize("estimator", ["mc", "reach"])
+def test_the_date_on_which_the_budget_ends_is_not_known_whole(estimator: str) -> None:
+    """A window that closes at a midnight, and futures that stand on it: what they would have said next of that date may be the outcome."""
+    chain = {BENIGN: {"D30": 0.7, "D60": 0.3}, "D30": {OUTCOME: 0.9, BENIGN: 0.1}, "D60": {BENIGN: 1.0}, OUTCOME: {"D60": 1.0}}
+    asked = history(1), at(1, LAST + timedelta(days=1)), [task(horizon=29)]
+    told = {}
+    for budget in (1, 2, 3, 10):
+        config = ForecastConfig(samples=300, max_new_tokens=budget, estimator=estimator)
+        told[budget] = forecast(markov(chain), *asked, config).predictions.row(0, named=True)
+    assert told[10]["completion"] == 1
+    assert told[10]["predicted_boolean_probability"] == pytest.approx(0.57, abs=0.03)  # of these very futures
+    assert told[1]["completion"] < 0.5
+    for row in told.values():
+        assert row["lower_bound"] <= told[10]["predicted_boolean_probability"] <= row["upper_bound"]
+
+
+def test_the_last_date_of_a_stay_is_not_known_whole_either() -> None:
+    """A death of that date is one in the stay, and is said after its end; the budget ends in between."""
+    chain = {"Visit/9201": {"i-D1": 1.0}, "i-D1": {BENIGN: 1.0}, BENIGN: {"i-D1": 0.5, "[VE]": 0.5}, "[VE]": {"D0": 0.6, "D30": 0.4}}
+    chain |= {"D0": {"MEDS_DEATH": 1.0}, "D30": {BENIGN: 1.0}}
+    index = "index: {visit: [inpatient], at: start}\n"
+    dies = parse_task(f"name: dies\ndescription: toy\n{index}outcome: {{death: true}}\nhorizon_days: stay\n", where="toy")
+    admitted, told = LAST + timedelta(days=20), {}
+    for budget in (*range(1, 9), 200):
+        config = ForecastConfig(samples=200, max_new_tokens=budget)
+        told[budget] = forecast(markov(chain), in_hospital(1, admitted), at(1, admitted), [dies], config).predictions.row(0, named=True)
+    assert told[200]["completion"] == 1
+    assert told[200]["predicted_boolean_probability"] == pytest.approx(0.6, abs=0.12)
+    for row in told.values():
+        assert row["lower_bound"] - 1e-9 <= told[200]["predicted_boolean_probability"] <= row["upper_bound"] + 1e-9
+    assert told[3]["completion"] == 0  # every stay that has ended stands on its last date
 
 
 def test_one_pool_serves_all_tasks_of_a_prediction_time() -> None:
@@ -191,6 +225,16 @@ def test_long_histories_are_cut_to_a_window() -> None:
     assert abs(found.predictions["predicted_boolean_probability"][0] - truth) < 3 * np.sqrt(truth * (1 - truth) / 800) + 0.02
 
 
+def in_hospital(subjects: int, admitted: datetime) -> pl.DataFrame:
+    """People of `history`, each in a stay that is going on."""
+    rows = [
+        {"subject_id": subject, "time": admitted, "code": "Visit/9201", "available_time": admitted, "time_precision": "second", "visit_id": 1}
+        for subject in range(1, subjects + 1)
+    ]
+    stay = conform(pl.DataFrame(rows, schema_overrides={"time": pl.Datetime("us"), "available_time": pl.Datetime("us")}))
+    return sort_events(pl.concat([history(subjects), stay]))
+
+
 def test_length_of_stay_and_death_in_the_stay() -> None:
     """A stay of k days: each day another with probability 0.8, else home (0.9) or death."""
     words = vocabulary()
@@ -207,15 +251,7 @@ def test_length_of_stay_and_death_in_the_stay() -> None:
     }
     model = markov(table)
     admitted = LAST + timedelta(days=20)
-    stay = history(5).clear()
-    rows = [
-        {"subject_id": subject, "time": admitted, "code": "Visit/9201", "available_time": admitted, "time_precision": "second", "visit_id": 1}
-        for subject in range(1, 6)
-    ]
-    from cehrxgpt.events import conform, sort_events
-
-    stay = conform(pl.DataFrame(rows, schema_overrides={"time": pl.Datetime("us"), "available_time": pl.Datetime("us")}))
-    events = sort_events(pl.concat([history(5), stay]))
+    events = in_hospital(5, admitted)
     index = "index: {visit: [inpatient], at: start}\n"
     longer = parse_task(f"name: long_stay\ndescription: toy\n{index}outcome: {{stay_over_days: 3}}\n", where="toy")
     dies = parse_task(f"name: dies\ndescription: toy\n{index}outcome: {{death: true}}\nhorizon_days: stay\n", where="toy")

@@ -133,7 +133,9 @@ def test_codes_that_are_not_there_beside_others_that_are():
     assert facts.partly_absent(simple(concept_sets=sets), ontology) == told.replace("2 of the 3", "1 of the 3").replace("condition/2, ", "").split(
         "; "
     )
-    assert label(events, replace(simple(concept_sets=sets), name="t2dm_hf_1y")).attrition[0]["note"] == ""
+    assert label(events, replace(simple(concept_sets=sets), name="t2dm_hf_1y")).attrition[0]["note"] == told  # by what it is, not by its name
+    diabetes = table([row(1, "condition/201826", START), row(1, "condition/316139", START), row(1, s.OBSERVATION_END, START)])
+    assert label(diabetes, "t2dm_hf_1y").attrition[0]["note"] == ""
 
 
 def test_attrition_accounts_for_every_row():

@@ -13,7 +13,7 @@ from cehrxgpt import launch
 
 Out = Annotated[Path, typer.Option("--out", help="Where to write; never overwritten without --force.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at --out.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=1 << 62, help="Seed of everything random.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Processor threads to use (default: all).")]  # noqa: UP045 - Typer reads it
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables; only the last line.")]
 Json = Annotated[bool, typer.Option("--json", help="Only the last line, a JSON object, on standard output.")]

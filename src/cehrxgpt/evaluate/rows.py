@@ -12,7 +12,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.errors import MismatchError, SchemaError
 from cehrxgpt.evaluate import calibration
 from cehrxgpt.evaluate.bootstrap import censoring_weights
-from cehrxgpt.evaluate.time_to_event import FollowUp, ending
+from cehrxgpt.evaluate.time_to_event import FREE, FollowUp, ending
 
 KEY = ("task", "subject_id", "prediction_time")
 
@@ -139,7 +139,9 @@ def clip(rows: pl.DataFrame) -> Array:
 
 def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFrame, FollowUp]:
     """The joined rows with a prediction, those lost from sight included, and when and how each ended; weights are estimated on all rows."""
-    days = group["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy()
-    every = FollowUp.of(days, ending(group["end_reason"].to_list()), weighted=weighted)
+    end, days = ending(group["end_reason"].to_list()), group["time_to_event_days"].cast(pl.Float64)
+    # Labels from elsewhere may not say when: who is free counts as seen to the end.
+    days = pl.select(pl.when(pl.Series(end == FREE)).then(days.fill_null(days.max())).otherwise(days).fill_null(0.0)).to_series()
+    every = FollowUp.of(days.to_numpy(), end, weighted=weighted)
     predicted = group["predicted_boolean_probability"].is_not_null()
     return group.filter(predicted), every.take(predicted.to_numpy())

@@ -53,6 +53,8 @@ class ForecastConfig:
         for name in ("samples", "max_new_tokens", "batch_rows", "moments", "stay_days"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed <= 1 << 62:  # further rounds of windows count on from it
+            raise ValueError(f"seed is {self.seed}; it must lie between 0 and {1 << 62}")
         if self.estimator not in METHODS:
             raise ValueError(f"estimator is '{self.estimator}'; valid: {', '.join(METHODS)}")
         if self.dtype is not None and self.dtype not in DTYPES:

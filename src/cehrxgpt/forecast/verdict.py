@@ -53,12 +53,24 @@ def judge(task: Task, pool: Pool) -> Verdict:
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome = found["outcome_time"].is_not_null().to_numpy()
     died = found["death_time"].is_not_null().to_numpy() & (minutes["death_time"] <= minutes["window_close"])  # a pool may run on for other tasks
-    closed = found["window_close"].is_not_null().to_numpy() & (pool.end_minutes >= minutes["window_close"])
+    closed = found["window_close"].is_not_null().to_numpy() & (_known_until(task, pool) >= minutes["window_close"])
     ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
     unfinished = ~(outcome | died | closed | ended)
     end = np.minimum(pool.end_minutes, minutes["window_close"])
     end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
     return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
+
+
+def _known_until(task: Task, pool: Pool) -> npt.NDArray[np.int64]:
+    """Up to which minute what happened in a future is known, int64[N], minutes since 1970-01-01.
+
+    One that ran out of budget might have gone on saying things of the date on which it stands, and what has no hour stands at the date's
+    midnight, a death at its end: only the dates before are known whole. The length of a stay is known once the stay has ended.
+    """
+    if task.outcome.stay_over_days is not None:
+        return pool.end_minutes
+    before = pool.end_minutes // MINUTES_PER_DAY * MINUTES_PER_DAY - 1
+    return np.where(pool.rollouts.stop_reason == "budget", before, pool.end_minutes)
 
 
 def as_recorded(trajectories: pl.DataFrame) -> pl.DataFrame:

@@ -4,7 +4,7 @@ A future ends, in this order of precedence, when
 
     horizon   the token would move the clock past the horizon (the end of the date on which the stay ended, where the prompt asks for no more): it
               is dropped. A visit whose hour, the token after its type, lies past
-              the horizon is dropped with it ([VS], type), so that nothing kept decodes to a time past the horizon.
+              the horizon is dropped with it ([VS], type), so that nothing kept decodes to a time past the horizon (a death on that date may).
     outcome   a stop token was drawn. A visit's type counts once the next token has said its hour.
     death     a death was drawn ([END], which must follow, is not written).
     end       [END] was drawn.

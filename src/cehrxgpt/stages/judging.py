@@ -93,7 +93,7 @@ def evaluate_predictions(
     everybody = metrics.filter(pl.col("subgroup").is_null())
     return {
         "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in _labelled_by_task(everybody)},
-        "notes": [*notes, *fitted_on, *undrawn],
+        "notes": [*_unjudged(judged), *notes, *fitted_on, *undrawn],
         "tables": _metric_tables(everybody),
         "subgroups": _subgroup_table(metrics),
     }
@@ -121,14 +121,13 @@ def _read_curves(risk: Path, predictions: pl.DataFrame) -> pl.DataFrame | None:
 
 
 def _apart(predictions: pl.DataFrame, curves: pl.DataFrame) -> tuple[int, int]:
-    """How many curves end elsewhere than at their prediction, and of how many it can be said: where futures are unfinished, a curve ends below."""
+    """How many curves end elsewhere than at their prediction, and how many there are."""
     import polars as pl
 
     key = ("task", "method", "subject_id", "prediction_time")
     typed = [pl.col("task", "method").cast(pl.String), pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us"))]
     ends = curves.sort("days").with_columns(typed).group_by(key).agg(pl.col("cumulative_incidence").last().alias("_end"))
-    whole = predictions.filter(pl.col("completion").fill_null(1.0) >= 1, pl.col("predicted_boolean_probability").is_not_null())
-    both = whole.with_columns(typed).join(ends, on=key, how="inner")
+    both = predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).with_columns(typed).join(ends, on=key, how="inner")
     return int(((both["_end"] - both["predicted_boolean_probability"]).abs() > _SAME_RISK).sum()), both.height
 
 
@@ -140,6 +139,19 @@ def _labelled_by_task(metrics: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]
     """(name, row) of each metric row; the task is named where there are several."""
     several = _several(metrics)
     return [(f"{row['task']} {row['method']}" if several else row["method"], row) for row in metrics.iter_rows(named=True)]
+
+
+def _unjudged(metrics: pl.DataFrame) -> list[str]:
+    """A line for each method that has no row to be judged by, or one where there is nothing at all."""
+    import polars as pl
+
+    if metrics.is_empty():
+        return ["there is nothing to judge: the predictions have no row"]
+    bare = metrics.filter(pl.col("subgroup").is_null(), pl.col("metric") == "rows", pl.col("value") == 0)
+    return [
+        f"{row['task']}: {method_name(row['method'])} has no row with both a prediction and a known label, and so no metrics"
+        for row in bare.iter_rows(named=True)
+    ]
 
 
 def _metric_tables(metrics: pl.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:

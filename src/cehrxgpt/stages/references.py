@@ -50,11 +50,11 @@ def references(
         table = labels.filter(pl.col("task") == task).select(*KEY, "boolean_value", "time_to_event_days", "end_reason").with_columns(typed)
         table = table.join(mine.select(KEY).unique().with_columns(pl.lit(True).alias("_judged")), on=list(KEY), how="left", maintain_order="left")
         table = table.with_columns(_splits(table, dataset), _in(table, tuning, task))
-        fit, where = _fitted_on(table)
+        fit, lost, where = _fitted_on(table)
         known = people if where != _THEMSELVES else None
         found = _fit(table, fit, known, seed=seed)
-        if where == _THEMSELVES and fit.any():
-            found[CONSTANT] = _prevalence(table)
+        if fit.any():
+            found[CONSTANT] = _prevalence(table, fit, lost)
         notes += [f"{task}: no {method}: {fitted.note}" for method, fitted in found.items() if fitted.note is not None]
         made = [method for method, fitted in found.items() if fitted.note is None and method not in mine["method"].to_list()]
         frames += [_rows(table, found[method], task=task, method=method) for method in made]
@@ -93,8 +93,8 @@ def _in(table: pl.DataFrame, tuning: pl.DataFrame | None, task: str) -> pl.Serie
     return table.join(known, on=list(KEY), how="left", maintain_order="left")["_tuned"].fill_null(False)
 
 
-def _fitted_on(table: pl.DataFrame) -> tuple[npt.NDArray[np.bool_], str]:
-    """The rows to fit on, bool[rows], and which they are."""
+def _fitted_on(table: pl.DataFrame) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], str]:
+    """The rows to fit on, those beside them whose label is not known, bool[rows] each, and which they are."""
     import polars as pl
 
     known, judged = pl.col("boolean_value").is_not_null(), pl.col("_judged").fill_null(False)
@@ -105,10 +105,15 @@ def _fitted_on(table: pl.DataFrame) -> tuple[npt.NDArray[np.bool_], str]:
         "rows of the tuning predictions": pl.col("_tuned"),
     }
     for where, chosen in choices.items():
-        rows = table.select((known & others & chosen).fill_null(False).alias("fit"))["fit"].to_numpy()
+        rows, lost = _masks(table, others & chosen, known)
         if rows.any():
-            return rows, where
-    return table.select((known & judged).alias("fit"))["fit"].to_numpy(), _THEMSELVES
+            return rows, lost, where
+    return *_masks(table, judged, known), _THEMSELVES
+
+
+def _masks(table: pl.DataFrame, chosen: pl.Expr, known: pl.Expr) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    found = table.select((chosen & known).fill_null(False).alias("fit"), (chosen & ~known).fill_null(False).alias("lost"))
+    return found["fit"].to_numpy(), found["lost"].to_numpy()
 
 
 def _fit(table: pl.DataFrame, fit: npt.NDArray[np.bool_], people: pl.DataFrame | None, *, seed: int) -> dict[str, Fitted]:
@@ -125,18 +130,18 @@ def _fit(table: pl.DataFrame, fit: npt.NDArray[np.bool_], people: pl.DataFrame |
     return found
 
 
-def _prevalence(table: pl.DataFrame) -> Fitted:
-    """The outcome's share of the rows that are judged, weighted as they are judged."""
+def _prevalence(table: pl.DataFrame, fit: npt.NDArray[np.bool_], lost: npt.NDArray[np.bool_]) -> Fitted:
+    """The outcome's share of the rows `fit`, weighted for those that are lost beside them, as all is that is judged."""
     import numpy as np
     import polars as pl
 
-    from cehrxgpt.evaluate.time_to_event import FollowUp, ending
+    from cehrxgpt.evaluate.rows import follow_up
     from cehrxgpt.features.baselines import Fitted
 
-    judged = table.filter("_judged")
-    days = judged["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy()
-    follow, known = FollowUp.of(days, ending(judged["end_reason"].to_list())), judged["boolean_value"].is_not_null().to_numpy()
-    truth = judged["boolean_value"].fill_null(False).to_numpy().astype(float)
+    every = table.filter(pl.Series(fit | lost)).with_columns(pl.lit(0.5).alias("predicted_boolean_probability"))
+    _, follow = follow_up(every)
+    known = every["boolean_value"].is_not_null().to_numpy()
+    truth = every["boolean_value"].fill_null(False).to_numpy().astype(float)
     return Fitted(np.full(table.height, np.average(truth[known], weights=follow.weight[known])))
 
 

@@ -3,7 +3,7 @@ set lacks of what a task asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,6 +71,18 @@ def _widen(concepts: ConceptSet, pairs: pl.DataFrame, parents: list[str]) -> Con
     return replace(concepts, codes=tuple(concepts.codes) + tuple(sorted(known - set(concepts.patterns))))
 
 
+def _below(patterns: Sequence[str], pairs: pl.DataFrame) -> pl.DataFrame:
+    """`root`, `code`: each pattern with the codes that it names in the ontology and all below them, read once for all."""
+    parents = pairs["parent"].unique().to_list()
+    rows = [(pattern, code) for pattern in patterns for code in _match([pattern], parents)]
+    fresh = found = pl.DataFrame(rows, schema={"root": pl.String(), "code": pl.String()}, orient="row")
+    while fresh.height:
+        below = fresh.join(pairs, left_on="code", right_on="parent", how="inner").select("root", pl.col("code_right").alias("code"))
+        fresh = below.unique().join(found, on=["root", "code"], how="anti")
+        found = pl.concat([found, fresh])
+    return found
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """What a data set holds, as far as tasks ask: all distinct codes, the classes of its visits, and the units of its numbers by code."""
@@ -117,11 +129,14 @@ class DataFacts:
         or misspelt. `written`: the task before it was widened."""
         pairs, told = _pairs(codes), []
         for name, concepts in written.concept_sets.items():
-            each = _widened({code: ConceptSet(codes=(code,), descendants=concepts.descendants) for code in concepts.patterns}, pairs)
-            absent = [code for code, alone in each.items() if not matching_codes(alone, self.codes)]
-            if 0 < len(absent) < len(each):
+            bare = [code for code in concepts.patterns if not _match([code], self.codes)]
+            below = _below(bare, pairs).filter(pl.col("code").is_in(sorted(self.codes)))["root"] if concepts.descendants else ()
+            absent = [code for code in bare if code not in set(below)]
+            if 0 < len(absent) < len(concepts.patterns):
                 more = ", ..." if len(absent) > _NAMED else ""
-                told.append(f"{len(absent)} of the {len(each)} codes of '{name}' are not in the data ({', '.join(absent[:_NAMED])}{more})")
+                told.append(
+                    f"{len(absent)} of the {len(concepts.patterns)} codes of '{name}' are not in the data ({', '.join(absent[:_NAMED])}{more})"
+                )
         return told
 
     def _lacking(self, task: Task, asked: Outcome | Valued) -> Iterator[str]:

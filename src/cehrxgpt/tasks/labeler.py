@@ -215,13 +215,14 @@ def label(
         InputError: there is no such split.
     """
     task = load_task(task)
+    of_the_library = task.name in library_tasks() and task == load_task(task.name)
     if censoring is not None:
         task = replace(task, censoring=censoring, grace_days=(grace_days or 0) if censoring == "grace_days" else 0)
     ontology, written = events.codes if isinstance(events, EventDataset) else None, task
     task = resolve(task, ontology)
     facts = _facts(events, entries)
     # The library's sets hold codes of many hospitals; who writes one down means each of its codes.
-    absent = [] if task.name in library_tasks() else facts.partly_absent(written, ontology)
+    absent = [] if of_the_library else facts.partly_absent(written, ontology)
     attrition, labels, subjects = _Attrition(), [pl.DataFrame(schema=LABEL_DTYPES)], 0
     missing = facts.missing(task)
     for frame in _frames(events, split, entries):
