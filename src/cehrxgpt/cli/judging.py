@@ -45,9 +45,8 @@ def evaluate_predictions(
     figures = stages.evaluate_predictions(risk, labels, out, events=events, tasks=task or (), recalibrate=recalibrate, seed=seed, force=force)
     for title, columns, rows in figures.pop("tables"):
         console.table(title, columns, rows)
-    levels = figures.pop("subgroups")
-    if levels:
-        console.table("By subgroup", ["method", "group", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"], levels)
+    for title, columns, rows in figures.pop("subgroups"):
+        console.table(title, columns, rows)
     console.notes(figures["notes"])
     console.result(figures)
 

@@ -95,7 +95,7 @@ def evaluate_predictions(
         "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in _labelled_by_task(everybody)},
         "notes": [*_unjudged(judged), *notes, *fitted_on, *undrawn],
         "tables": _metric_tables(everybody),
-        "subgroups": _subgroup_table(metrics),
+        "subgroups": _subgroup_tables(metrics),
     }
 
 
@@ -174,10 +174,6 @@ def _cell(row: dict[str, Any]) -> str:
     return value if ends == "-" else f"{value} ({ends})"
 
 
-def _shown(row: dict[str, Any], metrics: pl.DataFrame) -> str:
-    return f"{row['task']}: {method_name(row['method'])}" if _several(metrics) else method_name(row["method"])
-
-
 def _tuning(given: str) -> tuple[pl.DataFrame, str]:
     """Tuning predictions, and how to map by them; `given` is a path, with or without a kind behind a colon."""
     path, colon, kind = given.rpartition(":")
@@ -236,35 +232,27 @@ def _write_judgement(
     return undrawn
 
 
-def _subgroup_table(metrics: pl.DataFrame) -> list[list[str]]:
-    """method, group, rows and some metrics, as text; then how many levels are too small to show."""
+def _subgroup_tables(metrics: pl.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, columns, rows) for each task: a row per method and level, and how many levels are not shown as they are too small."""
     import polars as pl
 
     from cehrxgpt.evaluate.predictions import WITHHELD
 
-    shown = []
+    tables: dict[str, list[list[str]]] = {}
     parts = metrics.filter(pl.col("subgroup").is_not_null()).group_by("task", "method", "subgroup", "level", maintain_order=True)
-    for _, part in parts:
+    for (task, method, subgroup, level), part in parts:
         rows = {row["metric"]: row for row in part.iter_rows(named=True)}
-        one = next(iter(rows.values()))
-        subgroup = one["subgroup"].replace("_", " ")
+        named = [method_name(str(method)), str(subgroup).replace("_", " ")]
+        shown = tables.setdefault(str(task), [])
         if WITHHELD in rows:
-            shown.append([_shown(one, metrics), f"{subgroup}: {one['value']:.0f} of its levels withheld", *[""] * 6])
+            shown.append([*named, f"({rows[WITHHELD]['value']:.0f} too small)", *[""] * 6])
             continue
         auroc = rows["auroc"]
         rest = [number(rows[name]["value"]) for name in ("calibration_slope", "prevalence", "mean_predicted")]
         ends = interval(auroc["lower"], auroc["upper"])
-        shown.append(
-            [
-                _shown(one, metrics),
-                f"{subgroup}: {_ORDER.sub('', one['level'])}",
-                _metric("rows", rows["rows"]["value"]),
-                number(auroc["value"]),
-                ends,
-                *rest,
-            ]
-        )
-    return shown
+        shown.append([*named, _ORDER.sub("", str(level)), _metric("rows", rows["rows"]["value"]), number(auroc["value"]), ends, *rest])
+    columns = ["method", "group", "level", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"]
+    return [(f"By subgroup, {task}", columns, rows) for task, rows in tables.items()]
 
 
 def _metric(name: str, value: float | None) -> str:
