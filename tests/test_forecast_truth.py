@@ -113,6 +113,7 @@ def test_the_date_on_which_the_budget_ends_is_not_known_whole(estimator: str) ->
     assert told[10]["completion"] == 1
     assert told[10]["predicted_boolean_probability"] == pytest.approx(0.57, abs=0.03)  # of these very futures
     assert told[1]["completion"] < 0.5
+    assert told[2]["predicted_boolean_probability"] > 0.6  # 24 are not known whole, of the other 276 171 have it
     for row in told.values():
         assert row["lower_bound"] <= told[10]["predicted_boolean_probability"] <= row["upper_bound"]
 

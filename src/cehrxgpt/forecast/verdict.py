@@ -53,10 +53,13 @@ def judge(task: Task, pool: Pool) -> Verdict:
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome = found["outcome_time"].is_not_null().to_numpy()
     died = found["death_time"].is_not_null().to_numpy() & (minutes["death_time"] <= minutes["window_close"])  # a pool may run on for other tasks
-    closed = found["window_close"].is_not_null().to_numpy() & (_known_until(task, pool) >= minutes["window_close"])
+    known = _known_until(task, pool)
+    closed = found["window_close"].is_not_null().to_numpy() & (known >= minutes["window_close"])
     ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
     unfinished = ~(outcome | died | closed | ended)
     end = np.minimum(pool.end_minutes, minutes["window_close"])
+    # Its share goes to those of which the date of the close is known.
+    end = np.where(unfinished & (end == minutes["window_close"]), np.minimum(known, end), end)
     end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
     return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
 
