@@ -87,3 +87,17 @@ def test_refused_rows_stay_refused(both):
     labels, tuning, held = both
     gaps = held.with_columns(pl.when(pl.int_range(pl.len()) > 4).then("predicted_boolean_probability").alias("predicted_boolean_probability"))
     assert recalibrate(gaps, tuning, labels, ["platt"])["predicted_boolean_probability"].null_count() == 5
+
+
+def test_mapped_risks_are_no_shares_of_futures() -> None:
+    """Their logits are not kept half a future from 0, as those of 32 futures are: a right map of a rare outcome has slope 1."""
+    rng = np.random.default_rng(3)
+    risk = 1 / (1 + np.exp(-rng.normal(-5.5, 1.2, 20_000)))
+    labels = labels_frame((rng.random(20_000) < risk).tolist())
+    rows = predictions_frame(labels, risk.tolist()).with_columns(pl.lit(32).alias("num_samples"))
+    slopes = {}
+    for method in ("monte_carlo", "reach", "reach+platt", "monte_carlo+isotonic"):
+        told = evaluate_predictions(rows.with_columns(pl.lit(method).alias("method")), labels, replicates=0)
+        slopes[method] = told.filter(pl.col("metric") == "calibration_slope")["value"].item()
+    assert slopes["reach"] == slopes["reach+platt"] == slopes["monte_carlo+isotonic"] == pytest.approx(1, abs=0.15)
+    assert slopes["monte_carlo"] > 1.3

@@ -135,6 +135,41 @@ def test_the_last_date_of_a_stay_is_not_known_whole_either() -> None:
     assert told[3]["completion"] == 0  # every stay that has ended stands on its last date
 
 
+def test_what_a_stay_has_brought_so_far_counts() -> None:
+    """Of a stay that goes on when the budget ends, an outcome that was seen is one; long stays have more of them and use more tokens."""
+    chain = {"Visit/9201": {"i-D1": 1.0}, "i-D1": {BENIGN: 0.9, OUTCOME: 0.1}, "discharge/8536": {"[VE]": 1.0}, "[VE]": {"D30": 1.0}}
+    chain |= {"D30": {BENIGN: 1.0}, BENIGN: {"i-D1": 0.9, "discharge/8536": 0.1}, OUTCOME: {"i-D1": 0.9, "discharge/8536": 0.1}}
+    stays = parse_task(
+        "name: stays\ndescription: toy\nconcept_sets: {outcome: {condition: [2]}}\nindex: {visit: [inpatient], at: start}\n"
+        "outcome: {concepts: outcome}\nhorizon_days: stay\n",
+        where="toy",
+    )
+    truth, admitted, told = 0.1 / (1 - 0.9 * 0.9), LAST + timedelta(days=20), {}
+    for budget in (12, 16, 24, 400):
+        config = ForecastConfig(samples=200, max_new_tokens=budget, trajectories=True)
+        found = forecast(markov(chain), in_hospital(3, admitted), at(3, admitted), [stays], config)
+        row = told[budget] = (
+            found.predictions.select("predicted_boolean_probability", "completion", "lower_bound", "upper_bound").mean().row(0, named=True)
+        )
+        assert found.trajectories is not None
+        seen = found.trajectories.filter(pl.col("code") == OUTCOME).select("subject_id", "sample_id").n_unique() / 600
+        assert row["lower_bound"] == pytest.approx(seen)
+        assert row["predicted_boolean_probability"] == pytest.approx(truth, abs=0.08)
+    assert told[12]["completion"] < told[24]["completion"] < told[400]["completion"] == 1
+    for row in told.values():
+        assert row["lower_bound"] <= told[400]["predicted_boolean_probability"] <= row["upper_bound"]
+
+
+def test_what_unfinished_futures_of_reach_would_have_added() -> None:
+    """All run out of budget at once, after two thirds of the window: the rest goes on at their rate, behind what is left of each."""
+    model, rows = markov(bare_chain({1: 1.0}, 0.05, 0.0)), at(3, LAST + timedelta(days=1, hours=12))
+    config = ForecastConfig(samples=100, max_new_tokens=40, estimator="reach")
+    found = forecast(model, history(3), rows, [task(horizon=60)], config).predictions
+    truth = exact_risk({1: 1.0}, 0.05, 0.0, elapsed=1, horizon=60, own_day=False)
+    assert found["predicted_boolean_probability"].mean() == pytest.approx(truth, abs=0.02)
+    assert found["std_error"].max() < 0.2
+
+
 def test_one_pool_serves_all_tasks_of_a_prediction_time() -> None:
     """The short horizon's risk from a pool that ran to the long one is still the exact risk."""
     subjects, samples = 10, 150

@@ -130,10 +130,16 @@ class Judged:
 
 
 def clip(rows: pl.DataFrame) -> Array:
-    """How far from 0 and 1 the logit keeps each probability, float64[n]: SCOPE's and REACH's are no shares of their futures and may be smaller."""
+    """How far from 0 and 1 the logit keeps each probability, float64[n]: SCOPE's and REACH's are no shares of their futures and may be smaller, and
+    so may mapped risks, whose method has a plus in its name."""
     if "num_samples" not in rows.columns:
         return calibration.clip_for_samples(None, rows.height)
-    shares = rows.select(pl.when(~pl.col("method").is_in(["scope", "reach"])).then("num_samples").cast(pl.Float64).alias("count"))["count"]
+    shares = rows.select(
+        pl.when(~pl.col("method").is_in(["scope", "reach"]) & ~pl.col("method").str.contains("+", literal=True))
+        .then("num_samples")
+        .cast(pl.Float64)
+        .alias("count")
+    )["count"]
     return calibration.clip_for_samples(shares.to_numpy(), rows.height)
 
 
@@ -141,7 +147,7 @@ def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFra
     """The joined rows with a prediction, those lost from sight included, and when and how each ended; weights are estimated on all rows."""
     end, days = ending(group["end_reason"].to_list()), group["time_to_event_days"].cast(pl.Float64)
     # Labels from elsewhere may not say when: who is free counts as seen to the end.
-    days = pl.select(pl.when(pl.Series(end == FREE)).then(days.fill_null(days.max())).otherwise(days).fill_null(0.0)).to_series()
+    days = pl.select(pl.when(pl.Series(end == FREE)).then(days.fill_null(days.max() or 0.0)).otherwise(days).fill_null(0.0)).to_series()
     every = FollowUp.of(days.to_numpy(), end, weighted=weighted)
     predicted = group["predicted_boolean_probability"].is_not_null()
     return group.filter(predicted), every.take(predicted.to_numpy())

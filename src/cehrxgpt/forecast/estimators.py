@@ -150,6 +150,12 @@ def _rest(found: Float, decided: Float, died: Float, exposure: Float, remaining:
     return outcome_rate / either * -np.expm1(-either * remaining)
 
 
+def _mean_left(rest: Float) -> Float:
+    """Of 1, what has been left on average along a future that ends with `rest` left, at a steady rate: (1 - r) / -log r."""
+    spent = -np.log(np.maximum(rest, 1e-12))
+    return np.where(spent < 1e-9, 1.0, -np.expm1(-spent) / np.maximum(spent, 1e-9))
+
+
 class _Masses:
     """How much each future counts, times n, as time goes on: more, once others have stopped unfinished while it was still running."""
 
@@ -188,16 +194,17 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     decided = samples - undecided
     found = plain.sum(1)
     deaths = (evidence.died & ~evidence.outcome).sum(1).astype(np.float64)
-    exposure = np.maximum(evidence.end_minutes - open_minutes, 0).sum(1).astype(np.float64)
+    exposure = (np.maximum(evidence.end_minutes - open_minutes, 0) * _mean_left(evidence.rest)).sum(1)
     last = np.maximum(evidence.end_minutes.max(1), open_minutes)
     remaining = None if close_minutes is None else np.maximum(close_minutes - last, 0).astype(np.float64)
     later = _rest(found, decided, deaths, exposure, remaining)
-    probability = weighted.sum(1) / samples + masses.left_over * later
+    left_over = masses.left_over * (evidence.unfinished * evidence.rest).sum(1) / np.maximum(undecided, 1)
+    probability = weighted.sum(1) / samples + left_over * later
     lower = np.minimum(found / samples, 1.0)
     upper = np.minimum((found + (evidence.unfinished * evidence.rest).sum(1)) / samples, 1.0)
     probability = np.clip(probability, lower, upper)
     if evidence.conditional:
-        error = np.hypot(_mean_error(weighted, found, decided), masses.left_over * jeffreys_std_error(later, decided))
+        error = np.hypot(_mean_error(weighted, found, decided), left_over * jeffreys_std_error(later, decided))
     else:
         error = jeffreys_std_error(probability, decided)
     return Risk(probability, error, decided / samples, lower, upper)

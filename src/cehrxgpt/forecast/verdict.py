@@ -39,6 +39,7 @@ def judge(task: Task, pool: Pool) -> Verdict:
     """Find a task's outcome in every future of a pool."""
     at = pool.samples.select("subject_id", "prediction_time", "sample_id")
     prediction = instant_from_datetime64(at["prediction_time"].to_numpy())
+    going_on = np.zeros(at.height, dtype=bool)
     if task.in_stay:
         start = np.array([case.stay_start[task.name] for case in pool.cases], dtype="datetime64[us]")[pool.rollouts.prompt_index]
         stay_end = (pool.icu_end_minutes if task.about_intensive_care else pool.stay_end_minutes).copy()
@@ -46,20 +47,24 @@ def judge(task: Task, pool: Pool) -> Verdict:
             # A stay that is still going on after the limit has lasted longer, whenever it may end.
             limit = instant_from_datetime64(start) + round(task.outcome.stay_over_days * MINUTES_PER_DAY)
             stay_end = np.where((stay_end < 0) & (pool.end_minutes > limit), pool.end_minutes, stay_end)
-        ends = np.where(stay_end < 0, np.datetime64("NaT", "us"), datetime64_from_instant(stay_end))
+        # What a stay that is still going on has brought so far counts.
+        going_on = stay_end < 0
+        ends = datetime64_from_instant(np.where(going_on, pool.end_minutes, stay_end))
         at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
     found = outcome_in_window(task, as_recorded(pool.trajectories), at)
     found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome = found["outcome_time"].is_not_null().to_numpy()
-    died = found["death_time"].is_not_null().to_numpy() & (minutes["death_time"] <= minutes["window_close"])  # a pool may run on for other tasks
+    died = found["death_time"].is_not_null().to_numpy() & (
+        (minutes["death_time"] <= minutes["window_close"]) | going_on
+    )  # a pool may run on for other tasks
     known = _known_until(task, pool)
-    closed = found["window_close"].is_not_null().to_numpy() & (known >= minutes["window_close"])
+    closed = ~going_on & (known >= minutes["window_close"])
     ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
     unfinished = ~(outcome | died | closed | ended)
     end = np.minimum(pool.end_minutes, minutes["window_close"])
     # Its share goes to those of which the date of the close is known.
-    end = np.where(unfinished & (end == minutes["window_close"]), np.minimum(known, end), end)
+    end = np.where(unfinished & ~going_on & (end == minutes["window_close"]), np.minimum(known, end), end)
     end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
     return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
 
