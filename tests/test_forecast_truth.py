@@ -135,6 +135,26 @@ def test_the_last_date_of_a_stay_is_not_known_whole_either() -> None:
     assert told[3]["completion"] == 0  # every stay that has ended stands on its last date
 
 
+@pytest.mark.parametrize(("kind", "risk"), [(None, 0.0), ("Visit/9202", 0.0), ("Visit/9201", 1.0)])
+def test_a_visit_that_goes_by_the_day_says_no_hours(kind: str | None, risk: float) -> None:
+    """Asked at noon, what the date surely brings is after noon in a stay, where things have hours, and neither before nor after elsewhere."""
+    ten = LAST + timedelta(days=20, hours=10)
+    rows = [{"time": ten, "code": BENIGN}] + ([{"time": ten - timedelta(hours=1), "code": kind}] if kind else [])
+    shared = {"subject_id": 1, "time_precision": "minute", "visit_id": 1 if kind else None}
+    events = pl.DataFrame([row | shared | {"available_time": row["time"]} for row in rows])
+    events = sort_events(pl.concat([history(1), conform(events.with_columns(pl.col("time", "available_time").cast(pl.Datetime("us"))))]))
+    chain = {
+        BENIGN: {"i-H3": 1.0} if risk else {OUTCOME: 1.0},
+        "i-H3": {OUTCOME: 1.0},
+        OUTCOME: {"[VE]": 0.5, "D40": 0.5},
+        "[VE]": {"D40": 1.0},
+        "D40": {"D40": 1.0},
+    }
+    asked = at(1, ten + timedelta(hours=2))
+    told = forecast(markov(chain), events, asked, [task(horizon=30)], ForecastConfig(samples=20, max_new_tokens=20)).predictions
+    assert told["predicted_boolean_probability"][0] == pytest.approx(risk, abs=1e-9), told["note"]
+
+
 def test_what_a_stay_has_brought_so_far_counts() -> None:
     """Of a stay that goes on when the budget ends, an outcome that was seen is one; long stays have more of them and use more tokens."""
     chain = {"Visit/9201": {"i-D1": 1.0}, "i-D1": {BENIGN: 0.9, OUTCOME: 0.1}, "discharge/8536": {"[VE]": 1.0}, "[VE]": {"D30": 1.0}}

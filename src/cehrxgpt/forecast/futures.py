@@ -16,7 +16,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout.dates import Dates
-from cehrxgpt.rollout.prompt import Prompt
+from cehrxgpt.rollout.prompt import Prompt, by_the_hour
 from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.rollout.windows import rollout_through_windows
 from cehrxgpt.timeline.decode import decode_futures
@@ -192,6 +192,7 @@ def draw_pool(
         prediction_time=prediction_time,
         sample_id=rollouts.sample_id,
         open_visit_id=np.array([case.open_visit_id for case in cases], dtype=np.int64)[of],
+        hourly=(by_the_hour(prompts, vocabulary) | np.array([case.in_icu for case in cases], dtype=bool))[of],
     )
     midnight = start_date * MINUTES_PER_DAY
     end_minutes = midnight + rollouts.end_clock_minutes

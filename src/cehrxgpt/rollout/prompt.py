@@ -131,7 +131,7 @@ def read_prompts(prompts: Sequence[Prompt], vocabulary: Vocabulary, grammar: Gra
         horizon_clock=np.array([NEVER if p.horizon_minutes is None else p.horizon_clock_minutes for p in prompts], dtype=np.int64),
         earliest=np.array([p.earliest_clock_minutes or 0 for p in prompts], dtype=np.int64),
         until=np.array([NO_KIND if p.until is None else p.until for p in prompts], dtype=np.int16),
-        hourly=_hourly(prompts, vocabulary) | np.isin(settled(np.concatenate([state.phase for state in states])), IN_ICU_PHASES),
+        hourly=by_the_hour(prompts, vocabulary) | np.isin(settled(np.concatenate([state.phase for state in states])), IN_ICU_PHASES),
         age_minutes=ages,
     )
     _check_sentences(table)
@@ -146,7 +146,7 @@ def _check_sentences(table: PromptTable) -> None:
             raise InputError(f"subject {prompt.subject_id}: age_minutes do not follow from the prompt's tokens; encode with Timeline")
 
 
-def _hourly(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+def by_the_hour(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
     """Whether the last visit that each prompt opened is of a class that has hours inside."""
     span = np.zeros(len(vocabulary), dtype=bool)
     types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)

@@ -14,7 +14,7 @@ from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
-from cehrxgpt.manifest import content_fingerprint, versions
+from cehrxgpt.manifest import code_fingerprint, content_fingerprint, versions
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, refuse_other_format, silent, write_table
 
@@ -146,7 +146,7 @@ def _forecast(
     config = replace(from_dict(ForecastConfig, dict(settings), where="forecast"), trajectories=keep)
     loaded = resolve_all(map(load_task, tasks), dataset.codes)
     inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
-    key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions()])
+    key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions(), code_fingerprint()])
     journal = Journal(pools, key, share)
     return run(load_model(model), dataset, rows, loaded, config, journal=journal, progress=progress), journal
 

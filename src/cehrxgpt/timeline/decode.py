@@ -146,8 +146,9 @@ def _values(vocabulary: Vocabulary, token: Int, bins: Int, rng: np.random.Genera
     return value
 
 
-def _precise(vocabulary: Vocabulary, read: _Read) -> Bool:
-    """Whether each event lies inside a span visit, where times are hours; by the visit's class, or because it has steps."""
+def _precise(vocabulary: Vocabulary, read: _Read, resumed: Bool) -> Bool:
+    """Whether each event lies inside a span visit, where times are hours; by the visit's class, or because it has steps, or `resumed`: in the
+    visit in which the sentence began, where that is one."""
     is_visit = vocabulary.kind[read.token] == Kind.VISIT_TYPE
     rows = np.flatnonzero(is_visit)
     code = pl.Series("code", [vocabulary.code[index] for index in read.token[rows]], dtype=pl.String)
@@ -157,18 +158,20 @@ def _precise(vocabulary: Vocabulary, read: _Read) -> Bool:
     of_visit = np.zeros(int(read.visit.max(initial=-1)) + 2, np.bool_)
     of_visit[read.visit[rows]] = span
     of_visit[-1] = False
-    return (of_visit[read.visit] | read.stepped | read.resumed) & (vocabulary.kind[read.token] != Kind.DEATH)
+    return (of_visit[read.visit] | read.stepped | resumed) & (vocabulary.kind[read.token] != Kind.DEATH)
 
 
-def _to_frame(vocabulary: Vocabulary, read: _Read, start_date: Int, visit_id: Int, rng: np.random.Generator | None) -> pl.DataFrame:
-    """EventTable rows without subjects, in the order of the tokens."""
+def _to_frame(
+    vocabulary: Vocabulary, read: _Read, start_date: Int, visit_id: Int, rng: np.random.Generator | None, hourly: Bool | None = None
+) -> pl.DataFrame:
+    """EventTable rows without subjects, in the order of the tokens; `hourly`, of each sentence: has the visit in which it began hours?"""
     table = pl.DataFrame({name: getattr(vocabulary, name) for name in _TEXT}, schema_overrides=_TEXT)
     rows = table[read.token] if len(read.token) else table.clear()
     midnight = start_date[read.row] * MINUTES_PER_DAY
     time = (midnight + read.minute) * 60_000_000
     end_of_day = time // MICROSECONDS_PER_DAY * MICROSECONDS_PER_DAY + MICROSECONDS_PER_DAY - 1
     time = np.where(vocabulary.kind[read.token] == Kind.DEATH, end_of_day, time)
-    precise = _precise(vocabulary, read)
+    precise = _precise(vocabulary, read, read.resumed if hourly is None else read.resumed & hourly[read.row])
     value = pl.Series("numeric_value", _values(vocabulary, read.token, read.bin, rng), nan_to_null=True)
     end = (midnight + read.end) * 60_000_000
     taken = np.flatnonzero(read.length > 0)
@@ -241,6 +244,7 @@ def decode_futures(
     prediction_time: npt.NDArray[np.datetime64],
     sample_id: npt.NDArray[np.integer],
     open_visit_id: Int | None = None,
+    hourly: Bool | None = None,
     rng: np.random.Generator | None = None,
 ) -> pl.DataFrame:
     """Generated continuations to events.
@@ -253,6 +257,7 @@ def decode_futures(
         subject_id, prediction_time, sample_id: [R]; the keys.
         open_visit_id: int64[R]; the visit in which each prompt ended, -1 where none (or the id is not known): its later events are
             linked to it. It has no row of its own here, as it began before the prediction.
+        hourly: bool[R]; that visit has hours; None: each has. In one that goes by the day events have no hour, as outside of visits.
         rng: draws numbers inside their bins; without it they are the bins' medians.
 
     Returns:
@@ -267,7 +272,7 @@ def decode_futures(
         known = np.where(read.resumed, open_visit_id[read.row] != -1, read.visit >= 0)
     else:
         known = read.visit >= 0
-    frame = _to_frame(vocabulary, read, start_date, np.zeros(len(read.row), np.int64), rng).with_columns(
+    frame = _to_frame(vocabulary, read, start_date, np.zeros(len(read.row), np.int64), rng, hourly).with_columns(
         pl.Series("visit_id", visit_id).set(pl.Series(~known), None),
         pl.Series("subject_id", subject_id[read.row], dtype=pl.Int64),
         pl.Series("prediction_time", prediction_time.astype("datetime64[us]")[read.row]).cast(pl.Datetime("us")),
