@@ -145,9 +145,13 @@ def clip(rows: pl.DataFrame) -> Array:
 
 def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFrame, FollowUp]:
     """The joined rows with a prediction, those lost from sight included, and when and how each ended; weights are estimated on all rows."""
+    predicted = group["predicted_boolean_probability"].is_not_null()
+    return group.filter(predicted), ended(group, weighted=weighted).take(predicted.to_numpy())
+
+
+def ended(group: pl.DataFrame, *, weighted: bool = True) -> FollowUp:
+    """When and how labels of one task ended."""
     end, days = ending(group["end_reason"].to_list()), group["time_to_event_days"].cast(pl.Float64)
     # Labels from elsewhere may not say when: who is free counts as seen to the end.
     days = pl.select(pl.when(pl.Series(end == FREE)).then(days.fill_null(days.max() or 0.0)).otherwise(days).fill_null(0.0)).to_series()
-    every = FollowUp.of(days.to_numpy(), end, weighted=weighted)
-    predicted = group["predicted_boolean_probability"].is_not_null()
-    return group.filter(predicted), every.take(predicted.to_numpy())
+    return FollowUp.of(days.to_numpy(), end, weighted=weighted)

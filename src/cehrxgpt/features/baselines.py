@@ -46,11 +46,11 @@ def nothing(rows: int, note: str) -> Fitted:
     return Fitted(np.full(rows, np.nan), note)
 
 
-def constant(outcome: Mask, fit: Mask) -> Fitted:
-    """The training prevalence for everybody: what a calibration error of zero is worth."""
+def constant(outcome: Mask, fit: Mask, weight: Array | None = None) -> Fitted:
+    """The training prevalence for everybody, weighted if rows are: what a calibration error of zero is worth."""
     if not fit.any():
         return nothing(outcome.size, "no labelled training rows")
-    return Fitted(np.full(outcome.size, float(outcome[fit].mean())))
+    return Fitted(np.full(outcome.size, float(np.average(outcome[fit], weights=None if weight is None else weight[fit]))))
 
 
 def log_loss(outcome: Mask, probability: Array) -> float:

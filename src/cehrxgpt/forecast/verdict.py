@@ -55,9 +55,8 @@ def judge(task: Task, pool: Pool) -> Verdict:
     found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome = found["outcome_time"].is_not_null().to_numpy()
-    died = found["death_time"].is_not_null().to_numpy() & (
-        (minutes["death_time"] <= minutes["window_close"]) | going_on
-    )  # a pool may run on for other tasks
+    in_window = (minutes["death_time"] <= minutes["window_close"]) | going_on  # a pool may run on for other tasks
+    died = found["death_time"].is_not_null().to_numpy() & in_window
     known = _known_until(task, pool)
     closed = ~going_on & (known >= minutes["window_close"])
     ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))

@@ -38,7 +38,6 @@ def references(
     """
     import polars as pl
 
-    from cehrxgpt.features.baselines import CONSTANT
     from cehrxgpt.features.probe import PREDICTION_DTYPES
 
     frames, notes = [pl.DataFrame(schema=PREDICTION_DTYPES)], []
@@ -52,9 +51,7 @@ def references(
         table = table.with_columns(_splits(table, dataset), _in(table, tuning, task))
         fit, lost, where = _fitted_on(table)
         known = people if where != _THEMSELVES else None
-        found = _fit(table, fit, known, seed=seed)
-        if fit.any():
-            found[CONSTANT] = _prevalence(table, fit, lost)
+        found = _fit(table, fit, lost, known, seed=seed)
         notes += [f"{task}: no {method}: {fitted.note}" for method, fitted in found.items() if fitted.note is not None]
         made = [method for method, fitted in found.items() if fitted.note is None and method not in mine["method"].to_list()]
         frames += [_rows(table, found[method], task=task, method=method) for method in made]
@@ -116,33 +113,32 @@ def _masks(table: pl.DataFrame, chosen: pl.Expr, known: pl.Expr) -> tuple[npt.ND
     return found["fit"].to_numpy(), found["lost"].to_numpy()
 
 
-def _fit(table: pl.DataFrame, fit: npt.NDArray[np.bool_], people: pl.DataFrame | None, *, seed: int) -> dict[str, Fitted]:
+def _fit(
+    table: pl.DataFrame, fit: npt.NDArray[np.bool_], lost: npt.NDArray[np.bool_], people: pl.DataFrame | None, *, seed: int
+) -> dict[str, Fitted]:
     import numpy as np
 
     from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, age_and_sex, constant
     from cehrxgpt.features.counts import count_features
 
     outcome = table["boolean_value"].fill_null(False).to_numpy().astype(bool)
-    found = {CONSTANT: constant(outcome, fit)}
+    found = {CONSTANT: constant(outcome, fit, _weights(table, fit, lost))}
     if people is not None:
         features = count_features(people, table, fit)
         found[AGE_SEX] = age_and_sex(features, outcome, fit, np.zeros_like(fit), table["subject_id"].to_numpy(), seed=seed)
     return found
 
 
-def _prevalence(table: pl.DataFrame, fit: npt.NDArray[np.bool_], lost: npt.NDArray[np.bool_]) -> Fitted:
-    """The outcome's share of the rows `fit`, weighted for those that are lost beside them, as all is that is judged."""
+def _weights(table: pl.DataFrame, fit: npt.NDArray[np.bool_], lost: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Of the rows `fit`, for those that are lost beside them, as all is weighted that is judged; float64[rows], 0 of others."""
     import numpy as np
     import polars as pl
 
-    from cehrxgpt.evaluate.rows import follow_up
-    from cehrxgpt.features.baselines import Fitted
+    from cehrxgpt.evaluate.rows import ended
 
-    every = table.filter(pl.Series(fit | lost)).with_columns(pl.lit(0.5).alias("predicted_boolean_probability"))
-    _, follow = follow_up(every)
-    known = every["boolean_value"].is_not_null().to_numpy()
-    truth = every["boolean_value"].fill_null(False).to_numpy().astype(float)
-    return Fitted(np.full(table.height, np.average(truth[known], weights=follow.weight[known])))
+    weight = np.zeros(table.height)
+    weight[fit | lost] = ended(table.filter(pl.Series(fit | lost))).weight
+    return weight
 
 
 def _rows(table: pl.DataFrame, fitted: Fitted, *, task: str, method: str) -> pl.DataFrame:

@@ -130,8 +130,9 @@ class DataFacts:
         pairs, told = _pairs(codes), []
         for name, concepts in written.concept_sets.items():
             bare = [code for code in concepts.patterns if not _match([code], self.codes)]
-            below = _below(bare, pairs).filter(pl.col("code").is_in(sorted(self.codes)))["root"] if concepts.descendants else ()
-            absent = [code for code in bare if code not in set(below)]
+            below = _below(bare, pairs).iter_rows() if concepts.descendants else ()
+            by_descendants = {root for root, code in below if code in self.codes}
+            absent = [code for code in bare if code not in by_descendants]
             if 0 < len(absent) < len(concepts.patterns):
                 more = ", ..." if len(absent) > _NAMED else ""
                 told.append(

@@ -257,7 +257,8 @@ class Trainer:
         start = time.perf_counter()
         rate = learning_rate(self.course.behind(self.counters), self.config)
         settling = self.counters.settling_from is not None
-        if settling and self.ranks.count == 1:
+        forwards_only = settling and self.ranks.count == 1
+        if forwards_only:
             self.decoder.requires_grad_(False)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -280,7 +281,7 @@ class Trainer:
         else:
             self._skip("gradient" if math.isfinite(loss) else "loss", suspects or list(numbers))
         self.optimizer.zero_grad(set_to_none=True)
-        self._advance(told, time.perf_counter() - start, forwards_only=settling and self.ranks.count == 1)
+        self._advance(told, time.perf_counter() - start, forwards_only=forwards_only)
         if self.counters.step % self.config.log_every == 0:
             self._log_training(rate, norm)
         return {
