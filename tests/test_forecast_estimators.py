@@ -123,8 +123,8 @@ def test_curves_end_at_the_risk_whatever_was_left_unfinished(data: st.DataObject
     nothing = np.zeros((1, samples), bool)
     unfinished = data.draw(hnp.arrays(bool, (1, samples)))
     evidence = Evidence(
-        future=future, minutes=minutes, amount=amount, outcome=nothing, unfinished=unfinished, died=nothing, end_minutes=end, conditional=True,
-        rest=rest[None],
+        future=future, minutes=minutes, amount=amount, outcome=nothing, unfinished=unfinished, died=nothing, end_minutes=end,
+        chances=np.array([[0, 11]]), rest=rest[None],
     )  # fmt: skip
     risk = estimate(evidence, close_minutes=10)
     found = curves(evidence, np.arange(2, 11, 2), risk)
@@ -166,7 +166,7 @@ def test_sums_of_chances_are_averaged_and_their_spread_is_the_error() -> None:
         unfinished=nothing,
         died=nothing,
         end_minutes=np.full(shape, 100),
-        conditional=True,
+        chances=np.array([[0, 101]]),
         rest=np.ones(shape),
     )
     risk = estimate(evidence)

@@ -77,7 +77,8 @@ def drawn(model, asked, method: str, *, elapsed: int, stop: bool = True, repeats
 def split(evidence: Evidence, futures: int) -> Evidence:
     """The futures as repeats of so many each."""
     wide = {name: getattr(evidence, name).reshape(-1, futures) for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
-    return Evidence(future=evidence.future, minutes=evidence.minutes, amount=evidence.amount, conditional=evidence.conditional, **wide)
+    chances = None if evidence.chances is None else np.repeat(evidence.chances, evidence.outcome.size // futures, axis=0)
+    return Evidence(future=evidence.future, minutes=evidence.minutes, amount=evidence.amount, chances=chances, **wide)
 
 
 VISITS = parse_task(

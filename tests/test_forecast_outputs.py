@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ from cehrxgpt import schema as s
 from cehrxgpt import stages
 from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
 from cehrxgpt.forecast import ForecastConfig, Journal, forecast, one_pass
+from cehrxgpt.forecast.futures import open_visits
 from cehrxgpt.forecast.rows import refusals
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import load_task
@@ -174,3 +175,17 @@ def test_what_should_compete_and_never_can_is_told(run, tmp_path: Path) -> None:
     figures = run("risk.parquet")
     assert figures["idle_competitors"] == {"toy": ["typo"]}
     assert figures["notes"] == ["toy: no future meets typo, which should compete: not in the vocabulary"]
+
+
+def test_futures_of_an_open_stay_carry_its_id() -> None:
+    """And not that of a visit within it, which is part of the stay in the tokens."""
+    now = datetime(2020, 1, 5)
+    rows = [(1, "Visit/9203", 1, 30), (1, "Visit/9201", 2, 10), (1, "Visit/9202", 3, 20), (2, "Visit/8870", 1, 40), (2, "Visit/9203", 3, 41)]
+    frame = pl.DataFrame(
+        [(subject, now, code, datetime(2020, 1, day), None, visit) for subject, code, day, visit in rows],
+        schema={"subject_id": pl.Int64, "prediction_time": pl.Datetime("us"), "code": pl.String, "time": pl.Datetime("us"),
+                "end_time": pl.Datetime("us"), "visit_id": pl.Int64},
+        orient="row",
+    )  # fmt: skip
+    moment = int(now.replace(tzinfo=UTC).timestamp() * 1_000_000)
+    assert open_visits(frame) == {(1, moment): 10, (2, moment): 40}

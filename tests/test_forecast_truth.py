@@ -323,3 +323,48 @@ def test_length_of_stay_and_death_in_the_stay() -> None:
     assert found.summary["tokens"] < 0.9 * beside.summary["tokens"]
     outside = forecast(model, history(1), at(1, LAST + timedelta(days=3)), [longer], ForecastConfig(samples=2))
     assert "no stay" in outside.predictions["note"][0]
+
+
+@pytest.mark.parametrize(("visit", "risk"), [("inpatient", 0.5), ("emergency", 0.5), ("[inpatient, emergency]", 1.0)])
+@pytest.mark.parametrize("beside", [False, True])
+def test_how_long_a_visit_lasts_is_looked_up_behind_the_window(visit: str, risk: float, beside: bool) -> None:
+    """The emergency room keeps every other patient for ten days. Half of the visits begin when the window closes: whether they last is seen
+    in the day after it, and is the same beside a task with a longer window."""
+    chain = {BENIGN: {"D10": 0.5, "D20": 0.5}, "D10": {"[VS]": 1.0}, "D20": {"[VS]": 1.0}, "[VS]": {"Visit/8870": 1.0}}
+    chain |= {"Visit/8870": {"i-D10": 0.5, "[VE]": 0.5}, "i-D10": {"[VE]": 1.0}, "[VE]": {"D60": 1.0}, "D60": {"[VS]": 1.0}}
+    visit = visit if visit.startswith("[") else f"[{visit}]"
+    asked = [
+        task("short", horizon=19, outcome=f"{{visit: {visit}}}"),
+        *([task("long", horizon=60, outcome="{visit: [inpatient]}")] if beside else []),
+    ]
+    found = forecast(
+        markov(chain, visits=[8870]), history(4), at(4, LAST + timedelta(days=1)), asked, ForecastConfig(samples=250, max_new_tokens=100)
+    ).predictions
+    short = found.filter(pl.col("task") == "short")
+    assert short["completion"].to_list() == [1.0] * 4
+    assert short["predicted_boolean_probability"].mean() == pytest.approx(risk, abs=3 * 0.5 / np.sqrt(1000) if risk < 1 else 1e-9)
+
+
+@pytest.mark.parametrize("visit", ["inpatient", "emergency"])
+def test_a_visit_too_young_to_be_classed_when_the_budget_ends_leaves_the_future_unfinished(visit: str) -> None:
+    chain = {BENIGN: {"D10": 1.0}, "D10": {"[VS]": 1.0}, "[VS]": {"Visit/8870": 1.0}, "Visit/8870": {"i-H3": 1.0}, "i-H3": {BENIGN: 1.0}}
+    asked = task(horizon=25, outcome=f"{{visit: [{visit}]}}")
+    found = forecast(markov(chain, visits=[8870]), history(1), at(1, LAST), [asked], ForecastConfig(samples=10, max_new_tokens=5)).predictions
+    assert found.select("completion", "lower_bound", "upper_bound").row(0) == (0.0, 0.0, 1.0)
+    either = task(horizon=25, outcome="{visit: [inpatient, emergency]}")
+    found = forecast(markov(chain, visits=[8870]), history(1), at(1, LAST), [either], ForecastConfig(samples=10, max_new_tokens=5)).predictions
+    assert found.select("completion", "predicted_boolean_probability").row(0) == pytest.approx((1.0, 1.0))
+
+
+@pytest.mark.parametrize("estimator", ["scope", "reach"])
+def test_futures_that_agree_on_dates_that_are_counted_are_not_sure_of_them(estimator: str) -> None:
+    """Two days from a noon: one whole date, on which every future has the same chance, and two halves, on which a quarter of the rows count
+    nothing."""
+    model, rows = markov(bare_chain({1: 1.0}, 0.05, 0.0)), at(150, LAST + timedelta(days=1, hours=12))
+    config = ForecastConfig(samples=20, max_new_tokens=40, estimator=estimator, curve_points=4)
+    found = forecast(model, history(150), rows, [task(horizon=2)], config)
+    risk, error = (found.predictions[name].to_numpy() for name in ("predicted_boolean_probability", "std_error"))
+    assert 0.9 < np.sqrt((error**2).mean()) / risk.std(ddof=1) < 1.33
+    assert error.min() > 0.005
+    assert found.curves is not None
+    assert found.curves.filter(pl.col("cumulative_incidence") > 0)["std_error"].min() > 0.005

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ OUTCOME, BENIGN = "condition/2", "condition/1"
 LABS = (("measurement/10", "8554", (4.0, 5.0, 6.0)), ("measurement/11", "8840", (0.0, 0.0, 10.0)))
 
 
-def vocabulary(*, icu: bool = False) -> Vocabulary:
-    """Structural tokens (few gaps, to be quick), two conditions, two labs with their units, an inpatient visit and a place of discharge;
-    `icu`: intensive care as well."""
+def vocabulary(*, icu: bool = False, visits: Sequence[int] = (9201,)) -> Vocabulary:
+    """Structural tokens (few gaps, to be quick), two conditions, two labs with their units, visits of these concepts and a place of
+    discharge; `icu`: intensive care as well."""
     rows = [row for row in structural_rows(range(2000, 2031), "exact") if row["kind"] != Kind.DAY_GAP or row["amount"] in (*range(61), 300)]
     for kind, prefix, values in ((Kind.GENDER, "gender", (0, 8507, 8532)), (Kind.RACE, "race", (0, 8527))):
         rows += [{"token": f"{prefix}:{one}", "kind": int(kind), "code": f"{prefix}/{one}", "origin": "person"} for one in values]
-    rows += [{"token": "Visit/9201", "kind": int(Kind.VISIT_TYPE), "code": "Visit/9201", "origin": "visit_occurrence"}]
+    for concept in visits:
+        rows += [{"token": f"Visit/{concept}", "kind": int(Kind.VISIT_TYPE), "code": f"Visit/{concept}", "origin": "visit_occurrence"}]
     rows += [{"token": "discharge/8536", "kind": int(Kind.DISCHARGE), "code": "discharge/8536", "origin": "visit_occurrence"}]
     rows += [{"token": code, "kind": int(Kind.CODE), "code": code, "origin": "condition_occurrence"} for code in (BENIGN, OUTCOME)]
     for code, unit, points in LABS:
@@ -66,9 +67,16 @@ class MarkovDecoder(nn.Module):
         return self.logits[hidden[..., 0].long()]
 
 
-def markov(table: Mapping[str, Mapping[str, float]], *, context: int = 512, population: dict[str, Any] | None = None, icu: bool = False) -> Loaded:
+def markov(
+    table: Mapping[str, Mapping[str, float]],
+    *,
+    context: int = 512,
+    population: dict[str, Any] | None = None,
+    icu: bool = False,
+    visits: Sequence[int] = (9201,),
+) -> Loaded:
     """The chain as a loaded model."""
-    words = vocabulary(icu=icu)
+    words = vocabulary(icu=icu, visits=visits)
     decoder = MarkovDecoder(table, words, context)
     return Loaded(decoder, words, decoder.config, Path("toy"), population)  # type: ignore[arg-type]
 

@@ -51,7 +51,8 @@ class Evidence:
             the outcome is not unfinished, whatever is said here.
         died: bool[P, n]; ended by death, or another competing event, without the outcome.
         end_minutes: int64[P, n], from the prediction time: the outcome's time, death, the window's close, or where the budget ran out.
-        conditional: increments are probabilities (SCOPE, REACH) and not outcomes (Monte Carlo).
+        chances: int64[P, 2], minutes from the prediction time from which and up to which increments are probabilities (SCOPE, REACH), while
+            those outside are outcomes; None: all are outcomes (Monte Carlo).
         rest: float64[P, n]; what is left of 1 at the end of each future: what the increments to come of an unfinished one can add at most, in
             the mean, and what the death at the end of another counts for. 1, but for REACH, whose futures go on behind chances of the outcome.
     """
@@ -63,7 +64,7 @@ class Evidence:
     unfinished: Bool
     died: Bool
     end_minutes: Int
-    conditional: bool
+    chances: Int | None
     rest: Float
 
     def __post_init__(self) -> None:
@@ -84,7 +85,8 @@ class Evidence:
         kept = place[at] >= 0
         wide = {name: getattr(self, name)[rows] for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
         future = place[at[kept]] * self.shape[1] + sample[kept]
-        return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], conditional=self.conditional, **wide)
+        chances = None if self.chances is None else self.chances[rows]
+        return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], chances=chances, **wide)
 
     def beside(self, other: Evidence) -> Evidence:
         """With further futures of the same prediction times."""
@@ -98,7 +100,7 @@ class Evidence:
             for name in ("outcome", "unfinished", "died", "end_minutes", "rest")
         }
         both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("minutes", "amount")}
-        return Evidence(future=np.concatenate(futures), conditional=self.conditional, **both, **wide)
+        return Evidence(future=np.concatenate(futures), chances=self.chances, **both, **wide)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: Int, *, died: Bool
         unfinished=unfinished & ~outcome if outcome.shape == unfinished.shape else unfinished,
         died=np.zeros_like(outcome) if died is None else died,
         end_minutes=end_minutes,
-        conditional=False,
+        chances=None,
         rest=np.ones(outcome.shape),
     )
 
@@ -203,8 +205,10 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     lower = np.minimum(found / samples, 1.0)
     upper = np.minimum((found + (evidence.unfinished * evidence.rest).sum(1)) / samples, 1.0)
     probability = np.clip(probability, lower, upper)
-    if evidence.conditional:
-        error = np.hypot(_mean_error(weighted, found, decided), left_over * jeffreys_std_error(later, decided))
+    if evidence.chances is not None:
+        close = np.array([evidence.end_minutes.max(initial=0) if close_minutes is None else close_minutes])
+        unseen = _unseen_error(evidence, evidence.chances, close, open_minutes, decided)[:, 0]
+        error = np.hypot(_mean_error(weighted, found, decided, unseen), left_over * jeffreys_std_error(later, decided))
     else:
         error = jeffreys_std_error(probability, decided)
     return Risk(probability, error, decided / samples, lower, upper)
@@ -216,13 +220,39 @@ def _sums(evidence: Evidence, amount: Float) -> Float:
     return np.bincount(evidence.future, amount, minlength=rows * samples).astype(np.float64).reshape(rows, samples)
 
 
-def _mean_error(values: Float, found: Float, decided: Float) -> Float:
-    """Standard error of the mean along the second axis, as of the futures whose answer is known; where nothing was `found` in any future that of
-    Monte Carlo, as zeros that agree say no more than that. NaN where there is one future."""
+def _mean_error(values: Float, found: Float, decided: Float, unseen: Float) -> Float:
+    """Standard error of the mean along the second axis, as of the futures whose answer is known, and of what is `unseen`; where nothing was
+    `found` in any future that of Monte Carlo, as zeros that agree say no more than that. NaN where there is one future."""
     if values.shape[1] == 1:
         return np.full(found.shape, np.nan)
     silent = jeffreys_std_error(np.zeros_like(found), decided)
-    return np.where(found > 0, values.std(axis=1, ddof=1) / np.sqrt(np.maximum(decided, 1.0)), silent)
+    return np.where(found > 0, np.hypot(values.std(axis=1, ddof=1) / np.sqrt(np.maximum(decided, 1.0)), unseen), silent)
+
+
+def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minutes: int, decided: Float) -> Float:
+    """Error of what is counted by each time of the grid where all futures agree in it, float64[P, G]; 0 where their spread says it.
+
+    That none of m futures (or each) has the outcome on a date on which outcomes are counted does not say that none has. As in Jeffreys' error one
+    further future is thought of, split in two; but the share with the outcome is what the chances on the other dates promise for as long a
+    time, not a half: of a few days in a long window little is expected, and a half would drown the rest.
+    """
+    rows, samples = evidence.shape
+    row, grid = evidence.future // samples, len(grid_minutes)
+    by_chance = (evidence.minutes >= chances[row, 0]) & (evidence.minutes < chances[row, 1])
+    place = np.searchsorted(grid_minutes, evidence.minutes, side="left")
+
+    def until(which: Bool, amount: Float) -> Float:
+        use = which & (place < grid)
+        return np.bincount(row[use] * grid + place[use], amount[use], minlength=rows * grid).astype(np.float64).reshape(rows, grid).cumsum(axis=1)
+
+    seen, chance = until(~by_chance, np.ones(len(row))), until(by_chance, evidence.amount) / samples
+    begins, ends = np.maximum(chances, open_minutes).T[:, :, None]
+    whole = np.clip(grid_minutes, begins, ends) - begins
+    partial = np.maximum(grid_minutes - open_minutes, 0) - whole
+    promised = np.where(whole > 0, 1 - (1 - np.minimum(chance, 1.0)) ** (partial / np.maximum(whole, 1)), 0.5)
+    a, b = seen + promised, np.maximum(decided[:, None] - seen, 0.0) + 1 - promised
+    error = np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
+    return np.where((partial > 0) & ((seen == 0) | (seen >= decided[:, None])), error, 0.0)
 
 
 @dataclass(frozen=True)
@@ -239,7 +269,7 @@ class Curves:
     death: Float
 
 
-def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> Curves:
+def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None, *, open_minutes: int = 0) -> Curves:
     """How the risk builds up to the window's close, the last time of the grid.
 
     Args:
@@ -247,6 +277,7 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> C
         grid_minutes: int64[G], times from the prediction time, ascending.
         risk: as estimated, where curves end; what it adds for unfinished futures comes evenly from where the last one stopped to the close. None:
             nothing is added.
+        open_minutes: when the window opens.
     """
     rows, samples = evidence.shape
     masses, grid = _Masses(evidence), len(grid_minutes)
@@ -264,8 +295,13 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None) -> C
         # What unfinished futures hand on may come to more than the risk, which is held to its bounds: REACH's count for less than 1 by then.
         incidence = np.minimum(incidence, risk.probability[:, None])
     incidence = np.minimum(incidence, 1.0)
-    decided = np.broadcast_to((samples - evidence.unfinished.sum(1)).astype(np.float64)[:, None], incidence.shape)
-    error = _mean_error(by_future, by_future.sum(axis=1), decided) if evidence.conditional else jeffreys_std_error(incidence, decided)
+    finished = (samples - evidence.unfinished.sum(1)).astype(np.float64)
+    decided = np.broadcast_to(finished[:, None], incidence.shape)
+    if evidence.chances is None:
+        error = jeffreys_std_error(incidence, decided)
+    else:
+        unseen = _unseen_error(evidence, evidence.chances, grid_minutes, open_minutes, finished)
+        error = _mean_error(by_future, by_future.sum(axis=1), decided, unseen)
     if risk is not None:
         error[:, -1] = risk.std_error
     dead = np.flatnonzero(evidence.died & ~evidence.outcome)

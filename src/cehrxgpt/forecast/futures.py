@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt import visits
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout.dates import Dates
 from cehrxgpt.rollout.prompt import Prompt, by_the_hour
@@ -85,10 +86,15 @@ class Pool:
 
 
 def open_visits(events: pl.DataFrame) -> dict[tuple[int, int], int]:
-    """(subject, prediction time in microseconds) -> id of the last visit begun and not ended, of cut histories."""
+    """(subject, prediction time in microseconds) -> id of the visit that goes on, of cut histories.
+
+    Of several it is the one that gives the whole its name in the tokens: of the highest class, the first to begin.
+    """
     rows = events.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX) & pl.col("end_time").is_null() & pl.col("visit_id").is_not_null())
-    last = rows.group_by("subject_id", "prediction_time", maintain_order=True).last()
-    return {(subject, time): visit for subject, time, visit in last.select("subject_id", pl.col("prediction_time").to_physical(), "visit_id").rows()}
+    lasted = (pl.col("prediction_time") - pl.col("time")).dt.total_minutes()
+    rows = rows.with_columns(visits.rank(visits.classify(pl.col("code"), lasted)).alias("_rank"))
+    rows = rows.sort("_rank", "time", "visit_id", descending=[True, False, False]).group_by("subject_id", "prediction_time").first()
+    return {(subject, time): visit for subject, time, visit in rows.select("subject_id", pl.col("prediction_time").to_physical(), "visit_id").rows()}
 
 
 def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, grammar: Grammar, max_tokens: int) -> list[Case]:
@@ -103,7 +109,7 @@ def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, 
         padded[row, : len(window.token_id)] = window.token_id
     state, _ = grammar.follow(padded)
     phase = settled(state.phase)
-    visits = open_visits(moments.events)
+    going_on = open_visits(moments.events)
     cases = []
     for row, (place, window) in enumerate(zip(places, windows, strict=True)):
         time = histories.prediction_time[place]
@@ -123,7 +129,7 @@ def make_cases(moments: Moments, places: Sequence[int], vocabulary: Vocabulary, 
                 phase=int(phase[row]),
                 clock_minutes=int(state.clock_minutes[row]),
                 birth_date=int(histories.birth_date[place]),
-                open_visit_id=visits.get((subject, int(time.astype("datetime64[us]").astype(np.int64))), -1) if inside else -1,
+                open_visit_id=going_on.get((subject, int(time.astype("datetime64[us]").astype(np.int64))), -1) if inside else -1,
                 stay_start={},
             )
         )

@@ -67,6 +67,7 @@ def expected(task: Task, verdict: Verdict, pool: Pool, place: int, tokens: npt.N
         rest = np.ones(len(drawn))
         seen = np.flatnonzero(verdict.outcome & (until >= drawn))
     start = np.array([one.prompt.prediction_clock_minutes for one in pool.cases], dtype=np.int64)
+    begin, end = dates.first * MINUTES_PER_DAY - start, (dates.last + 1) * MINUTES_PER_DAY - start
     use = amount > 0
     minutes = np.concatenate([clock[use] - start[case[use]], verdict.end_minutes[seen]])
     return Evidence(
@@ -77,7 +78,7 @@ def expected(task: Task, verdict: Verdict, pool: Pool, place: int, tokens: npt.N
         unfinished=counted.unfinished,
         died=counted.died,
         end_minutes=counted.end_minutes,
-        conditional=True,
+        chances=np.stack([begin, np.maximum(end, begin)], axis=1),
         rest=rest.reshape(counted.shape),
     )
 

@@ -30,11 +30,12 @@ from cehrxgpt.forecast.journal import Found, Journal, Removed
 from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
-from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
+from cehrxgpt.tasks.tokens import HasCodes, hangs_on_length, why_no_tokens
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
+from cehrxgpt.visits import stay_minutes
 
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
@@ -127,6 +128,7 @@ class _Worker:
         self.history_tokens = max(context - config.max_new_tokens, context // 2)
         self.tokens = {name: outcome_tokens(task, cast(HasCodes, model.vocabulary)) for name, task in self.tasks.items()}
         self.unsayable = {name for name, task in self.tasks.items() if not can_be_said(task, cast(HasCodes, model.vocabulary))}
+        self.by_length = {name for name, task in self.tasks.items() if hangs_on_length(task, cast(HasCodes, model.vocabulary))}
         self.waiting: dict[_Group, list[Case]] = {}
         self.found, self.notes, self.pools = Found(), dict[tuple[str, int], str](), 0
         self.total = len(self.asked) * config.samples
@@ -175,7 +177,9 @@ class _Worker:
             elif task.follow_days is None:
                 minutes.append(self.config.stay_days * MINUTES_PER_DAY)
             else:
-                minutes.append(int(np.ceil(task.follow_days * MINUTES_PER_DAY)))
+                # A visit that begins in the window may be what is asked about once it has lasted.
+                more = stay_minutes() + 1 if name in self.by_length else 0
+                minutes.append(int(np.ceil(task.follow_days * MINUTES_PER_DAY)) + more)
         return max(minutes)
 
     def _until(self, names: Sequence[str]) -> Kind | None:
@@ -288,7 +292,11 @@ class _Worker:
     def _risk(self, name: str, evidence: Evidence) -> Risk:
         task = self.tasks[name]
         close = None if task.follow_days is None else round(task.follow_days * MINUTES_PER_DAY)
-        return estimate(evidence, open_minutes=round(task.gap_days * MINUTES_PER_DAY), close_minutes=close)
+        return estimate(evidence, open_minutes=self._open_minutes(name), close_minutes=close)
+
+    def _open_minutes(self, name: str) -> int:
+        """When the task's window opens."""
+        return round(self.tasks[name].gap_days * MINUTES_PER_DAY)
 
     def _tell(self, name: str, cases: list[Case], places: npt.NDArray[np.int64], risk: Risk, evidence: Evidence, drawn: int, found: Found) -> None:
         """Write down the risks of the cases at these places, and their curves."""
@@ -302,7 +310,7 @@ class _Worker:
         if self.config.curve_points and follow is not None and len(places):
             days = np.linspace(0, follow, self.config.curve_points + 1)[1:]
             of_these = Risk(*(getattr(risk, field.name)[places] for field in fields(risk)))
-            told = curves(evidence.take(places), np.round(days * MINUTES_PER_DAY).astype(np.int64), of_these)
+            told = curves(evidence.take(places), np.round(days * MINUTES_PER_DAY).astype(np.int64), of_these, open_minutes=self._open_minutes(name))
             found.curves.append(_curve_rows(name, self.method(name), moments, days, told))
 
 

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt import visits
 from cehrxgpt.forecast.futures import Pool
 from cehrxgpt.tasks import Task, outcome_in_window
+from cehrxgpt.tasks.outcome import SAMPLE_KEY
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
 
 _NEVER = np.iinfo(np.int64).max
@@ -51,21 +53,51 @@ def judge(task: Task, pool: Pool) -> Verdict:
         going_on = stay_end < 0
         ends = datetime64_from_instant(np.where(going_on, pool.end_minutes, stay_end))
         at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
-    found = outcome_in_window(task, as_recorded(pool.trajectories), at)
-    found = found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))  # both end follow-up
+    found, undecided = _found(task, pool, at)
     minutes = {name: _minutes(found[name]) for name in ("outcome_time", "death_time", "window_close")}
     outcome = found["outcome_time"].is_not_null().to_numpy()
     in_window = (minutes["death_time"] <= minutes["window_close"]) | going_on  # a pool may run on for other tasks
     died = found["death_time"].is_not_null().to_numpy() & in_window
     known = _known_until(task, pool)
     closed = ~going_on & (known >= minutes["window_close"])
-    ended = np.isin(pool.rollouts.stop_reason, ("end", "death"))
-    unfinished = ~(outcome | died | closed | ended)
+    ended = pool.samples.select(_is_over(pl.col("stop_reason"))).to_series().to_numpy()
+    unfinished = ~(outcome | died | closed | ended) | undecided
     end = np.minimum(pool.end_minutes, minutes["window_close"])
     # Its share goes to those of which the date of the close is known.
     end = np.where(unfinished & ~going_on & (end == minutes["window_close"]), np.minimum(known, end), end)
     end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
     return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
+
+
+def _found(task: Task, pool: Pool, at: pl.DataFrame) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
+    """What the labeler finds in each future, `death_time` being what ends follow-up; and where it hangs on how long a visit, of those that are a
+    stay when they last, will have lasted: there nothing is found."""
+    events = as_recorded(pool.trajectories)
+    going_on = visits.is_ambiguous(pl.col("code")) & pl.col("end_time").is_null()
+    if not events.select(going_on.any()).item():
+        return _ended_by(outcome_in_window(task, events, at)), np.zeros(at.height, dtype=bool)
+    ends = pool.samples.select(*SAMPLE_KEY, pl.col("end_time").alias("_until"), (~_is_over(pl.col("stop_reason"))).alias("_goes_on"))
+    events = events.join(ends, on=list(SAMPLE_KEY), how="left", maintain_order="left")
+    stay = pl.duration(minutes=visits.stay_minutes(), time_unit="us")
+    young = pl.col("_goes_on") & (pl.col("_until") - pl.col("time") <= stay)
+    answers = []
+    for end in (pl.col("_until"), pl.when(young).then(pl.col("time") + stay + pl.duration(minutes=1, time_unit="us")).otherwise("_until")):
+        closed = events.with_columns(pl.when(going_on).then(end).otherwise("end_time").alias("end_time"))
+        answers.append(_ended_by(outcome_in_window(task, closed, at)))
+    found, otherwise = answers
+    differs = [found[name].is_null() != otherwise[name].is_null() for name in ("outcome_time", "death_time")]
+    undecided = (differs[0] | differs[1]).to_numpy()
+    nothing = [pl.when(~pl.Series(undecided)).then(name).alias(name) for name in ("outcome_time", "death_time")]
+    return found.with_columns(nothing), undecided
+
+
+def _ended_by(found: pl.DataFrame) -> pl.DataFrame:
+    return found.with_columns(pl.min_horizontal("death_time", "competing_time").alias("death_time"))
+
+
+def _is_over(stop_reason: pl.Expr) -> pl.Expr:
+    """Has the future ended by itself, and not because no more was asked for?"""
+    return stop_reason.is_in(["end", "death"])
 
 
 def _known_until(task: Task, pool: Pool) -> npt.NDArray[np.int64]:

@@ -69,6 +69,12 @@ def why_no_tokens(task: Task, vocabulary: HasCodes, *, by_stay: bool = False) ->
     return next((one for one in found if isinstance(one, str)), None)
 
 
+def hangs_on_length(task: Task, vocabulary: HasCodes) -> bool:
+    """Does how long a visit lasts decide whether it is the outcome, part of it, or competes?"""
+    leaves = [leaf for one in (task.outcome, *task.competing) for _, leaf in one.leaves()]
+    return any(isinstance(_visits(leaf, vocabulary, (*_SHORT, *_LONG)), str) for leaf in leaves if leaf.visit)
+
+
 def can_be_said(task: Task, vocabulary: HasCodes) -> bool:
     """Has the vocabulary tokens for the outcome, be they a set that decides it or not? Where not, no future can ever have it.
 
