@@ -54,17 +54,20 @@ def had(task, asked, events, moment):
     return any(is_visit(e, asked.visit, moment) for e in before)
 
 
-def first_time(task, asked, events, opens, closes):
+def first_time(task, asked, events, opens, closes, next_visit=None):
     """When the outcome is first there in the window, or None."""
     if asked.any or asked.all:
-        times = [first_time(task, part, events, opens, closes) for part in asked.any or asked.all]
+        times = [first_time(task, part, events, opens, closes, next_visit) for part in asked.any or asked.all]
         if asked.any:
             return min((time for time in times if time is not None), default=None)
         return None if None in times else max(times)
     hits = []
     for e in events:
-        same_day = task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date()
-        if not after(e, opens) or not (e["time"] <= closes or same_day):
+        if closes is None:  # a stay without an end: until the next visit begins
+            in_time = next_visit is None or e["time"] < next_visit
+        else:
+            in_time = e["time"] <= closes or (task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date())
+        if not after(e, opens) or not in_time:
             continue
         if asked.death and e["code"] == s.DEATH:
             hits.append(e["time"])
@@ -83,6 +86,20 @@ def visit_minutes(event, until=None):
 
 def is_visit(event, classes, until=None):
     return event["code"].startswith("Visit/") and class_of(event["code"], visit_minutes(event, until)) in classes
+
+
+def closed(events):
+    """The events, visits without an end ending when their place of discharge is known."""
+    known = {}
+    for e in events:
+        if e["code"].startswith("discharge/") and e["visit_id"] is not None:
+            known[e["visit_id"]] = max(e["available_time"], known.get(e["visit_id"], e["available_time"]))
+    return [
+        e | {"end_time": max(e["time"], known[e["visit_id"]])}
+        if e["code"].startswith("Visit/") and e["end_time"] is None and e["visit_id"] in known
+        else e
+        for e in events
+    ]
 
 
 def slow_index(task, events):
@@ -155,7 +172,12 @@ def slow_label(task, events, moment, stay_start, stay_end):
         return "drop"
     death = min([e["time"] for e in events if e["code"] == s.DEATH and after(e, moment)], default=None)
     opens = moment + timedelta(days=task.gap_days)
-    outcome = None
+    outcome = next_visit = None
+    if task.in_stay and stay_end is None:
+        begun = [e["time"] for e in events if e["code"].startswith("Visit/") and e["time"] > moment and after(e, moment)]
+        next_visit = min(begun, default=None)
+        if death is not None and (next_visit is None or death <= next_visit):
+            stay_end = death
     if task.outcome.stay_over_days is not None:
         if stay_end is None:
             return None
@@ -164,15 +186,15 @@ def slow_label(task, events, moment, stay_start, stay_end):
         outcome = limit if stay_end > limit else None
     else:
         closes = stay_end if task.horizon_days == "stay" else opens + timedelta(days=task.horizon_days)
-        if closes is None:
-            return None
-        outcome = first_time(task, task.outcome, events, opens, closes)
-    others = [first_time(task, one, events, moment, closes) for one in task.competing]
+        outcome = first_time(task, task.outcome, events, opens, closes, next_visit)
+    others = [first_time(task, one, events, moment, closes, next_visit) for one in task.competing]
     competing = min((time for time in others if time is not None), default=None)
     if competing is not None and (outcome is None or competing < outcome):
         return False
     if outcome is not None:
         return True
+    if closes is None:
+        return None
     if death is not None and death <= closes:
         return False
     if task.censoring == "closed_world" or until + grace >= closes:
@@ -183,7 +205,7 @@ def slow_label(task, events, moment, stay_start, stay_end):
 def slow_labels(task, rows):
     labels = {}
     for subject in sorted({r["subject_id"] for r in rows}):
-        events = [r for r in rows if r["subject_id"] == subject]
+        events = closed([r for r in rows if r["subject_id"] == subject])
         for moment, stay_start, stay_end in slow_index(task, events):
             value = slow_label(task, events, moment, stay_start, stay_end)
             if value != "drop":

@@ -85,8 +85,10 @@ def random_people(rng: Random, count: int):
             end = None if length is None else time + timedelta(hours=length)
             end = end.replace(hour=0) if end is not None and day else end
             mine.append(row(subject, f"Visit/{rng.choice([9201, 9202, 8870])}", time, end=end, visit=visit_id, day=day))
-            if end is not None and rng.random() < 0.6:
-                mine.append(row(subject, f"discharge/{rng.choice([8536, 1])}", end, visit=visit_id, day=day))
+            if rng.random() < 0.6:
+                left = end or (moment(day) if rng.random() < 0.3 else None)
+                if left is not None:
+                    mine.append(row(subject, f"discharge/{rng.choice([8536, 1])}", left, visit=visit_id, day=day))
             if rng.random() < 0.5:
                 known = None if end is None else rng.choice([None, end, end + timedelta(hours=12)])
                 mine.append(row(subject, f"condition/{rng.randint(1, 3)}", time, visit=visit_id, known=known))

@@ -90,3 +90,22 @@ def test_the_constant_of_the_judged_rows_is_their_weighted_share() -> None:
     assert metrics["prevalence"] < labels["boolean_value"].mean()
     assert metrics["ece"] == pytest.approx(0, abs=1e-9)
     assert metrics["calibration_intercept"] == pytest.approx(0, abs=1e-6)
+
+
+def test_age_and_sex_are_fitted_on_weighted_rows() -> None:
+    """The same, of people who train: unweighted, both would promise too much to those who are judged."""
+    rng = np.random.default_rng(3)
+    count = 3_000
+    event, lost = rng.exponential(600, count), rng.exponential(400, count)
+    old = rng.random(count) < 0.5
+    data = Events([datetime(1930 if one else 1980, 1, 1) for one in old], [s.TRAIN if subject < 2_000 else s.HELD_OUT for subject in range(count)])
+    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
+    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
+    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
+    labels = labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+    judged = labels.filter(pl.col("subject_id") >= 2_000)
+    found, _ = references(predictions_frame(judged, [0.5] * judged.height), labels, dataset=data, tuning=None)
+    truth = 1 - np.exp(-365 / 600)
+    assert judged["boolean_value"].mean() > truth + 0.05  # what is seen has too many positives
+    for method in ("constant", "age+sex"):
+        assert found.filter(pl.col("method") == method)["predicted_boolean_probability"].mean() == pytest.approx(truth, abs=0.035)

@@ -348,3 +348,49 @@ def test_an_index_by_value_says_how_many_were_measured():
     assert steps == [("index: a", 2, 4), ("value: a above 5", 1, 2), ("the first of each subject", 1, 1)]
     assert found.attrition[-1]["step"] == "included: a below 5 before"
     assert found.labels["prediction_time"].to_list() == [START + timedelta(days=1)]
+
+
+def _stay(subject, *inside, end=None):
+    """Two days in hospital so far, and what came then."""
+    return [
+        row(subject, "condition/3", START - timedelta(days=40)),
+        row(subject, "Visit/9201", START, end=end, visit=subject),
+        *(row(subject, code, START + timedelta(hours=hours), visit=subject) for code, hours in inside),
+    ]
+
+
+@pytest.mark.parametrize("censoring", ["observation_period", "closed_world"])
+def test_what_was_seen_in_a_stay_without_an_end_counts(censoring):
+    """Such a stay ends when the place of discharge is known, or with a death; what comes before the next visit begins is in it."""
+    later = [
+        row(6, "Visit/9202", START + timedelta(days=9), end=START + timedelta(days=9), visit=60),
+        row(6, "condition/2", START + timedelta(days=9)),
+    ]
+    rows = [
+        *_stay(1, ("condition/2", 40)),
+        *_stay(2, (s.DEATH, 60)),
+        *_stay(3, ("discharge/8536", 60)),
+        *_stay(4, ("condition/2", 70), ("discharge/8536", 60)),
+        *_stay(5, ("condition/1", 40)),
+        *_stay(6),
+        *later,
+        *_stay(7, ("condition/2", 40), end=START + timedelta(hours=60)),
+        *BYSTANDER,
+    ]
+    index = Index(visit=("inpatient",), at="start", hours_after=24)
+
+    def said(outcome, **more):
+        sets = {"b": SETS["b"]} if outcome.concepts else {}
+        labels = label(table(rows), simple(index=index, outcome=outcome, concept_sets=sets, censoring=censoring, **more)).labels
+        return {subject: value for subject, value in labels.select("subject_id", "boolean_value").rows() if subject < 99}
+
+    assert said(Outcome(concepts="b"), horizon_days="stay") == {1: True, 2: False, 3: False, 4: False, 5: None, 6: None, 7: True}
+    assert said(Outcome(death=True), horizon_days="stay") == {1: None, 2: True, 3: False, 4: False, 5: None, 6: None, 7: False}
+    assert said(Outcome(stay_over_days=2), horizon_days=None) == {1: None, 2: True, 3: True, 4: True, 5: None, 6: None, 7: True}
+
+
+def test_a_visit_that_ends_with_its_discharge_is_asked_about_then():
+    rows = [*_stay(1, ("discharge/8536", 60), ("condition/2", 100)), *BYSTANDER]
+    task = simple(index=Index(visit=("inpatient",), at="end"), outcome=Outcome(concepts="b"), concept_sets={"b": SETS["b"]})
+    labels = label(table(rows), task).labels.filter(pl.col("subject_id") == 1)
+    assert labels.select("prediction_time", "boolean_value").rows() == [(START + timedelta(hours=60), True)]

@@ -53,13 +53,13 @@ def constant(outcome: Mask, fit: Mask, weight: Array | None = None) -> Fitted:
     return Fitted(np.full(outcome.size, float(np.average(outcome[fit], weights=None if weight is None else weight[fit]))))
 
 
-def log_loss(outcome: Mask, probability: Array) -> float:
+def log_loss(outcome: Mask, probability: Array, weight: Array | None = None) -> float:
     """Mean negative log-likelihood."""
     p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return float(-np.mean(np.where(outcome, np.log(p), np.log1p(-p))))
+    return float(-np.average(np.where(outcome, np.log(p), np.log1p(-p)), weights=weight))
 
 
-def _fit_logistic(x: sparse.csr_matrix | Array, outcome: Mask, strength: float, seed: int) -> tuple[Array, float]:
+def _fit_logistic(x: sparse.csr_matrix | Array, outcome: Mask, strength: float, seed: int, weight: Array | None = None) -> tuple[Array, float]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -67,7 +67,7 @@ def _fit_logistic(x: sparse.csr_matrix | Array, outcome: Mask, strength: float, 
     with warnings.catch_warnings():
         # A weak penalty on separable data never quite converges; the choice of C by held-back loss passes such fits by.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x, outcome)
+        model.fit(x, outcome, sample_weight=weight)
     return model.coef_[0], float(model.intercept_[0])
 
 
@@ -82,36 +82,54 @@ def _folds(subject_id: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDAr
 
 
 def choose_strength(
-    x: sparse.csr_matrix | Array, outcome: Mask, fit: Mask, tuning: Mask, subject_id: npt.NDArray[np.int64], *, least: int, seed: int
+    x: sparse.csr_matrix | Array,
+    outcome: Mask,
+    fit: Mask,
+    tuning: Mask,
+    subject_id: npt.NDArray[np.int64],
+    *,
+    least: int,
+    seed: int,
+    weight: Array | None = None,
 ) -> float:
     """C by log-loss: on the tuning rows if they have enough of each class, else by three folds over training subjects."""
     losses = []
+    weight = np.ones(outcome.size) if weight is None else weight
     for strength in REGULARISATION:
         if too_few(outcome, tuning, least) is None:
-            coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, seed)
-            losses.append(log_loss(outcome[tuning], _probability(x[tuning], coefficients, intercept)))
+            coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, seed, weight[fit])
+            losses.append(log_loss(outcome[tuning], _probability(x[tuning], coefficients, intercept), weight[tuning]))
             continue
         fold, parts = _folds(subject_id, 3, seed), []
         for number in range(3):
             inside, outside = fit & (fold != number), fit & (fold == number)
             if outside.any() and len(set(outcome[inside].tolist())) == 2:
-                coefficients, intercept = _fit_logistic(x[inside], outcome[inside], strength, seed)
-                parts.append((log_loss(outcome[outside], _probability(x[outside], coefficients, intercept)), int(outside.sum())))
+                coefficients, intercept = _fit_logistic(x[inside], outcome[inside], strength, seed, weight[inside])
+                lost = log_loss(outcome[outside], _probability(x[outside], coefficients, intercept), weight[outside])
+                parts.append((lost, float(weight[outside].sum())))
         losses.append(sum(loss * rows for loss, rows in parts) / max(sum(rows for _, rows in parts), 1) if parts else np.inf)
     return REGULARISATION[int(np.argmin(losses))]
 
 
 def logistic(
-    x: sparse.csr_matrix | Array, outcome: Mask, fit: Mask, tuning: Mask, subject_id: npt.NDArray[np.int64], *, least: int = 5, seed: int = 0
+    x: sparse.csr_matrix | Array,
+    outcome: Mask,
+    fit: Mask,
+    tuning: Mask,
+    subject_id: npt.NDArray[np.int64],
+    *,
+    least: int = 5,
+    seed: int = 0,
+    weight: Array | None = None,
 ) -> Fitted:
-    """Logistic regression on columns that are already on a common scale; C chosen by `choose_strength`."""
+    """Logistic regression on columns that are already on a common scale; C chosen by `choose_strength`. `weight`: of all rows, above 0 in `fit`."""
     why = too_few(outcome, fit, least)
     if why is not None:
         return nothing(outcome.size, why)
     if x.shape[1] == 0:
         return nothing(outcome.size, "no feature has enough training subjects")
-    strength = choose_strength(x, outcome, fit, tuning, subject_id, least=least, seed=seed)
-    coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, seed)
+    strength = choose_strength(x, outcome, fit, tuning, subject_id, least=least, seed=seed, weight=weight)
+    coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, seed, None if weight is None else weight[fit])
     return Fitted(_probability(x, coefficients, intercept))
 
 
@@ -154,11 +172,19 @@ def lightgbm(x: sparse.csr_matrix, outcome: Mask, fit: Mask, tuning: Mask, *, le
 
 
 def age_and_sex(
-    features: CountFeatures, outcome: Mask, fit: Mask, tuning: Mask, subject_id: npt.NDArray[np.int64], *, least: int = 5, seed: int = 0
+    features: CountFeatures,
+    outcome: Mask,
+    fit: Mask,
+    tuning: Mask,
+    subject_id: npt.NDArray[np.int64],
+    *,
+    least: int = 5,
+    seed: int = 0,
+    weight: Array | None = None,
 ) -> Fitted:
-    """Logistic regression on age and sex alone."""
+    """Logistic regression on age and sex alone; further arguments as of `logistic`."""
     person = scale_columns(features.matrix[:, features.columns("age", "sex:")], fit)
-    return logistic(np.asarray(person.todense()), outcome, fit, tuning, subject_id, least=least, seed=seed)
+    return logistic(np.asarray(person.todense()), outcome, fit, tuning, subject_id, least=least, seed=seed, weight=weight)
 
 
 def fit_baselines(
@@ -184,10 +210,9 @@ def fit_baselines(
     """
     threads = max(1, min(threads, os.cpu_count() or 1))
     scaled = scale_columns(features.matrix, fit)
-    shared = {"least": least, "seed": seed}
     return {
-        COUNTS_LIGHTGBM: lightgbm(features.matrix, outcome, fit, tuning, threads=threads, **shared),
-        COUNTS_LOGISTIC: logistic(scaled, outcome, fit, tuning, subject_id, **shared),
-        AGE_SEX: age_and_sex(features, outcome, fit, tuning, subject_id, **shared),
+        COUNTS_LIGHTGBM: lightgbm(features.matrix, outcome, fit, tuning, least=least, seed=seed, threads=threads),
+        COUNTS_LOGISTIC: logistic(scaled, outcome, fit, tuning, subject_id, least=least, seed=seed),
+        AGE_SEX: age_and_sex(features, outcome, fit, tuning, subject_id, least=least, seed=seed),
         CONSTANT: constant(outcome, fit),
     }

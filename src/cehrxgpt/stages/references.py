@@ -122,10 +122,12 @@ def _fit(
     from cehrxgpt.features.counts import count_features
 
     outcome = table["boolean_value"].fill_null(False).to_numpy().astype(bool)
-    found = {CONSTANT: constant(outcome, fit, _weights(table, fit, lost))}
+    weight = _weights(table, fit, lost)
+    found = {CONSTANT: constant(outcome, fit, weight)}
     if people is not None:
         features = count_features(people, table, fit)
-        found[AGE_SEX] = age_and_sex(features, outcome, fit, np.zeros_like(fit), table["subject_id"].to_numpy(), seed=seed)
+        subject_id = table["subject_id"].to_numpy()
+        found[AGE_SEX] = age_and_sex(features, outcome, fit, np.zeros_like(fit), subject_id, seed=seed, weight=weight)
     return found
 
 

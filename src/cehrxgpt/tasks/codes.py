@@ -62,19 +62,13 @@ def _widened(concept_sets: Mapping[str, ConceptSet], pairs: pl.DataFrame) -> dic
 
 
 def _widen(concepts: ConceptSet, pairs: pl.DataFrame, parents: list[str]) -> ConceptSet:
-    known = set(concepts.patterns)
-    fresh = set(_match(concepts.patterns, parents)) | known
-    while fresh:
-        below = pairs.filter(pl.col("parent").is_in(sorted(fresh)))["code"].unique().to_list()
-        fresh = set(below) - known
-        known |= fresh
-    return replace(concepts, codes=tuple(concepts.codes) + tuple(sorted(known - set(concepts.patterns))))
+    below = _below([(concepts.patterns, "")], pairs, parents)["code"]
+    return replace(concepts, codes=tuple(concepts.codes) + tuple(sorted(set(below) - set(concepts.patterns))))
 
 
-def _below(patterns: Sequence[str], pairs: pl.DataFrame) -> pl.DataFrame:
-    """`root`, `code`: each pattern with the codes that it names in the ontology and all below them, read once for all."""
-    parents = pairs["parent"].unique().to_list()
-    rows = [(pattern, code) for pattern in patterns for code in _match([pattern], parents)]
+def _below(roots: Iterable[tuple[Sequence[str], str]], pairs: pl.DataFrame, parents: Iterable[str]) -> pl.DataFrame:
+    """`root`, `code`: of each root (patterns, name) the codes that it names among `parents`, and all below them by the ontology `pairs`."""
+    rows = [(root, code) for patterns, root in roots for code in sorted(_match(patterns, parents))]
     fresh = found = pl.DataFrame(rows, schema={"root": pl.String(), "code": pl.String()}, orient="row")
     while fresh.height:
         below = fresh.join(pairs, left_on="code", right_on="parent", how="inner").select("root", pl.col("code_right").alias("code"))
@@ -128,9 +122,10 @@ class DataFacts:
         """Which codes of sets that are in the data are not, in words, with their descendants by the ontology `codes` (as in `resolve`): rightly so,
         or misspelt. `written`: the task before it was widened."""
         pairs, told = _pairs(codes), []
+        parents = pairs["parent"].unique().to_list()
         for name, concepts in written.concept_sets.items():
             bare = [code for code in concepts.patterns if not _match([code], self.codes)]
-            below = _below(bare, pairs).iter_rows() if concepts.descendants else ()
+            below = _below([([code], code) for code in bare], pairs, parents).iter_rows() if concepts.descendants else ()
             by_descendants = {root for root, code in below if code in self.codes}
             absent = [code for code in bare if code not in by_descendants]
             if 0 < len(absent) < len(concepts.patterns):

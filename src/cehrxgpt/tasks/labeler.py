@@ -148,11 +148,10 @@ def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
     close, until = pl.col("window_close"), pl.col("observed_until")
     complete = pl.lit(True) if task.censoring == "closed_world" else until + days(task.grace_days) >= close
     reason = (
-        pl.when(close.is_null()).then(pl.lit("censored"))
-        .when(pl.col("outcome_time").is_not_null()).then(pl.lit("outcome"))
+        pl.when(pl.col("outcome_time").is_not_null()).then(pl.lit("outcome"))
         .when(pl.col("competing_time") < pl.coalesce("death_time", pl.lit(datetime.max))).then(pl.lit("competing"))
         .when(pl.col("death_time") <= close).then(pl.lit("death"))
-        .when(complete).then(pl.lit("horizon"))
+        .when(complete & close.is_not_null()).then(pl.lit("horizon"))
         .otherwise(pl.lit("censored"))
     )  # fmt: skip
     end = (

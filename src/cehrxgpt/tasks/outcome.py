@@ -83,11 +83,24 @@ def _float32(bound: float) -> pl.Expr:
 
 
 def visit_rows(events: pl.DataFrame) -> pl.DataFrame:
-    """The Visit rows, and stays in intensive care."""
+    """The Visit rows, and stays in intensive care; what has no end of its own ends as in the tokens: a visit when its place of discharge
+    is known, intensive care with its visit."""
     dated = events.filter(pl.col("time").is_not_null())
     stays = dated.filter(pl.col("code").str.starts_with(s.VISIT_PREFIX))
     icu = dated.filter(pl.col("code").str.starts_with(s.ICU_PREFIX))
-    return stays if icu.is_empty() else pl.concat([stays, _intensive_care(icu)])
+    stays = _with_end(stays, dated.filter(pl.col("code").str.starts_with(s.DISCHARGE_PREFIX)), known_at())
+    return stays if icu.is_empty() else pl.concat([stays, _intensive_care(_with_end(icu, stays, pl.col("end_time")))])
+
+
+def _with_end(rows: pl.DataFrame, closing: pl.DataFrame, when: pl.Expr) -> pl.DataFrame:
+    """`rows`, those without an end ending when the last of `closing` of the same visit does."""
+    if not rows["end_time"].null_count() or closing.is_empty():
+        return rows
+    key = [name for name in (*SAMPLE_KEY, "visit_id") if name in rows.columns]
+    ends = closing.group_by(key).agg(when.max().alias("_closed"))
+    found = rows.join(ends, on=key, how="left", maintain_order="left")  # nothing joins where there is no visit_id
+    closed = pl.when(pl.col("_closed").is_not_null()).then(pl.max_horizontal("time", "_closed"))
+    return found.with_columns(pl.coalesce("end_time", closed).alias("end_time")).drop("_closed")
 
 
 def _intensive_care(rows: pl.DataFrame) -> pl.DataFrame:
@@ -141,6 +154,23 @@ def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Seque
     return both.select(*at.columns, *(value.cast(_INSTANT).alias(name) for name, value in fresh.items() if name not in at.columns))
 
 
+def _open_stays(events: pl.DataFrame, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """`rows`, a stay whose end is not known ending with the death in it; with `next_visit`, when another begins: the stay is over by then.
+
+    Both of stays without an end alone, null elsewhere.
+    """
+    never = pl.lit(None, dtype=_INSTANT).alias("next_visit")
+    if not rows["stay_end"].null_count():
+        return rows.with_columns(never)
+    later = events.join(_pairs(rows.filter(pl.col("stay_end").is_null()), by), on=list(by), how="inner").filter(is_after("prediction_time"))
+    is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX) & (pl.col("time") > pl.col("prediction_time"))
+    first = {"next_visit": is_visit, "_died": pl.col("code") == s.DEATH}
+    found = later.group_by(_ROW).agg(pl.col("time").filter(which).min().alias(name) for name, which in first.items())
+    rows = rows.join(found, on=_ROW, how="left", maintain_order="left")
+    in_stay = pl.col("next_visit").is_null() | (pl.col("_died") <= pl.col("next_visit"))
+    return rows.with_columns(pl.coalesce("stay_end", pl.when(in_stay).then("_died")).alias("stay_end")).drop("_died")
+
+
 def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame, by: Sequence[str], *, opens: str) -> pl.DataFrame:
     """`_row`, `at`: when the outcome first is there after `opens` and by the window's close (no row where it is not).
 
@@ -153,6 +183,9 @@ def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame
         return times.agg(pl.col("at").max(), pl.len().alias("_parts")).filter(pl.col("_parts") == len(asked.all)).drop("_parts")
     found = _leaf_events(task, asked, events).join(pairs, on=list(by), how="inner").filter(is_after(opens))
     in_time = pl.col("time") <= pl.col("window_close")
+    if task.horizon_days == "stay":
+        still = pl.col("next_visit").is_null() | (pl.col("time") < pl.col("next_visit"))
+        in_time = in_time.fill_null(False) | (pl.col("window_close").is_null() & still)
     if task.horizon_days == "stay" and asked.death:
         # Hospitals write the stay's end and the death independently, one of them often by the day alone: a death on the day on
         # which the stay ends is a death in the stay.
@@ -162,7 +195,7 @@ def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame
 
 def _pairs(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """The key of each row, and its instants."""
-    instants = [name for name in ("window_open", "window_close") if name in rows.columns]
+    instants = [name for name in ("window_open", "window_close", "next_visit") if name in rows.columns]
     return rows.select(_ROW, *instants, *dict.fromkeys((*by, "prediction_time")))
 
 
@@ -203,7 +236,8 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
 
     Returns:
         `at`, same rows in the same order, with
-            window_open, window_close: timestamps; the close is null where a stay's end is not known;
+            window_open, window_close: timestamps; the close is null where a stay's end is not known (and nobody died in it): what comes
+                before the next visit begins is in such a stay;
             outcome_time: of the first outcome in the window, or null; null too where a competing event came before it;
             death_time: of a death after the prediction time, or null (also where death is the outcome);
             competing_time: of the first competing event after the prediction time and by the close, or null.
@@ -221,8 +255,9 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
     lacking = [name for name in numbers if name not in events.columns]
     if lacking:
         raise SchemaError(f"outcome_in_window: column '{lacking[0]}' is missing; a task about values needs {', '.join(numbers)}")
-    events = events.select(*by, "time", "code", "end_time", "available_time", *numbers)
+    events = events.select(*by, "time", "code", "end_time", "available_time", "visit_id", *numbers)
     rows = (attach_stay(task, events, at, by=by) if task.in_stay else at).with_row_index(_ROW)
+    rows = _open_stays(events, rows, by) if task.in_stay else rows
     rows = rows.with_columns((pl.col("prediction_time") + days(task.gap_days)).alias("window_open"))
     if task.outcome.stay_over_days is not None:
         limit = pl.col("stay_start") + days(task.outcome.stay_over_days)
