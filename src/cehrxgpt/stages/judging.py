@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,10 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, MismatchError
+from cehrxgpt.stages.metric_tables import headline_metrics, headline_rows, metric_figures, metric_tables, rounded, subgroup_tables, unjudged
 from cehrxgpt.stages.tables import (
     check_subjects,
-    interval,
     label_files,
-    method_name,
     number,
     read_labels,
     read_table,
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
     from cehrxgpt.events import EventDataset
 
-_ORDER = re.compile(r"^\d: ")  # before the names of bands that would not sort by themselves
 _SAME_RISK = 1e-6  # between the end of a curve and the risk
 
 
@@ -92,10 +89,10 @@ def evaluate_predictions(
     undrawn = [] if out is None else _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
     everybody = metrics.filter(pl.col("subgroup").is_null())
     return {
-        "metrics": {f"{name} {row['metric']}": _finite(row["value"]) for name, row in _labelled_by_task(everybody)},
-        "notes": [*_unjudged(judged), *notes, *fitted_on, *undrawn],
-        "tables": _metric_tables(everybody),
-        "subgroups": _subgroup_tables(metrics),
+        "metrics": metric_figures(everybody),
+        "notes": [*unjudged(judged), *notes, *fitted_on, *undrawn],
+        "tables": metric_tables(everybody),
+        "subgroups": subgroup_tables(metrics),
     }
 
 
@@ -129,49 +126,6 @@ def _apart(predictions: pl.DataFrame, curves: pl.DataFrame) -> tuple[int, int]:
     ends = curves.sort("days").with_columns(typed).group_by(key).agg(pl.col("cumulative_incidence").last().alias("_end"))
     both = predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).with_columns(typed).join(ends, on=key, how="inner")
     return int(((both["_end"] - both["predicted_boolean_probability"]).abs() > _SAME_RISK).sum()), both.height
-
-
-def _several(metrics: pl.DataFrame) -> bool:
-    return metrics["task"].n_unique() > 1
-
-
-def _labelled_by_task(metrics: pl.DataFrame) -> list[tuple[str, dict[str, Any]]]:
-    """(name, row) of each metric row; the task is named where there are several."""
-    several = _several(metrics)
-    return [(f"{row['task']} {row['method']}" if several else row["method"], row) for row in metrics.iter_rows(named=True)]
-
-
-def _unjudged(metrics: pl.DataFrame) -> list[str]:
-    """A line for each method that has no row to be judged by, or one where there is nothing at all."""
-    import polars as pl
-
-    if metrics.is_empty():
-        return ["there is nothing to judge: the predictions have no row"]
-    bare = metrics.filter(pl.col("subgroup").is_null(), pl.col("metric") == "rows", pl.col("value") == 0)
-    return [
-        f"{row['task']}: {method_name(row['method'])} has no row with both a prediction and a known label, and so no metrics"
-        for row in bare.iter_rows(named=True)
-    ]
-
-
-def _metric_tables(metrics: pl.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) for each task: a row per metric, a column per method, values with their 95% intervals."""
-    import polars as pl
-
-    tables = []
-    for task in metrics["task"].unique(maintain_order=True).to_list():
-        mine = metrics.filter(pl.col("task") == task)
-        methods = mine["method"].unique(maintain_order=True).to_list()
-        cells = {(row["metric"], row["method"]): _cell(row) for row in mine.iter_rows(named=True)}
-        rows = [[metric, *(cells.get((metric, method), "-") for method in methods)] for metric in mine["metric"].unique(maintain_order=True)]
-        tables.append((f"Metrics of {task}, 95% intervals", ["metric", *map(method_name, methods)], rows))
-    return tables
-
-
-def _cell(row: dict[str, Any]) -> str:
-    ends = interval(row["lower"], row["upper"])
-    value = _metric(row["metric"], row["value"])
-    return value if ends == "-" else f"{value} ({ends})"
 
 
 def _tuning(given: str) -> tuple[pl.DataFrame, str]:
@@ -232,38 +186,6 @@ def _write_judgement(
     return undrawn
 
 
-def _subgroup_tables(metrics: pl.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) for each task: a row per method and level, and how many levels are not shown as they are too small."""
-    import polars as pl
-
-    from cehrxgpt.evaluate.predictions import WITHHELD
-
-    tables: dict[str, list[list[str]]] = {}
-    parts = metrics.filter(pl.col("subgroup").is_not_null()).group_by("task", "method", "subgroup", "level", maintain_order=True)
-    for (task, method, subgroup, level), part in parts:
-        rows = {row["metric"]: row for row in part.iter_rows(named=True)}
-        named = [method_name(str(method)), str(subgroup).replace("_", " ")]
-        shown = tables.setdefault(str(task), [])
-        if WITHHELD in rows:
-            shown.append([*named, f"({rows[WITHHELD]['value']:.0f} too small)", *[""] * 6])
-            continue
-        auroc = rows["auroc"]
-        rest = [number(rows[name]["value"]) for name in ("calibration_slope", "prevalence", "mean_predicted")]
-        ends = interval(auroc["lower"], auroc["upper"])
-        shown.append([*named, _ORDER.sub("", str(level)), _metric("rows", rows["rows"]["value"]), number(auroc["value"]), ends, *rest])
-    columns = ["method", "group", "level", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"]
-    return [(f"By subgroup, {task}", columns, rows) for task, rows in tables.items()]
-
-
-def _metric(name: str, value: float | None) -> str:
-    """A metric's value as text; counts without decimals."""
-    return f"{value:,.0f}" if name in ("rows", "censored", "refused") and value is not None else number(value)
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or value != value else round(value, 4)
-
-
 def _sample(dataset: EventDataset, split: str | None, subjects: int = 20_000) -> pl.DataFrame:
     """Events of at most so many subjects (whole shards until there are enough), so that memory is bounded."""
     import polars as pl
@@ -289,7 +211,7 @@ def evaluate_synthetic(synthetic: Path, real: Path, out: Path | None, *, force: 
     rows = fidelity(_sample(ours, s.TRAIN if s.TRAIN in ours.splits else None), _sample(theirs, None))
     if out is not None:
         write_table(rows, out, force=force)
-    values = {row["metric"]: _finite(row["value"]) for row in rows.iter_rows(named=True)}
+    values = {row["metric"]: rounded(row["value"]) for row in rows.iter_rows(named=True)}
     return {"fidelity": values, "rows": [[name, number(value)] for name, value in values.items()]}
 
 
@@ -347,57 +269,7 @@ def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[s
     with atomic_path(out, folder=True, force=True) as partial:
         metrics.write_parquet(partial / "metrics.parquet")
         fidelity = evaluate_synthetic(run / "synthetic_events", run / "events", partial / "fidelity.parquet")["fidelity"]
-    return {"headline": _headline_rows(metrics), "metrics": _headline_metrics(metrics), "fidelity": fidelity}
-
-
-def _auroc(metrics: pl.DataFrame) -> pl.DataFrame:
-    import polars as pl
-
-    return metrics.filter(pl.col("metric") == "auroc")
-
-
-def _rows_compared(metrics: pl.DataFrame) -> dict[tuple[str, str], int]:
-    """(task, method) -> rows that were compared; a subject may have several."""
-    import polars as pl
-
-    compared = metrics.filter(pl.col("metric") == "rows").select("task", "method", "value")
-    return {(task, method): int(value) for task, method, value in compared.iter_rows()}
-
-
-def _auroc_text(row: dict[str, Any], rows: int) -> str:
-    """The AUROC with its interval, where it rests on outcomes enough."""
-    from cehrxgpt.report.methods import telling
-
-    return f"{number(row['value'])} ({interval(row['lower'], row['upper'])})" if telling(row["positives"], rows) else "too few outcomes"
-
-
-def _headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
-    rows = _rows_compared(metrics)
-    return [
-        [
-            row["task"],
-            method_name(row["method"]),
-            _auroc_text(row, rows[row["task"], row["method"]]),
-            f"{rows[row['task'], row['method']]:,}",
-            f"{row['subjects']:,}",
-            f"{row['positives']:,}",
-        ]
-        for row in _auroc(metrics).iter_rows(named=True)
-    ]
-
-
-def _headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
-    from cehrxgpt.report.methods import telling
-
-    figures: dict[str, Any] = {}
-    rows = _rows_compared(metrics)
-    for row in _auroc(metrics).iter_rows(named=True):
-        entry = {name: _finite(row[column]) for name, column in (("auroc", "value"), ("lower", "lower"), ("upper", "upper"))}
-        if not telling(row["positives"], rows[row["task"], row["method"]]):
-            entry["too_few_outcomes"] = True
-        entry |= {"rows": rows[row["task"], row["method"]], "subjects": row["subjects"], "positives": row["positives"]}
-        figures.setdefault(row["task"], {})[row["method"]] = entry
-    return figures
+    return {"headline": headline_rows(metrics), "metrics": headline_metrics(metrics), "fidelity": fidelity}
 
 
 def report(folder: Path, out: Path | None, *, patient: str = "auto", force: bool = False) -> dict[str, Any]:

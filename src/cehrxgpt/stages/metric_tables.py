@@ -1,0 +1,138 @@
+"""Metrics for the reader of a console, and as figures of a summary."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from cehrxgpt.stages.tables import interval, method_name, number
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, columns, rows."""
+
+_ORDER = re.compile(r"^\d: ")  # before the names of bands that would not sort by themselves
+
+
+def metric_figures(metrics: pl.DataFrame) -> dict[str, float | None]:
+    """`method metric` -> value of each metric row; the task is named before it where there are several."""
+    several = metrics["task"].n_unique() > 1
+    named = ((f"{row['task']} {row['method']}" if several else row["method"], row) for row in metrics.iter_rows(named=True))
+    return {f"{name} {row['metric']}": rounded(row["value"]) for name, row in named}
+
+
+def unjudged(metrics: pl.DataFrame) -> list[str]:
+    """A line for each method that has no row to be judged by, or one where there is nothing at all."""
+    import polars as pl
+
+    if metrics.is_empty():
+        return ["there is nothing to judge: the predictions have no row"]
+    bare = metrics.filter(pl.col("subgroup").is_null(), pl.col("metric") == "rows", pl.col("value") == 0)
+    return [
+        f"{row['task']}: {method_name(row['method'])} has no row with both a prediction and a known label, and so no metrics"
+        for row in bare.iter_rows(named=True)
+    ]
+
+
+def metric_tables(metrics: pl.DataFrame) -> list[Table]:
+    """(title, columns, rows) for each task: a row per metric, a column per method, values with their 95% intervals."""
+    import polars as pl
+
+    tables = []
+    for task in metrics["task"].unique(maintain_order=True).to_list():
+        mine = metrics.filter(pl.col("task") == task)
+        methods = mine["method"].unique(maintain_order=True).to_list()
+        cells = {(row["metric"], row["method"]): _cell(row) for row in mine.iter_rows(named=True)}
+        rows = [[metric, *(cells.get((metric, method), "-") for method in methods)] for metric in mine["metric"].unique(maintain_order=True)]
+        tables.append((f"Metrics of {task}, 95% intervals", ["metric", *map(method_name, methods)], rows))
+    return tables
+
+
+def _cell(row: dict[str, Any]) -> str:
+    ends = interval(row["lower"], row["upper"])
+    value = _metric(row["metric"], row["value"])
+    return value if ends == "-" else f"{value} ({ends})"
+
+
+def subgroup_tables(metrics: pl.DataFrame) -> list[Table]:
+    """(title, columns, rows) for each task: a row per method and level, and how many levels are not shown as they are too small."""
+    import polars as pl
+
+    from cehrxgpt.evaluate.predictions import WITHHELD
+
+    tables: dict[str, list[list[str]]] = {}
+    parts = metrics.filter(pl.col("subgroup").is_not_null()).group_by("task", "method", "subgroup", "level", maintain_order=True)
+    for (task, method, subgroup, level), part in parts:
+        rows = {row["metric"]: row for row in part.iter_rows(named=True)}
+        named = [method_name(str(method)), str(subgroup).replace("_", " ")]
+        shown = tables.setdefault(str(task), [])
+        if WITHHELD in rows:
+            shown.append([*named, f"({rows[WITHHELD]['value']:.0f} too small)", *[""] * 6])
+            continue
+        auroc = rows["auroc"]
+        rest = [number(rows[name]["value"]) for name in ("calibration_slope", "prevalence", "mean_predicted")]
+        ends = interval(auroc["lower"], auroc["upper"])
+        shown.append([*named, _ORDER.sub("", str(level)), _metric("rows", rows["rows"]["value"]), number(auroc["value"]), ends, *rest])
+    columns = ["method", "group", "level", "rows", "AUROC", "95% interval", "slope", "observed", "predicted"]
+    return [(f"By subgroup, {task}", columns, rows) for task, rows in tables.items()]
+
+
+def headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
+    rows = _rows_compared(metrics)
+    return [
+        [
+            row["task"],
+            method_name(row["method"]),
+            _auroc_text(row, rows[row["task"], row["method"]]),
+            f"{rows[row['task'], row['method']]:,}",
+            f"{row['subjects']:,}",
+            f"{row['positives']:,}",
+        ]
+        for row in _auroc(metrics).iter_rows(named=True)
+    ]
+
+
+def headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
+    from cehrxgpt.report.methods import telling
+
+    figures: dict[str, Any] = {}
+    rows = _rows_compared(metrics)
+    for row in _auroc(metrics).iter_rows(named=True):
+        entry = {name: rounded(row[column]) for name, column in (("auroc", "value"), ("lower", "lower"), ("upper", "upper"))}
+        if not telling(row["positives"], rows[row["task"], row["method"]]):
+            entry["too_few_outcomes"] = True
+        entry |= {"rows": rows[row["task"], row["method"]], "subjects": row["subjects"], "positives": row["positives"]}
+        figures.setdefault(row["task"], {})[row["method"]] = entry
+    return figures
+
+
+def _auroc(metrics: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    return metrics.filter(pl.col("metric") == "auroc")
+
+
+def _rows_compared(metrics: pl.DataFrame) -> dict[tuple[str, str], int]:
+    """(task, method) -> rows that were compared; a subject may have several."""
+    import polars as pl
+
+    compared = metrics.filter(pl.col("metric") == "rows").select("task", "method", "value")
+    return {(task, method): int(value) for task, method, value in compared.iter_rows()}
+
+
+def _auroc_text(row: dict[str, Any], rows: int) -> str:
+    """The AUROC with its interval, where it rests on outcomes enough."""
+    from cehrxgpt.report.methods import telling
+
+    return f"{number(row['value'])} ({interval(row['lower'], row['upper'])})" if telling(row["positives"], rows) else "too few outcomes"
+
+
+def _metric(name: str, value: float | None) -> str:
+    """A metric's value as text; counts without decimals."""
+    return f"{value:,.0f}" if name in ("rows", "censored", "refused") and value is not None else number(value)
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None or value != value else round(value, 4)
