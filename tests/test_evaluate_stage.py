@@ -112,6 +112,12 @@ def test_where_curves_lie(tmp_path):
     assert curves_beside(tmp_path / "risk.parquet") == tmp_path / "risk.curves.parquet"
 
 
+def test_curves_of_another_method_are_refused(files):
+    pl.read_parquet(files / "risk.parquet").with_columns(pl.lit("other").alias("method")).write_parquet(files / "risk.parquet")
+    with pytest.raises(MismatchError, match=r"risk.curves.parquet: curves of another forecast \(.*none is of a row of"):
+        stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet", files / "u.parquet"], None)
+
+
 def test_curves_of_another_forecast_are_refused(files):
     labels = [files / "t.parquet", files / "u.parquet"]
     risk = pl.read_parquet(files / "risk.parquet")

@@ -14,6 +14,7 @@ from cehrxgpt.stages.metric_tables import headline_metrics, headline_rows, metri
 from cehrxgpt.stages.tables import (
     check_subjects,
     label_files,
+    method_name,
     number,
     read_labels,
     read_table,
@@ -105,13 +106,16 @@ def _read_curves(risk: Path, predictions: pl.DataFrame) -> pl.DataFrame | None:
     """The curves beside a file of predictions.
 
     Raises:
-        MismatchError: they end at other risks than those predicted.
+        MismatchError: they end at other risks than those predicted, or none is of a row that is.
     """
     path = curves_beside(risk)
     if not path.exists():
         return None
     curves = read_table(path, s.CURVE_SCHEMA, what="curves", optional=("competing_incidence",))
     apart, compared = _apart(predictions, curves)
+    if curves.height and not compared and predictions["predicted_boolean_probability"].count():
+        methods = " and ".join(map(method_name, curves["method"].unique(maintain_order=True)))
+        raise MismatchError(f"{path}: curves of another forecast ({methods}): none is of a row of {risk}; forecast both anew, or remove the curves")
     if apart:
         raise MismatchError(f"{path}: curves of another forecast: {apart} of {compared} end at another risk than {risk} has; forecast both anew")
     return curves
