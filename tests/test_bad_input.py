@@ -45,6 +45,10 @@ CASES = {
     "an unknown recipe key": (["pretrain", "{made}/timeline", "--recipe", "{here}/recipe.yaml", "--out", "{here}/out"], "learning_rate"),
     "an unknown recipe": (["pretrain", "{made}/timeline", "--recipe", "demmo", "--out", "{here}/out"], "demo"),
     "an unknown run key": (["run", "{here}/run.yaml", "--out", "{here}/out"], "simulate"),
+    "two tasks for one file of labels": (
+        ["label", "{made}/events", "--task", "death_1y", "--task", "readmission_30d", "--out", "{here}/out"],
+        "given 2 times",
+    ),
     "an unknown task": (["label", "{made}/events", "--task", "t2dm_hf", "--out", "{here}/out"], "t2dm_hf_1y"),
     "no model": (["embed", "{here}/empty", "{made}/events", "--labels", "{made}/labels.parquet", "--out", "{here}/out"], "config.json"),
     "labels of strangers": (["forecast", "{made}/model", "{made}/events", "--labels", "{here}/strangers.parquet", "--out", "{here}/out"], "999999"),

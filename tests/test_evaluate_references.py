@@ -62,6 +62,16 @@ def test_references_are_fitted_on_other_people(old_and_young) -> None:
     assert references(pl.concat([judged, found.select(judged.columns)]), labels, dataset=data, tuning=None)[0].is_empty()
 
 
+def test_judged_people_of_the_training_split_are_told(old_and_young) -> None:
+    data, labels, _, _ = old_and_young
+    judged = predictions_frame(labels, [0.5] * PEOPLE)
+    _, notes = references(judged, labels, dataset=data, tuning=None)
+    assert notes == [
+        "t: constant fitted on 299 of the very rows that are judged (no age+sex: there are no labels of others)",
+        "t: 199 of 299 judged rows are of the training split; of a model that was trained on it they are no test",
+    ]
+
+
 def test_without_events_the_constant_alone(old_and_young) -> None:
     _, labels, judged, old = old_and_young
     found, notes = references(judged, labels, dataset=None, tuning=None)

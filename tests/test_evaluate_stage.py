@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -110,6 +111,14 @@ def test_a_report_shows_everybody_and_no_curve_is_a_task(files):
 
 def test_where_curves_lie(tmp_path):
     assert curves_beside(tmp_path / "risk.parquet") == tmp_path / "risk.curves.parquet"
+
+
+def test_events_that_lack_predicted_people_are_refused(files, monkeypatch):
+    """Some ids are in both by chance."""
+    people = pl.DataFrame({"subject_id": range(100), "split": ["held_out"] * 100})
+    monkeypatch.setattr("cehrxgpt.events.EventDataset", lambda root: SimpleNamespace(root=root, subject_splits=people))
+    with pytest.raises(MismatchError, match="predictions: 100 subjects are not in"):
+        stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet", files / "u.parquet"], None, events=files / "events")
 
 
 def test_curves_of_another_method_are_refused(files):

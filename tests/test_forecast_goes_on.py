@@ -285,7 +285,7 @@ def test_rows_whose_futures_all_ran_out_say_so(tmp_path) -> None:
         found = run(Journal(tmp_path, "key"), config=short)
         told, none = found.predictions.drop_nulls("note"), found.predictions.filter(pl.col("completion") == 0)
         assert told.equals(none)
-        assert set(told["note"]) == {"no future was finished within max_new_tokens"}
+        assert set(told["note"]) == {"no future was finished"}
         assert (told["task"] == "far").sum() == 11
         assert found.predictions["predicted_boolean_probability"].null_count() == 0
         assert (found.summary["predicted"], found.summary["refused"], found.summary["none_finished"]) == (22, {}, told.height)

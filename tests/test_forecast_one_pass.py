@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cehrxgpt import schema as s
 from cehrxgpt import stages
+from cehrxgpt.errors import MismatchError
 from cehrxgpt.events import EventDataset, conform, sort_events
 from cehrxgpt.forecast import OnePass, OnePassConfig, one_pass
 from cehrxgpt.forecast.cover import find_cover
@@ -486,3 +487,9 @@ def test_a_trained_head_ranks_patients(tmp_path: Path) -> None:
     mean, share = known["predicted_boolean_probability"].mean(), known["boolean_value"].mean()
     assert 0.5 < mean / share < 2
     assert found["std_error"].is_between(0, 0.2, closed="none").all()
+    stages.tokenize(tmp_path / "events", tmp_path / "other", {"value_bins": 5})
+    given = {"estimator": "time_to_event"}
+    with pytest.raises(MismatchError, match="other was written with another vocabulary than that of"):
+        stages.forecast(
+            tmp_path / "model", tmp_path / "events", [tmp_path / "labels.parquet"], tmp_path / "risk.parquet", given, timeline=tmp_path / "other"
+        )

@@ -53,6 +53,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def stage(out: str, *, labels=("labels.parquet",), samples: int = 4, estimator: str = "mc", **options):
         files, settings = [tmp_path / one for one in labels], {"samples": samples, "estimator": estimator}
+        settings |= {name: options.pop(name) for name in ("max_new_tokens", "target_std_error") if name in options}
         return stages.forecast(
             tmp_path / "model", tmp_path / "events", files, tmp_path / out, settings, tasks=[str(tmp_path / "toy.yaml")], **options
         )
@@ -189,3 +190,17 @@ def test_futures_of_an_open_stay_carry_its_id() -> None:
     )  # fmt: skip
     moment = int(now.replace(tzinfo=UTC).timestamp() * 1_000_000)
     assert open_visits(frame) == {(1, moment): 10, (2, moment): 40}
+
+
+def test_a_task_that_no_row_asks_for_is_refused(run, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(TASK.replace("name: toy", "name: mine"))
+    with pytest.raises(InputError, match="--task mine: no row asks for it; the labels are of toy"):
+        run("risk.parquet")
+
+
+def test_what_few_tokens_or_samples_leave_open_is_told(run, tmp_path: Path) -> None:
+    told = run("risk.parquet", max_new_tokens=3)
+    assert told["mean_risk"]["toy"] == pytest.approx(pl.read_parquet(tmp_path / "risk.parquet")["predicted_boolean_probability"].mean(), abs=1e-4)
+    assert any("end before the answer is known" in note and "--max-tokens" in note for note in told["notes"])
+    told = run("exact.parquet", target_std_error=0.001)
+    assert told["notes"] == ["--target-std-error was missed in 2 of 2 rows; more --samples would reach it"]

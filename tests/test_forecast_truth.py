@@ -291,8 +291,9 @@ def in_hospital(subjects: int, admitted: datetime) -> pl.DataFrame:
     return sort_events(pl.concat([history(subjects), stay]))
 
 
-def test_length_of_stay_and_death_in_the_stay() -> None:
-    """A stay of k days: each day another with probability 0.8, else home (0.9) or death."""
+@pytest.mark.parametrize("years", [0, 60])
+def test_length_of_stay_and_death_in_the_stay(years: int) -> None:
+    """A stay of k days: each day another with probability 0.8, else home (0.9) or death; `years` ago, before 1970 as well."""
     words = vocabulary()
     assert BENIGN in words
     table = {
@@ -306,8 +307,9 @@ def test_length_of_stay_and_death_in_the_stay() -> None:
         "D30": {BENIGN: 1.0},
     }
     model = markov(table)
-    admitted = LAST + timedelta(days=20)
-    events = in_hospital(5, admitted)
+    ago = timedelta(days=round(365.25 * years))
+    admitted = LAST + timedelta(days=20) - ago
+    events = in_hospital(5, LAST + timedelta(days=20)).with_columns(pl.col("time", "end_time", "available_time") - ago)
     index = "index: {visit: [inpatient], at: start}\n"
     longer = parse_task(f"name: long_stay\ndescription: toy\n{index}outcome: {{stay_over_days: 3}}\n", where="toy")
     dies = parse_task(f"name: dies\ndescription: toy\n{index}outcome: {{death: true}}\nhorizon_days: stay\n", where="toy")
@@ -321,7 +323,7 @@ def test_length_of_stay_and_death_in_the_stay() -> None:
     # Beside a task that looks beyond the stay futures go on, and say the same of the stay.
     assert beside.predictions.filter(pl.col("task") != "later").select(same).equals(found.predictions.select(same))
     assert found.summary["tokens"] < 0.9 * beside.summary["tokens"]
-    outside = forecast(model, history(1), at(1, LAST + timedelta(days=3)), [longer], ForecastConfig(samples=2))
+    outside = forecast(model, events, at(1, LAST + timedelta(days=3) - ago), [longer], ForecastConfig(samples=2))
     assert "no stay" in outside.predictions["note"][0]
 
 

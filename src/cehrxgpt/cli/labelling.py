@@ -45,7 +45,7 @@ def tasks(
 def label(
     events: Events,
     out: Out,
-    task: Annotated[Optional[str], typer.Option("--task", help="A library task's name or a YAML file, ours or of ACES.")] = None,  # noqa: UP045
+    task: Annotated[Optional[list[str]], typer.Option("--task", help="A library task's name or a YAML file, ours or of ACES.")] = None,  # noqa: UP045
     cohort: Annotated[Optional[Path], typer.Option("--cohort", help="An OMOP cohort table: ask when somebody enters.")] = None,  # noqa: UP045
     cohort_id: Annotated[Optional[int], typer.Option("--cohort-id", help="Which cohort definition of --cohort.")] = None,  # noqa: UP045
     labels: Annotated[Optional[Path], typer.Option("--labels", help="A label file: ask at its prediction times.")] = None,  # noqa: UP045
@@ -69,6 +69,8 @@ def label(
     from cehrxgpt import stages
 
     console = prepare(threads, quiet=quiet, json_only=json_only)
+    if task is not None and len(task) > 1:
+        raise InputError(f"--task is given {len(task)} times ({', '.join(task)}); a label file is of one task: call once for each")
     settings = {
         "cohort": cohort,
         "cohort_id": cohort_id,
@@ -82,7 +84,7 @@ def label(
         "censoring": censoring,
         "grace_days": grace_days,
     }
-    figures = stages.label(events, task, out, settings, force=force)
+    figures = stages.label(events, task[0] if task else None, out, settings, force=force)
     steps = figures.pop("attrition")
     rows = [[row["step"], f"{row['subjects']:,}", "" if row["rows"] is None else f"{row['rows']:,}", row["note"]] for row in steps]
     console.table(f"Attrition of {figures['task']}", ["step", "subjects", "rows", "note"], rows)

@@ -28,7 +28,8 @@ from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.timeline.window import last_window
 
-_US_PER_MINUTE = 60_000_000
+NOT_ENDED = int(np.iinfo(np.int64).min)
+"""Of a stay that goes on; minutes since 1970-01-01 are negative before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Pool:
         samples: frame of SAMPLE_SCHEMA, N rows.
         trajectories: frame of TRAJECTORY_SCHEMA.
         end_minutes: int64[N]; how far each was simulated, minutes since 1970-01-01.
-        stay_end_minutes: int64[N]; when the visit in which the prompt ended was closed, same unit; -1 = it was not, or there was none.
+        stay_end_minutes: int64[N]; when the visit in which the prompt ended was closed, same unit; NOT_ENDED = it was not, or there was none.
         icu_end_minutes: int64[N]; the same of the stay in intensive care in which the prompt ended.
         rollouts: as drawn.
     """
@@ -218,5 +219,5 @@ def draw_pool(
         },
         schema_overrides={"stop_reason": pl.String},
     )
-    stay_end, icu_end = (np.where(clock >= 0, midnight + clock, -1) for clock in (stays, icu))
+    stay_end, icu_end = (np.where(clock >= 0, midnight + clock, NOT_ENDED) for clock in (stays, icu))
     return Pool(cases, table, trajectories, end_minutes, stay_end, icu_end, rollouts)

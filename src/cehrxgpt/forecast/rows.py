@@ -26,7 +26,7 @@ HAD_IT = "the outcome is in the history and the task asks for its first onset"
 NOT_HAD = "the outcome is not in the history and the task asks for its recurrence"
 UNSAID = "the model cannot say that nothing happened for so long before the prediction time"
 DEAD = "the history ends in death"
-NONE_FINISHED = "no future was finished within max_new_tokens"
+NONE_FINISHED = "no future was finished"
 KEY = ("subject_id", "prediction_time")
 RISK_TYPES: dict[str, Any] = {
     "task": pl.String,

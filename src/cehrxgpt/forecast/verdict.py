@@ -10,7 +10,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
-from cehrxgpt.forecast.futures import Pool
+from cehrxgpt.forecast.futures import NOT_ENDED, Pool
 from cehrxgpt.tasks import Task, outcome_in_window
 from cehrxgpt.tasks.outcome import SAMPLE_KEY
 from cehrxgpt.timeline.time import MINUTES_PER_DAY, datetime64_from_instant, instant_from_datetime64
@@ -48,9 +48,9 @@ def judge(task: Task, pool: Pool) -> Verdict:
         if task.outcome.stay_over_days is not None:
             # A stay that is still going on after the limit has lasted longer, whenever it may end.
             limit = instant_from_datetime64(start) + round(task.outcome.stay_over_days * MINUTES_PER_DAY)
-            stay_end = np.where((stay_end < 0) & (pool.end_minutes > limit), pool.end_minutes, stay_end)
+            stay_end = np.where((stay_end == NOT_ENDED) & (pool.end_minutes > limit), pool.end_minutes, stay_end)
         # What a stay that is still going on has brought so far counts.
-        going_on = stay_end < 0
+        going_on = stay_end == NOT_ENDED
         ends = datetime64_from_instant(np.where(going_on, pool.end_minutes, stay_end))
         at = at.with_columns(pl.Series("stay_start", start), pl.Series("stay_end", ends))
     found, undecided = _found(task, pool, at)

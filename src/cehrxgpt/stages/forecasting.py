@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 _MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
+_COMPLETE = 0.95  # share of answers that are known, below which one is told
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
 
@@ -102,6 +103,16 @@ def _only_name(tasks: Sequence[str]) -> str | None:
     return load_task(tasks[0]).name if len(tasks) == 1 else None
 
 
+def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str]) -> None:
+    """Raise `InputError` where a task is given that no row asks for."""
+    from cehrxgpt.tasks import load_task
+
+    named = list(dict.fromkeys(name for table in tables.values() for name in table["task"].unique(maintain_order=True).to_list()))
+    unasked = [load_task(task).name for task in tasks if load_task(task).name not in named]
+    if unasked and all(table.height for table in tables.values()):
+        raise InputError(f"--task {unasked[0]}: no row asks for it; the labels are of {', '.join(named)}: give labels of it, or leave --task out")
+
+
 def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
     """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's.
 
@@ -164,7 +175,10 @@ def _one_pass(
     loaded, known = load_model(model), resolve_all(map(load_task, tasks), dataset.codes)
     head, errors = head_of(loaded), None
     if head is not None and timeline is not None:
-        errors = hazard_errors(loaded.decoder, head, TokenStore(timeline), asked_events(loaded, head, known))
+        store = TokenStore(timeline)
+        if store.vocabulary.fingerprint != loaded.vocabulary.fingerprint:
+            raise MismatchError(f"{timeline} was written with another vocabulary than that of {model}; give the store that the model was trained on")
+        errors = hazard_errors(loaded.decoder, head, store, asked_events(loaded, head, known))
     return one_pass(loaded, dataset, rows, known, OnePassConfig(curve_points=curve_points), head=head, errors=errors, progress=progress)
 
 
@@ -188,10 +202,13 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
         f"{task}: no future meets {', '.join(sets)}, which should compete: not in the vocabulary"
         for task, sets in summary["idle_competitors"].items()
     ]
-    none = summary["none_finished"]
-    guessed = (
-        [f"no future was finished within max_new_tokens in {none:,} of {summary['rows']:,} rows; a larger --max-tokens would help"] if none else []
-    )
+    none, missed = summary["none_finished"], summary["error_above_target"]
+    guessed = [f"no future was finished in {none:,} of {summary['rows']:,} rows: these risks are extrapolations"] if none else []
+    completion = summary["completion"] or 1.0
+    if completion < _COMPLETE:
+        guessed.append(f"{1 - completion:.0%} of futures end before the answer is known (completion): report the bounds{_remedy(summary['stopped'])}")
+    if missed:
+        guessed.append(f"--target-std-error was missed in {missed:,} of {summary['rows']:,} rows; more --samples would reach it")
     removed = (summary["removed_by_grammar"] or {"per_token": 0.0})["per_token"]
     untaught = (
         [f"the model gave {removed:.0%} of its probability to tokens that cannot follow: it is hardly trained, and these risks say little"]
@@ -199,6 +216,11 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
         else []
     )
     return [*instead, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
+
+
+def _remedy(stopped: Mapping[str, int]) -> str:
+    """What lets more futures end: where none ran out of tokens, it is stays that last longer than they are followed."""
+    return "; a larger --max-tokens would help" if stopped["budget"] else "; stays go on for longer than they are simulated (stay_days)"
 
 
 def _unanswered(summary: Mapping[str, Any]) -> list[str]:
@@ -247,6 +269,7 @@ def forecast(
         _refuse_same_place(trajectories, out)
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
+    _refuse_unasked(tables, tasks)
     tables, notes = _strangers(tables, dataset, sampled=split is not None or max_rows is not None)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
@@ -268,7 +291,7 @@ def forecast(
             curves_beside(out).unlink(missing_ok=True)
         if timeline is None and told.summary["predicted"]:
             notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
-        return {**told.summary, "notes": [*notes, *_unanswered(told.summary)]}
+        return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *_unanswered(told.summary)]}
     pools = pools_folder(out)
     keep = trajectories is not None
     found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
@@ -286,7 +309,15 @@ def forecast(
     if not curves:
         curves_beside(out).unlink(missing_ok=True)
     journal.clear()
-    return {**found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
+    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
+
+
+def _mean_risk(predictions: pl.DataFrame) -> dict[str, float | None]:
+    """Of each task, over the rows that were predicted."""
+    import polars as pl
+
+    risks = predictions.group_by("task", maintain_order=True).agg(pl.col("predicted_boolean_probability").mean())
+    return {task: None if risk is None else round(risk, 4) for task, risk in risks.iter_rows()}
 
 
 def forecast_all(

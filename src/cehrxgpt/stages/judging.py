@@ -148,9 +148,12 @@ def _recalibrated(predictions: pl.DataFrame, tuning: pl.DataFrame, labels: pl.Da
 
 
 def _groups(dataset: EventDataset, predictions: pl.DataFrame, tasks: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+    import polars as pl
+
     from cehrxgpt.stages.subgroups import subgroups
 
-    check_subjects(predictions, dataset, what="predictions", any_known=True)
+    # Of subjects that the forecast did not find it has no risk.
+    check_subjects(predictions.filter(pl.col("predicted_boolean_probability").is_not_null()), dataset, what="predictions")
     return subgroups(dataset, predictions, tasks)
 
 

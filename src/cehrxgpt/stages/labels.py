@@ -45,7 +45,8 @@ def label(events: Path, task: str | None, out: Path, settings: Settings | None =
     labelled = label_elsewhere(EventDataset(events), task, elsewhere)
     labelled.write(out, force=force)
     write_json(attrition, labelled.attrition)
-    return {"task": labelled.task.name, **labelled.counts, "note": labelled.note, "attrition": labelled.attrition}
+    told = "; ".join(step["note"] for step in labelled.attrition if step["note"]) or None
+    return {"task": labelled.task.name, **labelled.counts, "note": labelled.note or told, "attrition": labelled.attrition}
 
 
 def label_all(events: Path, tasks: Sequence[str], out: Path, *, progress: Progress = silent) -> dict[str, Any]:

@@ -56,9 +56,14 @@ def references(
         made = [method for method, fitted in found.items() if fitted.note is None and method not in mine["method"].to_list()]
         frames += [_rows(table, found[method], task=task, method=method) for method in made]
         if made:
+            alone = " (no age+sex: there are no labels of others)" if people is not None and known is None else ""
             others = dataset is None and where == _THEMSELVES and table["_judged"].null_count()
             hint = "; with --events, whose splits tell who is of the training data, it is fitted on others" if others else ""
-            notes.append(f"{task}: {' and '.join(made)} fitted on {int(fit.sum()):,} {where}{hint}")
+            notes.append(f"{task}: {' and '.join(made)} fitted on {int(fit.sum()):,} {where}{alone}{hint}")
+        seen = int(table.select((pl.col("_judged") & pl.col("boolean_value").is_not_null() & (pl.col("_split") == s.TRAIN)).sum()).item())
+        if seen:
+            judged = int(table.select((pl.col("_judged") & pl.col("boolean_value").is_not_null()).sum()).item())
+            notes.append(f"{task}: {seen:,} of {judged:,} judged rows are of the training split; of a model that was trained on it they are no test")
     return pl.concat(frames), notes
 
 

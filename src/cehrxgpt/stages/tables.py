@@ -76,7 +76,7 @@ def check_subjects(frame: pl.DataFrame, dataset: EventDataset, *, what: str, any
     if strangers.height and not (any_known and strangers.height < subjects.height):
         first = ", ".join(str(subject) for subject in strangers["subject_id"].sort().head(3).to_list())
         raise MismatchError(
-            f"{what}: {strangers.height} subjects are not in {dataset.root} (first: {first}); label the same data set that you embed or forecast"
+            f"{what}: {strangers.height} subjects are not in {dataset.root} (first: {first}); give the data set that was labelled and forecast"
         )
 
 
