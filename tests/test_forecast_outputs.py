@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from cehrxgpt.forecast import ForecastConfig, Journal, forecast, one_pass
 from cehrxgpt.forecast.futures import open_visits
 from cehrxgpt.forecast.rows import refusals
 from cehrxgpt.stages.judging import curves_beside
-from cehrxgpt.tasks import load_task
+from cehrxgpt.tasks import label, load_task
 from test_evaluate_predictions import labels_frame
 from test_forecast_one_pass import DEATH, constant, head, small_model
 from test_forecast_truth import LAST, SHARES
@@ -204,3 +205,16 @@ def test_what_few_tokens_or_samples_leave_open_is_told(run, tmp_path: Path) -> N
     assert any("end before the answer is known" in note and "--max-tokens" in note for note in told["notes"])
     told = run("exact.parquet", target_std_error=0.001)
     assert told["notes"] == ["--target-std-error was missed in 2 of 2 rows; more --samples would reach it"]
+
+
+def test_labels_of_another_definition_of_the_task_are_refused(run, tmp_path: Path) -> None:
+    """A task file that is edited after labelling keeps its name, and asks something else."""
+    made = label(history(2), str(tmp_path / "toy.yaml"))
+    replace(made, labels=pl.read_parquet(tmp_path / "labels.parquet")).write(tmp_path / "own.parquet")
+    run("risk.parquet", labels=["own.parquet"])
+    for edited in (TASK.replace("30", "300"), TASK.replace("condition: [2]", "condition: [2, 3]"), TASK + "first_onset: true\n"):
+        (tmp_path / "toy.yaml").write_text(edited)
+        with pytest.raises(MismatchError, match=r"own.parquet: these labels were made by another definition of toy"):
+            run("other.parquet", labels=["own.parquet"])
+    (tmp_path / "toy.yaml").write_text(TASK + "censoring: closed_world\n")  # how silence is read, and who is asked, is the labels' own
+    run("other.parquet", labels=["own.parquet"])

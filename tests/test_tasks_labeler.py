@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -247,6 +247,18 @@ def test_age_is_in_completed_years():
     rows += [row(2, s.BIRTH, datetime(2002, 1, 2)), row(2, "condition/1", START)]
     rows += [row(3, "condition/1", START)]
     assert label(table(rows), task).labels["subject_id"].to_list() == [1]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.dates(date(1960, 1, 1), date(2015, 1, 1)), st.dates(date(2016, 1, 1), date(2022, 12, 31))), min_size=1, max_size=40))
+def test_age_is_in_completed_years_on_every_date(dates):
+    task = simple(inclusion=(Criterion(age_at_least=18, age_at_most=45),), outcome=Outcome(death=True), concept_sets={"a": SETS["a"]})
+    rows, expected = [row(99, s.DEATH, START)], []
+    for subject, (birth, now) in enumerate(dates, start=100):
+        rows += [row(subject, s.BIRTH, datetime(*birth.timetuple()[:3])), row(subject, "condition/1", datetime(*now.timetuple()[:3]))]
+        age = now.year - birth.year - ((now.month, now.day) < (birth.month, birth.day))
+        expected += [subject] if 18 <= age <= 45 else []
+    assert label(table(rows), task).labels["subject_id"].to_list() == expected
 
 
 def test_a_diagnosis_known_only_after_discharge_does_not_make_an_index_stay():

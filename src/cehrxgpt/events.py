@@ -86,6 +86,15 @@ def sort_events(events: pl.DataFrame, *by: str) -> pl.DataFrame:
     return events.with_columns(rank_expression().alias("_rank")).sort(keys, nulls_last=False, maintain_order=True).drop("_rank")
 
 
+def completed_years(now: pl.Expr, birth: pl.Expr) -> pl.Expr:
+    """Age in whole years: the birthday of the year must have come."""
+
+    def day_of_year(moment: pl.Expr) -> pl.Expr:
+        return moment.dt.month().cast(pl.Int32) * 100 + moment.dt.day()  # a month is an Int8, which 12 * 100 would leave
+
+    return now.dt.year() - birth.dt.year() - (day_of_year(now) < day_of_year(birth)).cast(pl.Int32)
+
+
 def empty_events() -> pl.DataFrame:
     """An EventTable without rows."""
     return pl.DataFrame(schema=EVENT_DTYPES)

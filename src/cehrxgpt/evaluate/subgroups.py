@@ -12,6 +12,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.evaluate.rows import KEY
+from cehrxgpt.events import completed_years
 
 AGE, SEX, RACE, HISTORY_DAYS, HISTORY_EVENTS = "age", "sex", "race", "history_days", "history_events"
 UNKNOWN = "unknown"
@@ -42,13 +43,6 @@ def _band(value: pl.Expr, bands: Sequence[tuple[int | None, str]]) -> pl.Expr:
     return pl.when(value.is_null()).then(pl.lit(UNKNOWN)).otherwise(named)
 
 
-def _years() -> pl.Expr:
-    """Completed years at the prediction time: the birthday of the year must have come."""
-    now, born = pl.col("prediction_time"), pl.col("birth")
-    had_birthday = (now.dt.month().cast(pl.Int32) * 100 + now.dt.day()) >= (born.dt.month().cast(pl.Int32) * 100 + born.dt.day())
-    return now.dt.year() - born.dt.year() - (~had_birthday).cast(pl.Int32)
-
-
 def subgroup_levels(events: pl.DataFrame, rows: pl.DataFrame, *, names: Mapping[str, str] | None = None) -> pl.DataFrame:
     """The level of each row in each subgroup.
 
@@ -76,7 +70,7 @@ def subgroup_levels(events: pl.DataFrame, rows: pl.DataFrame, *, names: Mapping[
     facts = facts.join(lengths, on=["subject_id", "prediction_time"], how="left", maintain_order="left")
     levels = facts.select(
         *KEY,
-        _band(_years(), AGE_BANDS).alias(AGE),
+        _band(completed_years(pl.col("prediction_time"), pl.col("birth")), AGE_BANDS).alias(AGE),
         SEX,
         RACE,
         _band((pl.col("prediction_time") - pl.col("_first")).dt.total_days().fill_null(0), DAYS_BANDS).alias(HISTORY_DAYS),

@@ -113,6 +113,18 @@ def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str]) ->
         raise InputError(f"--task {unasked[0]}: no row asks for it; the labels are of {', '.join(named)}: give labels of it, or leave --task out")
 
 
+def _refuse_edited(labels: Sequence[Path], asked: Sequence[str]) -> None:
+    """Raise `MismatchError` where labels were made by another definition of a task: they and the forecast would answer different questions."""
+    from cehrxgpt.tasks import load_task
+    from cehrxgpt.tasks.labeler import question, question_of_file
+
+    tasks = {task.name: task for task in map(load_task, asked)}
+    for path in labels:
+        name, made_by = question_of_file(path) or (None, None)
+        if name in tasks and question(tasks[name]) != made_by:
+            raise MismatchError(f"{path}: these labels were made by another definition of {name} (its outcome or window have changed); label anew")
+
+
 def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
     """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's.
 
@@ -273,6 +285,7 @@ def forecast(
     tables, notes = _strangers(tables, dataset, sampled=split is not None or max_rows is not None)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
     chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
+    _refuse_edited(labels, asked)
     if chosen.get("estimator") == TIME_TO_EVENT:
         asked_in_vain = [name for name, value in (("--trajectories", trajectories), ("--share", share)) if value is not None]
         if asked_in_vain:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from cehrxgpt import schema as s
+from cehrxgpt.events import completed_years
 from cehrxgpt.tasks.codes import discharge_codes, visit_class
 from cehrxgpt.tasks.definition import Criterion, Task, Valued
 from cehrxgpt.tasks.outcome import concept_events, days, is_after, known_at, visit_rows, with_codes
@@ -155,10 +156,7 @@ def history_holds(task: Task, criterion: Criterion, events: pl.DataFrame, rows: 
             something of the index day whose hour is not known counts too.
     """
     if criterion.by_age:
-        # Completed years: the birthday of the year must have come.
-        now, birth = pl.col("prediction_time"), pl.col("birth")
-        had_birthday = (now.dt.month() * 100 + now.dt.day()) >= (birth.dt.month() * 100 + birth.dt.day())
-        age = now.dt.year() - birth.dt.year() - (~had_birthday).cast(pl.Int32)
+        age = completed_years(pl.col("prediction_time"), pl.col("birth"))
         low, high = criterion.age_at_least, criterion.age_at_most
         met = (age >= low if low is not None else pl.lit(True)) & (age <= high if high is not None else pl.lit(True))
         return rows.select(met.fill_null(False).alias("met"))["met"]

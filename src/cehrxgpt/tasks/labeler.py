@@ -17,6 +17,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
+from cehrxgpt.config import fingerprint
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
 from cehrxgpt.tasks.definition import Task
@@ -35,6 +36,7 @@ LABEL_DTYPES: dict[str, pl.DataType] = {
 }
 """The LabelTable's columns as Polars types (twin of `schema.LABEL_SCHEMA`)."""
 
+_QUESTION = "cehrxgpt.question"  # key in a label file
 _COLUMNS = ("subject_id", "time", "code", "end_time", "available_time", "time_precision", "visit_id", "numeric_value", "unit", "operator")
 
 
@@ -47,11 +49,13 @@ class Labelled:
         attrition: one mapping per step: `step`, `subjects`, `rows` (left after it; None before the index), `dropped_subjects`,
             `dropped_rows`, `note`.
         task: as it was asked, concept sets widened by the data's vocabulary.
+        question: see the function of that name; kept in the file, so that a forecast of an edited task can be told.
     """
 
     labels: pl.DataFrame
     attrition: list[dict[str, Any]]
     task: Task
+    question: str
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,7 +76,20 @@ class Labelled:
     def write(self, out: str | Path, *, force: bool = False) -> None:
         """Write the labels as Parquet, atomically."""
         with atomic_path(out, force=force) as partial:
-            self.labels.write_parquet(partial)
+            self.labels.write_parquet(partial, metadata={_QUESTION: f"{self.task.name} {self.question}"})
+
+
+def question(task: Task) -> str:
+    """Fingerprint of what a task, as it was written, asks of the future: outcome and window, whoever is asked about."""
+    sets = {name: task.concept_sets[name] for way, name in task.uses() if way[0] in ("outcome", "competing")}
+    return fingerprint([task.outcome, task.competing, task.horizon_days, task.gap_days, task.first_onset, task.recurrence, sets])
+
+
+def question_of_file(path: Path) -> tuple[str, str] | None:
+    """Name of the task that the labels in a file are of, and its question; None where the file does not say."""
+    said = pl.read_parquet_metadata(path).get(_QUESTION) if path.is_file() and path.suffix == ".parquet" else None
+    name, _, asked = (said or "").rpartition(" ")
+    return (name, asked) if name else None
 
 
 class _Attrition:
@@ -234,4 +251,4 @@ def label(
     if missing:
         note = "; ".join(missing)
         steps.append({"step": "asked of this data", "subjects": 0, "rows": 0, "dropped_subjects": subjects, "dropped_rows": 0, "note": note})
-    return Labelled(pl.concat(labels).sort("subject_id", "prediction_time"), steps, task)
+    return Labelled(pl.concat(labels).sort("subject_id", "prediction_time"), steps, task, question(written))
