@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -370,3 +371,29 @@ def test_futures_that_agree_on_dates_that_are_counted_are_not_sure_of_them(estim
     assert error.min() > 0.005
     assert found.curves is not None
     assert found.curves.filter(pl.col("cumulative_incidence") > 0)["std_error"].min() > 0.005
+
+
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+def test_a_visit_without_an_hour_yet_is_no_outcome(estimator: str) -> None:
+    """The budget ends between its type and its hour, on the date of the close: it may begin behind the close, as it does here."""
+    chain = {BENIGN: {"D3": 1.0}, "D3": {"[VS]": 1.0}, "[VS]": {"Visit/9201": 1.0}, "Visit/9201": {"i-H14": 1.0}, "i-H14": {"discharge/8536": 1.0}}
+    asked, told = task(horizon=3, outcome="{visit: [inpatient]}"), {}
+    for budget in (3, 4, 50):
+        config = ForecastConfig(samples=10, max_new_tokens=budget, estimator=estimator)
+        rows = at(1, LAST + timedelta(days=0, hours=5, minutes=20) + timedelta(days=1))
+        found = forecast(markov(chain | {"discharge/8536": {"[VE]": 1.0}, "[VE]": {"D60": 1.0}, "D60": {BENIGN: 1.0}}), history(1), rows,
+                         [replace(asked, horizon_days=2)], config).predictions  # fmt: skip
+        told[budget] = found.select("completion", "lower_bound").row(0)
+    assert told == {3: (0.0, 0.0), 4: (1.0, 0.0), 50: (1.0, 0.0)}
+
+
+@pytest.mark.parametrize("estimator", ["scope", "reach"])
+def test_drawing_until_the_error_is_small_does_not_stop_where_chance_has_shown_nothing_yet(estimator: str) -> None:
+    """Of two days, one date and two ends of dates on which outcomes are counted: rows that have seen none there are not the surest."""
+    shares = {1: 0.3, 2: 0.2, 4: 0.2, 10: 0.2, 40: 0.1}
+    model, rows = markov(bare_chain(shares, 0.1, 0.05)), at(200, LAST + timedelta(days=1))
+    truth = exact_risk(shares, 0.1, 0.05, elapsed=1, horizon=2)
+    config = ForecastConfig(samples=400, max_new_tokens=60, estimator=estimator, target_std_error=0.02)
+    found = forecast(model, history(200), rows, [task(horizon=2)], config).predictions
+    assert found["num_samples"].min() > 20
+    assert found["predicted_boolean_probability"].mean() / truth == pytest.approx(1, abs=0.15)

@@ -144,12 +144,14 @@ def jeffreys_std_error(probability: Float, decided: Float) -> Float:
 
 def _rest(found: Float, decided: Float, died: Float, exposure: Float, remaining: Float | None) -> Float:
     """Risk of what is left over, [P]; `exposure` and `remaining` in minutes of the window."""
+    of_decided = (np.minimum(found, decided) + 0.5) / (decided + 1)
     if remaining is None:
-        return (found + 0.5) / (decided + 1)
+        return of_decided
     time = np.maximum(exposure + remaining, 1)
     outcome_rate, death_rate = (found + 0.5) / time, died / time
     either = outcome_rate + death_rate
-    return outcome_rate / either * -np.expm1(-either * remaining)
+    # Nothing of the window remains where the answer is yet to be told at its close: how long a visit lasts.
+    return np.where(remaining > 0, outcome_rate / either * -np.expm1(-either * remaining), of_decided)
 
 
 def _mean_left(rest: Float) -> Float:
@@ -186,8 +188,15 @@ class _Masses:
         return np.where(mine, self.mass.ravel()[stop], 1.0)
 
 
-def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | None = None) -> Risk:
-    """The risk of every prediction time; the window's open and close in minutes from it (None: the close is not known)."""
+def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | None = None, expect_little: bool = True) -> Risk:
+    """The risk of every prediction time.
+
+    Args:
+        evidence: of the prediction times.
+        open_minutes, close_minutes: the window, from the prediction time; None: the close is not known.
+        expect_little: see `_unseen_error`. Not where the error decides whether to draw more: the rows in which chance has shown nothing yet
+            would stop first.
+    """
     samples = evidence.shape[1]
     masses, row = _Masses(evidence), evidence.future // samples
     weighted = _sums(evidence, evidence.amount * masses.at(row, evidence.minutes))
@@ -207,7 +216,7 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     probability = np.clip(probability, lower, upper)
     if evidence.chances is not None:
         close = np.array([evidence.end_minutes.max(initial=0) if close_minutes is None else close_minutes])
-        unseen = _unseen_error(evidence, evidence.chances, close, open_minutes, decided)[:, 0]
+        unseen = _unseen_error(evidence, evidence.chances, close, open_minutes, decided, expect_little=expect_little)[:, 0]
         error = np.hypot(_mean_error(weighted, found, decided, unseen), left_over * jeffreys_std_error(later, decided))
     else:
         error = jeffreys_std_error(probability, decided)
@@ -229,12 +238,12 @@ def _mean_error(values: Float, found: Float, decided: Float, unseen: Float) -> F
     return np.where(found > 0, np.hypot(values.std(axis=1, ddof=1) / np.sqrt(np.maximum(decided, 1.0)), unseen), silent)
 
 
-def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minutes: int, decided: Float) -> Float:
+def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minutes: int, decided: Float, *, expect_little: bool = True) -> Float:
     """Error of what is counted by each time of the grid where all futures agree in it, float64[P, G]; 0 where their spread says it.
 
     That none of m futures (or each) has the outcome on a date on which outcomes are counted does not say that none has. As in Jeffreys' error one
     further future is thought of, split in two; but the share with the outcome is what the chances on the other dates promise for as long a
-    time, not a half: of a few days in a long window little is expected, and a half would drown the rest.
+    time, not a half: of a few days in a long window little is expected, and a half would drown the rest. Without `expect_little` it is a half.
     """
     rows, samples = evidence.shape
     row, grid = evidence.future // samples, len(grid_minutes)
@@ -249,7 +258,7 @@ def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minu
     begins, ends = np.maximum(chances, open_minutes).T[:, :, None]
     whole = np.clip(grid_minutes, begins, ends) - begins
     partial = np.maximum(grid_minutes - open_minutes, 0) - whole
-    promised = np.where(whole > 0, 1 - (1 - np.minimum(chance, 1.0)) ** (partial / np.maximum(whole, 1)), 0.5)
+    promised = np.where(expect_little & (whole > 0), 1 - (1 - np.minimum(chance, 1.0)) ** (partial / np.maximum(whole, 1)), 0.5)
     a, b = seen + promised, np.maximum(decided[:, None] - seen, 0.0) + 1 - promised
     error = np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
     return np.where((partial > 0) & ((seen == 0) | (seen >= decided[:, None])), error, 0.0)

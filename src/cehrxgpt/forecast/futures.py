@@ -146,6 +146,18 @@ def _stay_ends(vocabulary: Vocabulary, rollouts: Rollouts, inside: Sequence[bool
     return ends
 
 
+def _dated(vocabulary: Vocabulary, rollouts: Rollouts) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
+    """Tokens and offsets of the futures, without the type of a visit at which the budget ended before its hour was said: when it begins is not
+    known, and so not whether it does in a window."""
+    hours = np.array([code is not None and visits.has_hours(code) for code in vocabulary.code]) & (vocabulary.kind == Kind.VISIT_TYPE)
+    last = rollouts.offsets[1:] - 1
+    cut = (rollouts.tokens > 0) & (rollouts.stop_reason == "budget")
+    cut[cut] = hours[rollouts.token_id[last[cut]]]
+    kept = np.ones(len(rollouts.token_id), dtype=bool)
+    kept[last[cut]] = False
+    return rollouts.token_id[kept], np.concatenate([[0], np.cumsum(rollouts.tokens - cut)]).astype(np.int64)
+
+
 def draw_pool(
     decoder: Decoder,
     vocabulary: Vocabulary,
@@ -188,10 +200,11 @@ def draw_pool(
     of = rollouts.prompt_index
     start_date = np.array([prompt.start_date for prompt in prompts], dtype=np.int64)[of]
     prediction_time = np.array([prompt.prediction_time for prompt in prompts], dtype="datetime64[us]")[of]
+    token_id, offsets = _dated(vocabulary, rollouts)
     trajectories = decode_futures(
         vocabulary,
-        rollouts.token_id,
-        rollouts.offsets,
+        token_id,
+        offsets,
         phase=np.array([case.phase for case in cases])[of],
         clock_minutes=np.array([case.clock_minutes for case in cases], dtype=np.int64)[of],
         start_date=start_date,

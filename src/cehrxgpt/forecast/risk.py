@@ -220,8 +220,8 @@ class _Worker:
             risks = {name: self._risk(name, evidence[name]) for name in group.names}
             go_on = np.zeros(len(cases), dtype=bool)
             if self.config.target_std_error is not None and drawn < self.config.samples:
-                for risk in risks.values():
-                    go_on |= ~(risk.std_error <= self.config.target_std_error)
+                for name in group.names:
+                    go_on |= ~(self._risk(name, evidence[name], expect_little=False).std_error <= self.config.target_std_error)
             go_on &= ~unsaid
             for name in group.names:
                 self._tell(name, cases, np.flatnonzero(~go_on & ~unsaid), risks[name], evidence[name], drawn, found)
@@ -289,10 +289,10 @@ class _Worker:
         place = [one for one in group.names if self.tokens[one] is not None].index(name)
         return expected(task, verdict, pool, place, tokens, masked=group.masked)
 
-    def _risk(self, name: str, evidence: Evidence) -> Risk:
+    def _risk(self, name: str, evidence: Evidence, *, expect_little: bool = True) -> Risk:
         task = self.tasks[name]
         close = None if task.follow_days is None else round(task.follow_days * MINUTES_PER_DAY)
-        return estimate(evidence, open_minutes=self._open_minutes(name), close_minutes=close)
+        return estimate(evidence, open_minutes=self._open_minutes(name), close_minutes=close, expect_little=expect_little)
 
     def _open_minutes(self, name: str) -> int:
         """When the task's window opens."""
@@ -353,7 +353,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "completion": _mean(predictions["completion"]),
         "none_finished": int((predictions["note"] == NONE_FINISHED).sum()),
         "mean_std_error": _mean(predictions["std_error"]),
-        "error_above_target": int((predictions["std_error"] > target).sum()) if (target := worker.config.target_std_error) is not None else None,
+        "error_above_target": None if worker.config.target_std_error is None else _missed(predictions, worker.config.target_std_error),
     }
     told = _curves(found, rows) if worker.config.curve_points else None
     return Forecast(predictions, _samples(found.samples), trajectories, told, summary)
@@ -365,6 +365,12 @@ def _curves(found: Found, rows: pl.DataFrame) -> pl.DataFrame:
     keys = rows.select("task", pl.col("_moment").cast(pl.Int64), *KEY).unique(["task", "_moment"], maintain_order=True)
     joined = keys.join(pl.concat(found.curves), on=["task", "_moment"], how="inner", maintain_order="left")
     return joined.select(pl.col(name).cast(kind) for name, kind in CURVE_TYPES.items())
+
+
+def _missed(predictions: pl.DataFrame, target: float) -> int:
+    """Predicted rows whose error is larger, or not known (of one future)."""
+    within = (pl.col("std_error") <= target).fill_null(False)
+    return predictions.filter(pl.col("predicted_boolean_probability").is_not_null() & ~within).height
 
 
 def _mean(values: pl.Series) -> float | None:

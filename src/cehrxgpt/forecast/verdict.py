@@ -65,6 +65,8 @@ def judge(task: Task, pool: Pool) -> Verdict:
     end = np.minimum(pool.end_minutes, minutes["window_close"])
     # Its share goes to those of which the date of the close is known.
     end = np.where(unfinished & ~going_on & (end == minutes["window_close"]), np.minimum(known, end), end)
+    # More time in the window would not decide how long a visit lasts: such a share goes to no future that has more of it.
+    end = np.where(undecided & ~going_on, minutes["window_close"], end)
     end = np.where(outcome, minutes["outcome_time"], np.where(died, np.minimum(minutes["death_time"], end), end))
     return Verdict(outcome, unfinished, died, np.maximum(end - prediction, 0), minutes["outcome_time"])
 
