@@ -54,20 +54,17 @@ def had(task, asked, events, moment):
     return any(is_visit(e, asked.visit, moment) for e in before)
 
 
-def first_time(task, asked, events, opens, closes, next_visit=None):
+def first_time(task, asked, events, opens, closes):
     """When the outcome is first there in the window, or None."""
     if asked.any or asked.all:
-        times = [first_time(task, part, events, opens, closes, next_visit) for part in asked.any or asked.all]
+        times = [first_time(task, part, events, opens, closes) for part in asked.any or asked.all]
         if asked.any:
             return min((time for time in times if time is not None), default=None)
         return None if None in times else max(times)
     hits = []
     for e in events:
-        if closes is None:  # a stay without an end: until the next visit begins
-            in_time = next_visit is None or e["time"] < next_visit
-        else:
-            in_time = e["time"] <= closes or (task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date())
-        if not after(e, opens) or not in_time:
+        same_day = task.horizon_days == "stay" and e["code"] == s.DEATH and e["time"].date() == closes.date()
+        if not after(e, opens) or not (e["time"] <= closes or same_day):
             continue
         if asked.death and e["code"] == s.DEATH:
             hits.append(e["time"])
@@ -172,12 +169,7 @@ def slow_label(task, events, moment, stay_start, stay_end):
         return "drop"
     death = min([e["time"] for e in events if e["code"] == s.DEATH and after(e, moment)], default=None)
     opens = moment + timedelta(days=task.gap_days)
-    outcome = next_visit = None
-    if task.in_stay and stay_end is None:
-        begun = [e["time"] for e in events if e["code"].startswith("Visit/") and e["time"] > moment and after(e, moment)]
-        next_visit = min(begun, default=None)
-        if death is not None and (next_visit is None or death <= next_visit):
-            stay_end = death
+    outcome = None
     if task.outcome.stay_over_days is not None:
         if stay_end is None:
             return None
@@ -186,15 +178,17 @@ def slow_label(task, events, moment, stay_start, stay_end):
         outcome = limit if stay_end > limit else None
     else:
         closes = stay_end if task.horizon_days == "stay" else opens + timedelta(days=task.horizon_days)
-        outcome = first_time(task, task.outcome, events, opens, closes, next_visit)
-    others = [first_time(task, one, events, moment, closes, next_visit) for one in task.competing]
+        if closes is None:
+            return None
+        outcome = first_time(task, task.outcome, events, opens, closes)
+    if death is not None and outcome is not None and death < outcome:
+        outcome = None
+    others = [first_time(task, one, events, moment, closes) for one in task.competing]
     competing = min((time for time in others if time is not None), default=None)
     if competing is not None and (outcome is None or competing < outcome):
         return False
     if outcome is not None:
         return True
-    if closes is None:
-        return None
     if death is not None and death <= closes:
         return False
     if task.censoring == "closed_world" or until + grace >= closes:

@@ -252,3 +252,23 @@ def test_small_bins_tell_the_predicted_risk_only():
     assert drawn is not None
     assert drawn.count("predicted 10%") == 0
     assert calibration_chart(table.head(3), "t") is None
+
+
+def test_times_that_are_not_known_are_neither_early_losses_nor_ranked() -> None:
+    """Who is free at an untold time was seen to the end; of outcomes that say no time there is no C-index."""
+    rng = np.random.default_rng(4)
+    event, lost = rng.exponential(600, 4000), rng.exponential(400, 4000)
+    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
+    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
+    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
+    labels = labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+    untold = pl.when(pl.col("end_reason") != "horizon").then("time_to_event_days").alias("time_to_event_days")
+    told = [
+        dict(evaluate_predictions(predictions_frame(one, rng.random(4000).tolist()), one, replicates=0).select("metric", "value").rows())
+        for one in (labels, labels.with_columns(untold), labels.with_columns(pl.lit(None, dtype=pl.Float32).alias("time_to_event_days")))
+    ]
+    assert told[1]["prevalence"] == pytest.approx(told[0]["prevalence"], rel=0.01)  # the last time that is told stands for the end
+    assert told[0]["c_index"] == pytest.approx(0.5, abs=0.05)
+    assert np.isnan(told[2]["c_index"] if told[2]["c_index"] is not None else np.nan)
+    with pytest.raises(SchemaError, match="'end_reason' holds 'Horizon'; expected one of outcome"):
+        evaluate_predictions(predictions_frame(labels, [0.5] * 4000), labels.with_columns(pl.col("end_reason").str.replace("h", "H", literal=True)))

@@ -78,7 +78,7 @@ def slow_labels(events, entries, ends, *, horizon, gap, history, first_onset, ce
         if first_onset and any(outcome <= index for outcome in outcomes):
             continue
         opens, close = index + timedelta(days=gap), index + timedelta(days=gap + horizon)
-        hits = [outcome for outcome in outcomes if opens <= outcome <= close]
+        hits = [outcome for outcome in outcomes if opens <= outcome <= close and (death is None or outcome <= death)]
         if hits:
             value, reason, end = True, "outcome", hits[0]
         elif death is not None and death <= close:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt import schema as s
-from cehrxgpt.tasks import Criterion, DataFacts, Index, Outcome, Task, label
+from cehrxgpt.tasks import Criterion, DataFacts, Index, Outcome, Task, attach_stay, label, outcome_in_window
 from cehrxgpt.tasks.definition import ConceptSet
 from oracle_labels import slow_labels
 from task_samples import BYSTANDER, SETS, START, day_end, people, row, simple, table, tasks
@@ -372,8 +372,8 @@ def _stay(subject, *inside, end=None):
 
 
 @pytest.mark.parametrize("censoring", ["observation_period", "closed_world"])
-def test_what_was_seen_in_a_stay_without_an_end_counts(censoring):
-    """Such a stay ends when the place of discharge is known, or with a death; what comes before the next visit begins is in it."""
+def test_a_stay_without_an_end_ends_with_its_discharge_or_tells_nothing(censoring):
+    """Where only what is seen could count there would be positives and no negatives, which no weight repairs."""
     later = [
         row(6, "Visit/9202", START + timedelta(days=9), end=START + timedelta(days=9), visit=60),
         row(6, "condition/2", START + timedelta(days=9)),
@@ -396,9 +396,9 @@ def test_what_was_seen_in_a_stay_without_an_end_counts(censoring):
         labels = label(table(rows), simple(index=index, outcome=outcome, concept_sets=sets, censoring=censoring, **more)).labels
         return {subject: value for subject, value in labels.select("subject_id", "boolean_value").rows() if subject < 99}
 
-    assert said(Outcome(concepts="b"), horizon_days="stay") == {1: True, 2: False, 3: False, 4: False, 5: None, 6: None, 7: True}
-    assert said(Outcome(death=True), horizon_days="stay") == {1: None, 2: True, 3: False, 4: False, 5: None, 6: None, 7: False}
-    assert said(Outcome(stay_over_days=2), horizon_days=None) == {1: None, 2: True, 3: True, 4: True, 5: None, 6: None, 7: True}
+    assert said(Outcome(concepts="b"), horizon_days="stay") == {1: None, 2: None, 3: False, 4: False, 5: None, 6: None, 7: True}
+    assert said(Outcome(death=True), horizon_days="stay") == {1: None, 2: None, 3: False, 4: False, 5: None, 6: None, 7: False}
+    assert said(Outcome(stay_over_days=2), horizon_days=None) == {1: None, 2: None, 3: True, 4: True, 5: None, 6: None, 7: True}
 
 
 def test_a_visit_that_ends_with_its_discharge_is_asked_about_then():
@@ -406,3 +406,34 @@ def test_a_visit_that_ends_with_its_discharge_is_asked_about_then():
     task = simple(index=Index(visit=("inpatient",), at="end"), outcome=Outcome(concepts="b"), concept_sets={"b": SETS["b"]})
     labels = label(table(rows), task).labels.filter(pl.col("subject_id") == 1)
     assert labels.select("prediction_time", "boolean_value").rows() == [(START + timedelta(hours=60), True)]
+
+
+def test_the_stay_that_asks_is_meant_and_no_older_one_that_was_never_closed():
+    rows = [row(1, "Visit/9201", START - timedelta(days=100), visit=7), *_stay(1, end=START + timedelta(days=3)), *BYSTANDER]
+    task = simple(
+        index=Index(visit=("inpatient",), at="start", hours_after=24), outcome=Outcome(stay_over_days=2), horizon_days=None, concept_sets={}
+    )
+    at = pl.DataFrame({"subject_id": [1], "prediction_time": [START + timedelta(days=1)]}, schema_overrides={"prediction_time": pl.Datetime("us")})
+    found = attach_stay(task, table(rows), at)
+    assert found.select("stay_start", "stay_end").row(0) == (START, START + timedelta(days=3))
+
+
+def test_another_visits_discharge_does_not_end_a_stay():
+    later = [row(1, "Visit/9201", START + timedelta(days=90), end=START + timedelta(days=92), visit=8)]
+    later += [row(1, "discharge/8536", START + timedelta(days=92), visit=8)]
+    task = simple(index=Index(visit=("inpatient",), at="start", hours_after=24), horizon_days="stay", concept_sets={"b": SETS["b"]})
+    at = pl.DataFrame({"subject_id": [1], "prediction_time": [START + timedelta(days=1)]}, schema_overrides={"prediction_time": pl.Datetime("us")})
+    assert outcome_in_window(task, table([*_stay(1), *later]), at)["window_close"].to_list() == [None]
+
+
+def test_what_the_record_has_after_death_is_no_outcome():
+    rows = [row(1, "condition/1", START), row(1, s.DEATH, START + timedelta(days=2)), row(1, "condition/2", START + timedelta(days=4)), *BYSTANDER]
+    labels = label(table(rows), simple()).labels.filter(pl.col("subject_id") == 1)
+    assert labels.select("boolean_value", "end_reason", "time_to_event_days").rows() == [(False, "death", 2.0)]
+
+
+def test_an_emergency_visit_that_its_discharge_ends_days_later_is_in_the_data():
+    rows = [row(1, "Visit/8870", START, visit=1), row(1, "discharge/8536", START + timedelta(days=4), visit=1)]
+    rows += [row(1, "condition/2", START + timedelta(days=9)), row(1, s.OBSERVATION_END, START + timedelta(days=90))]
+    task = simple(index=Index(visit=("inpatient",), at="end"), concept_sets={"b": SETS["b"]})
+    assert label(table(rows), task).labels["boolean_value"].to_list() == [True]

@@ -148,7 +148,9 @@ def _rows(
     if rows.counts["rows"]:
         found |= bootstrap(_statistics(rows, bins), rows.subject_id, weights=rows.weight, replicates=replicates, seed=seed, noisy=("ece",))
         seen, follow = follow_up(group, weighted=weighted)
-        times: dict[str, Callable] = {"c_index": Concordance(follow, seen["predicted_boolean_probability"].to_numpy())}
+        times: dict[str, Callable] = {}
+        if not seen.filter(pl.col("label") & pl.col("time_to_event_days").is_null()).height:  # labels from elsewhere may not say when
+            times["c_index"] = Concordance(follow, seen["predicted_boolean_probability"].to_numpy())
         if incidence is not None:
             times["integrated_brier"] = IntegratedBrier(follow, incidence[0], incidence[1][_predicted(group)])
         found |= bootstrap(times, seen["subject_id"].to_numpy(), replicates=replicates, seed=seed)

@@ -63,6 +63,9 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
 
 def _check_labels(labels: pl.DataFrame) -> None:
     """Raise where rows of labels contradict themselves: some metrics look at the value, others at how and when it ended."""
+    strange = labels.filter(~pl.col("end_reason").is_in(s.END_REASONS))["end_reason"].unique().sort().to_list()
+    if strange:
+        raise SchemaError(f"labels: column 'end_reason' holds '{strange[0]}'; expected one of {', '.join(s.END_REASONS)}")
     value, ended = pl.col("boolean_value"), pl.col("end_reason")
     expected = pl.when(ended == "censored").then(None).otherwise(ended == "outcome")
     torn = labels.filter(value.ne_missing(expected)).height
@@ -82,7 +85,7 @@ def ipcw(joined: pl.DataFrame) -> npt.NDArray[np.float64]:
     lost = joined["label"].is_null().to_numpy()
     if not lost.any():
         return np.ones(joined.height)
-    return censoring_weights(joined["time_to_event_days"].cast(pl.Float64).fill_null(0.0).to_numpy(), lost)
+    return censoring_weights(_days(joined), lost)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,11 @@ def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFra
 
 def ended(group: pl.DataFrame, *, weighted: bool = True) -> FollowUp:
     """When and how labels of one task ended."""
-    end, days = ending(group["end_reason"].to_list()), group["time_to_event_days"].cast(pl.Float64)
-    # Labels from elsewhere may not say when: who is free counts as seen to the end.
-    days = pl.select(pl.when(pl.Series(end == FREE)).then(days.fill_null(days.max() or 0.0)).otherwise(days).fill_null(0.0)).to_series()
-    return FollowUp.of(days.to_numpy(), end, weighted=weighted)
+    return FollowUp.of(_days(group), ending(group["end_reason"].to_list()), weighted=weighted)
+
+
+def _days(group: pl.DataFrame) -> Array:
+    """When labels ended, float64[n]. Those from elsewhere may not say: who is free counts as seen to the end, who is not as gone at once."""
+    days = group["time_to_event_days"].cast(pl.Float64)
+    free = pl.Series(ending(group["end_reason"].to_list()) == FREE)
+    return pl.select(pl.when(free).then(days.fill_null(days.max() or 0.0)).otherwise(days).fill_null(0.0)).to_series().to_numpy()

@@ -42,7 +42,7 @@ def read_table(path: Path, schema: Any, *, what: str, optional: Sequence[str] = 
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file (truncated or damaged?); expected {what}") from error
     s.check_columns(frame.to_arrow(), schema, where=str(path), optional=optional)
-    return frame
+    return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
 
 
 def write_table(frame: pl.DataFrame, path: Path, *, force: bool) -> None:

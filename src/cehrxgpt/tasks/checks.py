@@ -137,6 +137,8 @@ def _check_window(task: Task) -> None:
         for name in ("horizon_days", "gap_days"):
             if getattr(task, name):
                 raise Refused("stay_over_days is its own window; leave out horizon_days and gap_days", name)
+        if task.outcome.stay_over_days * 24 <= task.index.hours_after:
+            raise Refused("stay_over_days must be longer than hours_after: by then it is known", "outcome", "stay_over_days")
     elif task.horizon_days is None:
         raise ValueError("horizon_days is required (days, or 'stay')")
     elif not isinstance(task.horizon_days, str) and not 0 < task.horizon_days < MOST_DAYS:

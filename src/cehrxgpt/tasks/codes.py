@@ -98,8 +98,11 @@ class DataFacts:
             numbers.update(lazy.filter(pl.col("numeric_value").is_finite()).select("code", "unit").unique().collect().iter_rows())
             if any(code.startswith((s.VISIT_PREFIX, s.ICU_PREFIX)) for code in found):
                 visits_or_icu = pl.col("code").str.starts_with(s.VISIT_PREFIX) | pl.col("code").str.starts_with(s.ICU_PREFIX)
-                stays = lazy.filter(visits_or_icu).select(visit_class().unique().alias("class")).collect()
-                classes.update(stays["class"].to_list())
+                stays = lazy.filter(visits_or_icu)
+                classes.update(stays.select(visit_class().unique().alias("class")).collect()["class"].to_list())
+                # What has no end of its own may have lasted.
+                if stays.select((visits.is_ambiguous(pl.col("code")) & pl.col("end_time").is_null()).any()).collect().item():
+                    classes.add("inpatient")
         return cls(frozenset(codes), frozenset(classes), frozenset(numbers))
 
     def missing(self, task: Task) -> list[str]:

@@ -165,10 +165,11 @@ def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
     close, until = pl.col("window_close"), pl.col("observed_until")
     complete = pl.lit(True) if task.censoring == "closed_world" else until + days(task.grace_days) >= close
     reason = (
-        pl.when(pl.col("outcome_time").is_not_null()).then(pl.lit("outcome"))
+        pl.when(close.is_null()).then(pl.lit("censored"))
+        .when(pl.col("outcome_time").is_not_null()).then(pl.lit("outcome"))
         .when(pl.col("competing_time") < pl.coalesce("death_time", pl.lit(datetime.max))).then(pl.lit("competing"))
         .when(pl.col("death_time") <= close).then(pl.lit("death"))
-        .when(complete & close.is_not_null()).then(pl.lit("horizon"))
+        .when(complete).then(pl.lit("horizon"))
         .otherwise(pl.lit("censored"))
     )  # fmt: skip
     end = (
@@ -176,6 +177,7 @@ def _verdicts(task: Task, found: pl.DataFrame) -> pl.DataFrame:
         .when(pl.col("end_reason") == "competing").then(pl.col("competing_time"))
         .when(pl.col("end_reason") == "death").then(pl.col("death_time"))
         .when(pl.col("end_reason") == "horizon").then(close)
+        .when(close.is_null()).then(pl.col("prediction_time"))  # of a stay without an end nothing is known
         .otherwise(pl.max_horizontal(until, "prediction_time"))
     )  # fmt: skip
     labelled = found.with_columns(reason.alias("end_reason"), pl.lit(task.name).alias("task"))

@@ -37,6 +37,7 @@ def read_labels(path: str | Path, *, unnamed: str | None = None) -> pl.DataFrame
     if not {"task", "end_reason"} <= set(frame.columns):
         frame = _completed(_typed(frame, path), path, unnamed or path.stem)
     s.check_columns(frame.to_arrow(), s.LABEL_SCHEMA, where=str(path))
+    frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
     doubles = int(frame.select("task", "subject_id", "prediction_time").is_duplicated().sum())
     if doubles:
         raise InputError(f"{path}: {doubles} rows share task, subject_id and prediction_time with another; expected one row each")

@@ -132,8 +132,9 @@ def _leaf_events(task: Task, leaf: Outcome, events: pl.DataFrame) -> pl.DataFram
 def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] = SUBJECT_KEY) -> pl.DataFrame:
     """`at` with `stay_start` and `stay_end` of the index visit that is going on at each prediction time.
 
-    A column that `at` has already is kept. The start is that of the earliest open visit of the index's classes (classed by what is
-    known at the prediction time); the end is that visit's, else the first discharge after the prediction time, else null.
+    A column that `at` has already is kept. The visit is one of the index's classes (classed by what is known at the prediction time): that
+    which asks at this time, else the earliest. Its end is its own; where `events` hold no such visit, as futures do not, the first discharge after
+    the prediction time; else null.
     """
     if {"stay_start", "stay_end"} <= set(at.columns):
         return at
@@ -145,30 +146,16 @@ def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Seque
         & (pl.col("end_time").is_null() | (pl.col("end_time") > pl.col("prediction_time")))
         & visit_class(pl.col("prediction_time")).is_in(list(task.index.visit))
     )
-    stays = open_visits.sort(_ROW, "time", "end_time", descending=[False, False, True], nulls_last=True).group_by(_ROW, maintain_order=True)
+    asks = pl.max_horizontal(pl.col("time") + pl.duration(hours=task.index.hours_after, time_unit="us"), known_at()) == pl.col("prediction_time")
+    open_visits = open_visits.with_columns((asks & (task.index.at == "start")).alias("_asks"))
+    order = [_ROW, "_asks", "time", "end_time"]
+    stays = open_visits.sort(order, descending=[False, True, False, True], nulls_last=True).group_by(_ROW, maintain_order=True)
     found = stays.agg(pl.col("time").first().alias("_start"), pl.col("end_time").first().alias("_end"))
     places = events.filter(pl.col("code").str.starts_with(s.DISCHARGE_PREFIX)).join(pairs, on=list(by), how="inner")
     places = places.filter(is_after("prediction_time")).group_by(_ROW).agg(pl.col("time").min().alias("_discharge"))
     both = keyed.join(found, on=_ROW, how="left", maintain_order="left").join(places, on=_ROW, how="left", maintain_order="left")
-    fresh = {"stay_start": pl.col("_start"), "stay_end": pl.coalesce("_end", "_discharge")}
+    fresh = {"stay_start": pl.col("_start"), "stay_end": pl.when(pl.col("_start").is_null()).then("_discharge").otherwise("_end")}
     return both.select(*at.columns, *(value.cast(_INSTANT).alias(name) for name, value in fresh.items() if name not in at.columns))
-
-
-def _open_stays(events: pl.DataFrame, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """`rows`, a stay whose end is not known ending with the death in it; with `next_visit`, when another begins: the stay is over by then.
-
-    Both of stays without an end alone, null elsewhere.
-    """
-    never = pl.lit(None, dtype=_INSTANT).alias("next_visit")
-    if not rows["stay_end"].null_count():
-        return rows.with_columns(never)
-    later = events.join(_pairs(rows.filter(pl.col("stay_end").is_null()), by), on=list(by), how="inner").filter(is_after("prediction_time"))
-    is_visit = pl.col("code").str.starts_with(s.VISIT_PREFIX) & (pl.col("time") > pl.col("prediction_time"))
-    first = {"next_visit": is_visit, "_died": pl.col("code") == s.DEATH}
-    found = later.group_by(_ROW).agg(pl.col("time").filter(which).min().alias(name) for name, which in first.items())
-    rows = rows.join(found, on=_ROW, how="left", maintain_order="left")
-    in_stay = pl.col("next_visit").is_null() | (pl.col("_died") <= pl.col("next_visit"))
-    return rows.with_columns(pl.coalesce("stay_end", pl.when(in_stay).then("_died")).alias("stay_end")).drop("_died")
 
 
 def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame, by: Sequence[str], *, opens: str) -> pl.DataFrame:
@@ -183,9 +170,6 @@ def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame
         return times.agg(pl.col("at").max(), pl.len().alias("_parts")).filter(pl.col("_parts") == len(asked.all)).drop("_parts")
     found = _leaf_events(task, asked, events).join(pairs, on=list(by), how="inner").filter(is_after(opens))
     in_time = pl.col("time") <= pl.col("window_close")
-    if task.horizon_days == "stay":
-        still = pl.col("next_visit").is_null() | (pl.col("time") < pl.col("next_visit"))
-        in_time = in_time.fill_null(False) | (pl.col("window_close").is_null() & still)
     if task.horizon_days == "stay" and asked.death:
         # Hospitals write the stay's end and the death independently, one of them often by the day alone: a death on the day on
         # which the stay ends is a death in the stay.
@@ -195,7 +179,7 @@ def _first(task: Task, asked: Outcome, events: pl.DataFrame, pairs: pl.DataFrame
 
 def _pairs(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """The key of each row, and its instants."""
-    instants = [name for name in ("window_open", "window_close", "next_visit") if name in rows.columns]
+    instants = [name for name in ("window_open", "window_close") if name in rows.columns]
     return rows.select(_ROW, *instants, *dict.fromkeys((*by, "prediction_time")))
 
 
@@ -236,9 +220,8 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
 
     Returns:
         `at`, same rows in the same order, with
-            window_open, window_close: timestamps; the close is null where a stay's end is not known (and nobody died in it): what comes
-                before the next visit begins is in such a stay;
-            outcome_time: of the first outcome in the window, or null; null too where a competing event came before it;
+            window_open, window_close: timestamps; the close, and then the outcome, is null where a stay's end is not known;
+            outcome_time: of the first outcome in the window, or null; null too where death or a competing event came before it;
             death_time: of a death after the prediction time, or null (also where death is the outcome);
             competing_time: of the first competing event after the prediction time and by the close, or null.
 
@@ -257,7 +240,6 @@ def outcome_in_window(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by:
         raise SchemaError(f"outcome_in_window: column '{lacking[0]}' is missing; a task about values needs {', '.join(numbers)}")
     events = events.select(*by, "time", "code", "end_time", "available_time", "visit_id", *numbers)
     rows = (attach_stay(task, events, at, by=by) if task.in_stay else at).with_row_index(_ROW)
-    rows = _open_stays(events, rows, by) if task.in_stay else rows
     rows = rows.with_columns((pl.col("prediction_time") + days(task.gap_days)).alias("window_open"))
     if task.outcome.stay_over_days is not None:
         limit = pl.col("stay_start") + days(task.outcome.stay_over_days)
@@ -280,6 +262,8 @@ def _with_ends(task: Task, events: pl.DataFrame, rows: pl.DataFrame, by: Sequenc
     deaths = with_codes(events, [s.DEATH]).join(_pairs(rows, by), on=list(by), how="inner")
     deaths = deaths.filter(is_after("prediction_time")).group_by(_ROW).agg(pl.col("time").min().alias("death_time"))
     rows = rows.join(deaths, on=_ROW, how="left", maintain_order="left")
+    after_death = (pl.col("death_time") < pl.col("outcome_time")).fill_null(False)
+    rows = rows.with_columns(pl.when(~after_death).then("outcome_time").alias("outcome_time"))
     if not task.competing:
         return rows.with_columns(pl.lit(None, dtype=_INSTANT).alias("competing_time"))
     each = [_first(task, one, events, _pairs(rows, by), by, opens="prediction_time") for one in task.competing]
