@@ -147,7 +147,7 @@ def tasks(draw):
     if stay:
         gap, horizon = 0, "stay"
         if draw(st.booleans()):
-            outcome, horizon = Outcome(stay_over_days=2), None
+            outcome, horizon = Outcome(stay_over_days=2.5), None
     of_onset = not outcome.death and outcome.stay_over_days is None and not any(leaf.death for _, leaf in outcome.leaves())
     first = of_onset and gap == 0 and draw(st.booleans())
     again = of_onset and not first and draw(st.booleans())

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from cehrxgpt.errors import InputError, TaskError
-from cehrxgpt.tasks import label, library_tasks, load_task, parse_task, resolve, task_text
+from cehrxgpt.tasks import Index, Outcome, Task, label, library_tasks, load_task, parse_task, resolve, task_text
 from cehrxgpt.tasks.codes import matching_codes
 from task_samples import START, row, table
 
@@ -227,3 +227,10 @@ def test_a_file_with_a_library_s_name_asks_what_the_library_asks(tmp_path) -> No
     assert load_task(same) == load_task("readmission_30d")
     with pytest.raises(TaskError, match="a name of its own"):
         load_task(other)
+
+
+def test_a_stay_that_is_longer_by_the_time_that_is_asked_is_no_question():
+    index = Index(visit=("inpatient",), at="start", hours_after=48)
+    with pytest.raises(ValueError, match="stay_over_days must be longer than hours_after"):
+        Task(name="t", description="", index=index, outcome=Outcome(stay_over_days=2))
+    Task(name="t", description="", index=index, outcome=Outcome(stay_over_days=2.5))
