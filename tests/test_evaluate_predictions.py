@@ -42,6 +42,14 @@ def labels_frame(values, *, days=None, subjects=None, task="t"):
     )
 
 
+def followed(event: np.ndarray, lost: np.ndarray) -> pl.DataFrame:
+    """Labels of a year of people whose outcome and whose loss come after so many days."""
+    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
+    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
+    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
+    return labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+
+
 def predictions_frame(labels, probabilities, *, method="m", **columns):
     keep = labels.select("subject_id", "prediction_time", "task")
     return keep.with_columns(pl.Series("predicted_boolean_probability", probabilities, dtype=pl.Float64), pl.lit(method).alias("method"), **columns)
@@ -258,10 +266,7 @@ def test_times_that_are_not_known_are_neither_early_losses_nor_ranked() -> None:
     """Who is free at an untold time was seen to the end; of outcomes that say no time there is no C-index."""
     rng = np.random.default_rng(4)
     event, lost = rng.exponential(600, 4000), rng.exponential(400, 4000)
-    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
-    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
-    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
-    labels = labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+    labels = followed(event, lost)
     untold = pl.when(pl.col("end_reason") != "horizon").then("time_to_event_days").alias("time_to_event_days")
     told = [
         dict(evaluate_predictions(predictions_frame(one, rng.random(4000).tolist()), one, replicates=0).select("metric", "value").rows())

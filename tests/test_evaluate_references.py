@@ -12,7 +12,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.evaluate import evaluate_predictions
 from cehrxgpt.events import conform, sort_events
 from cehrxgpt.stages.references import references
-from test_evaluate_predictions import T0, labels_frame, predictions_frame
+from test_evaluate_predictions import T0, followed, labels_frame, predictions_frame
 
 PEOPLE = 300
 SPLITS = [s.TRAIN if subject < 200 else s.HELD_OUT for subject in range(PEOPLE)]
@@ -90,10 +90,7 @@ def test_the_constant_of_the_judged_rows_is_their_weighted_share() -> None:
     """Half of them are lost within the year: what is seen has too many positives, for the constant as for every metric."""
     rng = np.random.default_rng(2)
     event, lost = rng.exponential(600, 400), rng.exponential(400, 400)
-    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
-    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
-    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
-    labels = labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+    labels = followed(event, lost)
     found, _ = references(predictions_frame(labels, [0.5] * 400), labels, dataset=None, tuning=None)
     metrics = dict(evaluate_predictions(found, labels, replicates=0).select("metric", "value").rows())
     assert metrics["mean_predicted"] == pytest.approx(metrics["prevalence"])
@@ -109,10 +106,7 @@ def test_age_and_sex_are_fitted_on_weighted_rows() -> None:
     event, lost = rng.exponential(600, count), rng.exponential(400, count)
     old = rng.random(count) < 0.5
     data = Events([datetime(1930 if one else 1980, 1, 1) for one in old], [s.TRAIN if subject < 2_000 else s.HELD_OUT for subject in range(count)])
-    labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
-    reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
-    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
-    labels = labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
+    labels = followed(event, lost)
     judged = labels.filter(pl.col("subject_id") >= 2_000)
     found, _ = references(predictions_frame(judged, [0.5] * judged.height), labels, dataset=data, tuning=None)
     truth = 1 - np.exp(-365 / 600)

@@ -138,7 +138,11 @@ def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: Int, *, died: Bool
 
 def jeffreys_std_error(probability: Float, decided: Float) -> Float:
     """Standard deviation of Beta(p m + 1/2, (1 - p) m + 1/2), [P]: never 0, also where all futures agree."""
-    a, b = probability * decided + 0.5, (1 - probability) * decided + 0.5
+    return _beta_std(probability * decided + 0.5, (1 - probability) * decided + 0.5)
+
+
+def _beta_std(a: Float, b: Float) -> Float:
+    """Standard deviation of Beta(a, b)."""
     return np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
 
 
@@ -259,8 +263,7 @@ def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minu
     whole = np.clip(grid_minutes, begins, ends) - begins
     partial = np.maximum(grid_minutes - open_minutes, 0) - whole
     promised = np.where(expect_little & (whole > 0), 1 - (1 - np.minimum(chance, 1.0)) ** (partial / np.maximum(whole, 1)), 0.5)
-    a, b = seen + promised, np.maximum(decided[:, None] - seen, 0.0) + 1 - promised
-    error = np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
+    error = _beta_std(seen + promised, np.maximum(decided[:, None] - seen, 0.0) + 1 - promised)
     return np.where((partial > 0) & ((seen == 0) | (seen >= decided[:, None])), error, 0.0)
 
 

@@ -108,7 +108,7 @@ def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str]) ->
     from cehrxgpt.tasks import load_task
 
     named = list(dict.fromkeys(name for table in tables.values() for name in table["task"].unique(maintain_order=True).to_list()))
-    unasked = [load_task(task).name for task in tasks if load_task(task).name not in named]
+    unasked = [name for name in (load_task(task).name for task in tasks) if name not in named]
     if unasked and all(table.height for table in tables.values()):
         raise InputError(f"--task {unasked[0]}: no row asks for it; the labels are of {', '.join(named)}: give labels of it, or leave --task out")
 

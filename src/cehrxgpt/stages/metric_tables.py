@@ -80,6 +80,7 @@ def subgroup_tables(metrics: pl.DataFrame) -> list[Table]:
 
 
 def headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
+    """A row for each task and method: its AUROC, and the rows, people and outcomes that it rests on."""
     rows = _rows_compared(metrics)
     return [
         [
@@ -95,6 +96,7 @@ def headline_rows(metrics: pl.DataFrame) -> list[list[str]]:
 
 
 def headline_metrics(metrics: pl.DataFrame) -> dict[str, Any]:
+    """The same as figures: task -> method -> what it says."""
     from cehrxgpt.report.methods import telling
 
     figures: dict[str, Any] = {}
@@ -135,4 +137,5 @@ def _metric(name: str, value: float | None) -> str:
 
 
 def rounded(value: float | None) -> float | None:
+    """To four places; None where it is not defined."""
     return None if value is None or value != value else round(value, 4)

@@ -60,10 +60,11 @@ def references(
             others = dataset is None and where == _THEMSELVES and table["_judged"].null_count()
             hint = "; with --events, whose splits tell who is of the training data, it is fitted on others" if others else ""
             notes.append(f"{task}: {' and '.join(made)} fitted on {int(fit.sum()):,} {where}{alone}{hint}")
-        seen = int(table.select((pl.col("_judged") & pl.col("boolean_value").is_not_null() & (pl.col("_split") == s.TRAIN)).sum()).item())
-        if seen:
-            judged = int(table.select((pl.col("_judged") & pl.col("boolean_value").is_not_null()).sum()).item())
-            notes.append(f"{task}: {seen:,} of {judged:,} judged rows are of the training split; of a model that was trained on it they are no test")
+        judged = table.filter(pl.col("_judged") & pl.col("boolean_value").is_not_null())
+        if seen := judged.filter(pl.col("_split") == s.TRAIN).height:
+            notes.append(
+                f"{task}: {seen:,} of {judged.height:,} judged rows are of the training split; of a model that was trained on it they are no test"
+            )
     return pl.concat(frames), notes
 
 

@@ -8,7 +8,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.events import completed_years
 from cehrxgpt.tasks.codes import discharge_codes, visit_class
 from cehrxgpt.tasks.definition import Criterion, Task, Valued
-from cehrxgpt.tasks.outcome import concept_events, days, is_after, known_at, visit_rows, with_codes
+from cehrxgpt.tasks.outcome import asked_at, concept_events, days, is_after, known_at, visit_rows, with_codes
 
 _INSTANT = pl.Datetime("us")
 _NO_STAY = (pl.lit(None, dtype=_INSTANT).alias("stay_start"), pl.lit(None, dtype=_INSTANT).alias("stay_end"))
@@ -49,9 +49,7 @@ def _visits_at_end(task: Task, events: pl.DataFrame) -> list[Step]:
 
 def _visits_at_start(task: Task, events: pl.DataFrame) -> list[Step]:
     """Visits, classed by what is known `hours_after` their start, and those still going on then."""
-    stays = visit_rows(events).with_columns(
-        pl.max_horizontal(pl.col("time") + pl.duration(hours=task.index.hours_after, time_unit="us"), known_at()).alias("prediction_time")
-    )
+    stays = visit_rows(events).with_columns(asked_at(task).alias("prediction_time"))
     stays = stays.filter(visit_class(pl.col("prediction_time")).is_in(list(task.index.visit)))
     stays = stays.select("subject_id", "visit_id", "prediction_time", pl.col("time").alias("stay_start"), pl.col("end_time").alias("stay_end"))
     going_on = stays.filter(pl.col("stay_end").is_null() | (pl.col("stay_end") > pl.col("prediction_time")))

@@ -129,6 +129,11 @@ def _leaf_events(task: Task, leaf: Outcome, events: pl.DataFrame) -> pl.DataFram
     return stays.with_columns(pl.when(dated).then("time").otherwise(known_at()).alias("time"))
 
 
+def asked_at(task: Task) -> pl.Expr:
+    """When a visit (columns `time`, `available_time`) is asked about whose index stands at its start."""
+    return pl.max_horizontal(pl.col("time") + pl.duration(hours=task.index.hours_after, time_unit="us"), known_at())
+
+
 def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Sequence[str] = SUBJECT_KEY) -> pl.DataFrame:
     """`at` with `stay_start` and `stay_end` of the index visit that is going on at each prediction time.
 
@@ -146,8 +151,7 @@ def attach_stay(task: Task, events: pl.DataFrame, at: pl.DataFrame, *, by: Seque
         & (pl.col("end_time").is_null() | (pl.col("end_time") > pl.col("prediction_time")))
         & visit_class(pl.col("prediction_time")).is_in(list(task.index.visit))
     )
-    asks = pl.max_horizontal(pl.col("time") + pl.duration(hours=task.index.hours_after, time_unit="us"), known_at()) == pl.col("prediction_time")
-    open_visits = open_visits.with_columns((asks & (task.index.at == "start")).alias("_asks"))
+    open_visits = open_visits.with_columns(((asked_at(task) == pl.col("prediction_time")) & (task.index.at == "start")).alias("_asks"))
     order = [_ROW, "_asks", "time", "end_time"]
     stays = open_visits.sort(order, descending=[False, True, False, True], nulls_last=True).group_by(_ROW, maintain_order=True)
     found = stays.agg(pl.col("time").first().alias("_start"), pl.col("end_time").first().alias("_end"))
