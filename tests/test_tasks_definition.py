@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import polars as pl
 import pytest
 
 from cehrxgpt.errors import InputError, TaskError
-from cehrxgpt.tasks import Index, Outcome, Task, label, library_tasks, load_task, parse_task, resolve, task_text
+from cehrxgpt.tasks import Criterion, Index, Outcome, Task, label, library_tasks, load_task, parse_task, resolve, task_text
 from cehrxgpt.tasks.codes import matching_codes
+from cehrxgpt.tasks.elsewhere import Elsewhere
+from cehrxgpt.tasks.words import RANGES
 from task_samples import START, row, table
 
 METHOD_TASKS = {
@@ -54,8 +58,21 @@ def test_the_library_keeps_the_published_windows():
         ("occurrence: first", "occurrence: once", 6, "'each' | 'first' | 'last'"),
         ("concepts: b}", "concepts: c}", 7, "'c' is used but not defined"),
         ("outcome: {concepts: b}", "outcome: {concepts: b, death: true}", 7, "exactly one"),
-        ("horizon_days: 30", "horizon_days: -1", 8, "positive"),
-        ("horizon_days: 30", "horizon_days: .inf", 8, "lifetime"),
+        ("horizon_days: 30", "horizon_days: -1", 8, "horizon_days must be above 0 and at most 100,000"),
+        ("horizon_days: 30", "horizon_days: .inf", 8, "at most 100,000"),
+        ("horizon_days: 30", "horizon_days: .nan", 8, "at most 100,000"),
+        ("horizon_days: 30", "horizon_days: 0", 8, "above 0"),
+        ("horizon_days: 30", "horizon_days: 30\nhistory_days: 999999999999", 9, "history_days must be at least 0 and at most 100,000"),
+        ("horizon_days: 30", "horizon_days: 30\ncensoring: grace_days\ngrace_days: 999999999999", 10, "at most 100,000"),
+        ("horizon_days: 30", f"horizon_days: 1{'0' * 400}", 8, "a whole number of more than 64 bits"),
+        ("horizon_days: 30", f"horizon_days: {'1' * 5000}", 8, "cannot be read as int"),
+        ("horizon_days: 30", "horizon_days: 2020-13-45", 8, "cannot be read as timestamp"),
+        ("horizon_days: 30", "horizon_days: 30\n[gap_days]: 2", 9, "expected a word for a key"),
+        ("horizon_days: 30", "horizon_days: 30\x00", 8, "special characters"),
+        ("{concepts: a, occurrence: first}", "{days_after_first_event: 999999999999}", 6, "at most 100,000"),
+        ("{concepts: a, occurrence: first}", "{visit: [inpatient], at: start, hours_after: 99999999999}", 6, "at most 2,400,000"),
+        ("{concepts: b}", f"{{{'any: [{' * 300}concepts: b{'}]' * 300}}}", 7, "nested more than 50 deep"),
+        ("condition: [1]", f"condition: {'[' * 3000}", 4, "nested more than 50 deep"),
         ("horizon_days: 30", "horizon_days: soon", 8, "horizon_days"),
         ("drug: [7]", "drugs: [7]", 5, "did you mean 'drug'"),
         ("horizon_days: 30", "horizon_days: 30\nhorizon_days: 31", 9, "stands twice"),
@@ -120,7 +137,12 @@ horizon_days: 30
         ("occurrence: first", "occurrence: first\n  hours_after: 3", 13, "hours_after belongs to an index visit"),
         ("within_days: 30", "within_days: 0", 16, "within_days must be at least 1"),
         ("count: 2", "count: two", 17, "count: expected int"),
+        ("within_days: 30", "within_days: 999999999999", 16, "at most 100,000"),
         ("age_at_most: 17", "age_at_most: 17, count: 0", 19, "count must be at least 1"),
+        ("age_at_most: 17", "age_at_most: 999999999999", 19, "age_at_most must be at least 0"),
+        ("age_at_most: 17", "age_at_most: 17, age_at_least: 18", 19, "nobody's age is at least 18 and at most 17"),
+        ("      above: 9", "      above: .nan", 23, "above must be"),
+        ("      above: 9", "      above: 1e300", 23, "above must be"),
         ("- concepts: b", "- concepts: c", 15, "'c' is used but not defined"),
         ("      above: 9", "      above: nine", 23, "above: expected float"),
         ("      above: 9", "      above: 9\n      at_least: 9", 24, "bound the same side"),
@@ -153,6 +175,20 @@ def refused(tmp_path, text, line, says):
     assert says in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.exit_status == 2
+
+
+@pytest.mark.parametrize("part", [Task, Index, Criterion, Outcome, Elsewhere])
+def test_every_number_has_its_range(part):
+    numbers = {name for name, kind in get_type_hints(part).items() if {int, float} & {kind, *get_args(kind)} and not name.endswith(("unit", "_id"))}
+    assert numbers <= set(RANGES)
+
+
+@pytest.mark.parametrize("days", [1e12, -1])
+def test_numbers_that_no_task_file_says_are_bounded_too(days):
+    with pytest.raises(ValueError, match="grace_days must be at least 0 and at most 100,000"):
+        label(table([]), parse_task(GOOD, where="x"), censoring="grace_days", grace_days=days)
+    with pytest.raises(ValueError, match="grace_days must be at least 0 and at most 100,000"):
+        Elsewhere(censoring="grace_days", grace_days=days)
 
 
 def test_what_is_wrong_with_the_whole_is_told_at_its_top():

@@ -23,13 +23,40 @@ from cehrxgpt.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 
+_DEEPEST = 50  # levels of lists and mappings; what goes through them calls itself for each, and Python bounds that
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys."""
+    """SafeLoader that refuses duplicate keys, keys that are no words, nesting without end, and what only looks like a number or a date.
+
+    Whole numbers have 64 bits at most, so that they fit wherever they go.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise ConfigError(f"line {self.peek_event().start_mark.line + 1}: nested more than {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"line {node.start_mark.line + 1}: cannot be read as {node.tag.rpartition(':')[2]}") from error
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ConfigError(f"line {node.start_mark.line + 1}: a whole number of more than 64 bits")
+        return value
 
 
 def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: expected a word for a key, found a list or a mapping")
         key = loader.construct_object(key_node, deep=deep)
         if key in seen:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' stands twice")
@@ -63,9 +90,11 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "unreadable"
         line = f" line {mark.line + 1}:" if mark is not None else ""
-        raise ConfigError(f"{where}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})") from error
+        if isinstance(error, yaml.reader.ReaderError):  # which knows the place, and not the line
+            line, problem = f" line {text.count(chr(10), 0, error.position) + 1}:", error.reason
+        raise ConfigError(f"{where}:{line} not valid YAML ({problem})") from error
     if value is None:
         return {}
     if not isinstance(value, dict):

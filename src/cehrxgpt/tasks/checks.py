@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cehrxgpt.config import Refused
-from cehrxgpt.tasks.words import BOUNDS, CLASSES, INTENSIVE_CARE, MOST_DAYS, TABLES
+from cehrxgpt.tasks.words import BOUNDS, CLASSES, INTENSIVE_CARE, RANGES, TABLES
 
 if TYPE_CHECKING:
     from cehrxgpt.tasks.definition import ConceptSet, Criterion, Index, Outcome, Task, Valued
@@ -24,8 +24,17 @@ def check_concept_set(concepts: ConceptSet) -> None:
             raise Refused(f"code pattern '{pattern}': '*' may stand only at the end, after something", "codes", place)
 
 
+def check_numbers(part: object) -> None:
+    """Every number that it has lies where it can mean something."""
+    for name, allowed in RANGES.items():
+        number = getattr(part, name, None)
+        if isinstance(number, (int, float)) and number not in allowed:
+            raise Refused(f"{name} must be {allowed}", name)
+
+
 def check_values(asked: Valued, what: str) -> None:
     """The bounds can be asked; `what` asks for them."""
+    check_numbers(asked)
     given = [name for name in BOUNDS if getattr(asked, name) is not None]
     for low, high in (("above", "at_least"), ("below", "at_most")):
         if low in given and high in given:
@@ -34,8 +43,6 @@ def check_values(asked: Valued, what: str) -> None:
         raise Refused(f"{what}: {given[0]} bounds the values of concepts; name a concept set", given[0])
     if asked.unit is not None and not given:
         raise Refused(f"{what}: unit belongs to a bound; give one of {', '.join(BOUNDS)}", "unit")
-    if any(value != value for value in (asked.above, asked.at_least, asked.below, asked.at_most)):
-        raise ValueError(f"{what}: a bound must be a number")
     lower = asked.above if asked.at_least is None else asked.at_least
     upper = asked.below if asked.at_most is None else asked.at_most
     if lower is not None and upper is not None and (lower > upper or (lower == upper and not {"at_least", "at_most"} <= set(given))):
@@ -53,25 +60,23 @@ def check_index(index: Index) -> None:
     of_visit = [name for name in ("contains", "discharge", "hours_after") if getattr(index, name)]
     if not index.visit and of_visit:
         raise Refused(f"index: {of_visit[0]} belongs to an index visit; give visit: [inpatient]", of_visit[0])
-    if index.hours_after < 0 or (index.hours_after and index.at != "start"):
-        raise Refused("index: hours_after counts from the visit's start; give at: start and a positive number", "hours_after")
+    if index.hours_after and index.at != "start":
+        raise Refused("index: hours_after counts from the visit's start; give at: start", "hours_after")
     if index.discharge and index.at != "end":
         raise Refused("index: the place of discharge is known at the visit's end; give at: end", "discharge")
     if index.also and (index.concepts is None or index.occurrence != "first"):
         raise Refused("index: also needs concepts and occurrence: first", "also")
-    if index.days_after_first_event is not None and index.days_after_first_event < 0:
-        raise Refused("index: days_after_first_event must not be negative", "days_after_first_event")
 
 
 def check_criterion(criterion: Criterion) -> None:
-    """One kind of criterion, counted from 1."""
+    """One kind of criterion."""
     if sum((criterion.concepts is not None, bool(criterion.visit), criterion.by_age)) != 1:
         raise ValueError("a criterion needs exactly one of: concepts, visit, age_at_least/age_at_most")
     check_values(criterion, "a criterion")
     _check_classes(criterion.visit)
-    for name, number in (("count", criterion.count), ("within_days", criterion.within_days)):
-        if number is not None and number < 1:
-            raise Refused(f"a criterion's {name} must be at least 1", name)
+    low, high = criterion.age_at_least, criterion.age_at_most
+    if low is not None and high is not None and low > high:
+        raise Refused(f"nobody's age is at least {low} and at most {high}", "age_at_most")
 
 
 def check_outcome(outcome: Outcome) -> None:
@@ -88,8 +93,6 @@ def check_outcome(outcome: Outcome) -> None:
         raise ValueError("outcome needs exactly one of: concepts, visit, death: true, any, all, stay_over_days")
     check_values(outcome, "outcome")
     _check_classes(outcome.visit)
-    if outcome.stay_over_days is not None and not 0 < outcome.stay_over_days < MOST_DAYS:
-        raise Refused("stay_over_days must be positive", "stay_over_days")
     for name in ("any", "all"):
         for place, part in enumerate(getattr(outcome, name)):
             if part.stay_over_days is not None:
@@ -102,6 +105,7 @@ def check_task(task: Task) -> None:
     """What the parts of a task say about each other."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", task.name):
         raise Refused(f"name '{task.name}' may hold only letters, digits, '_', '-' and '.'", "name")
+    check_numbers(task)
     for way, used in task.uses():
         if used not in task.concept_sets:
             defined = ", ".join(sorted(task.concept_sets)) or "none"
@@ -114,9 +118,6 @@ def check_task(task: Task) -> None:
     if (task.censoring == "grace_days") != (task.grace_days > 0):
         belong = "censoring" if task.censoring == "grace_days" else "grace_days"
         raise Refused("grace_days (a positive number) and censoring: grace_days belong together", belong)
-    for name in ("history_days", "gap_days"):
-        if not 0 <= getattr(task, name) < MOST_DAYS:
-            raise Refused(f"{name} must not be negative, nor more than a lifetime", name)
     for place, one in enumerate(task.competing):
         if one.stay_over_days is not None or any(leaf.death for _, leaf in one.leaves()):
             raise Refused("competing: give concepts or visits; death competes always, a stay's length never", "competing", place)
@@ -141,8 +142,6 @@ def _check_window(task: Task) -> None:
             raise Refused("stay_over_days must be longer than hours_after: by then it is known", "outcome", "stay_over_days")
     elif task.horizon_days is None:
         raise ValueError("horizon_days is required (days, or 'stay')")
-    elif not isinstance(task.horizon_days, str) and not 0 < task.horizon_days < MOST_DAYS:
-        raise Refused("horizon_days must be positive, and no more than a lifetime", "horizon_days")
     if task.in_stay and not (task.index.visit and task.index.at == "start"):
         raise Refused("a task about the stay itself needs an index visit with at: start", "index")
     if task.in_stay and task.gap_days:

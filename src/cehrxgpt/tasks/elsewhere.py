@@ -9,12 +9,12 @@ import polars as pl
 
 from cehrxgpt.errors import ConfigError
 from cehrxgpt.events import EventDataset
+from cehrxgpt.tasks.checks import check_numbers
 from cehrxgpt.tasks.cohorts import cohort_task, read_cohort
 from cehrxgpt.tasks.entries import Censoring, asked_of, label_entries
 from cehrxgpt.tasks.files import load_task
 from cehrxgpt.tasks.labeler import Labelled, label
 from cehrxgpt.tasks.meds_labels import read_times
-from cehrxgpt.tasks.words import MOST_DAYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,8 @@ class Elsewhere:
         for name, table in (("cohort", self.cohort), ("outcome", self.outcome)):
             if getattr(self, f"{name}_id") is not None and table is None:
                 raise ValueError(f"--{name}-id chooses from a cohort table; give --{name} TABLE")
-        if (self.censoring == "grace_days") != bool(self.grace_days) or not 0 <= (self.grace_days or 0) < MOST_DAYS:
+        check_numbers(self)
+        if (self.censoring == "grace_days") != bool(self.grace_days):
             raise ValueError("--grace-days (a positive number) and --censoring grace_days belong together")
 
     @property
