@@ -70,6 +70,11 @@ def test_of_several_nearest_ancestors_the_rarest() -> None:
     assert Ontology({"a": ["b"], "b": ["a"]}, {}).nearest("a", {"b": 1}) == "b"  # a cycle, as bad vocabularies have
 
 
+def test_patterns_are_read_as_tasks_read_them() -> None:
+    ontology = Ontology({}, {"s": ConceptSet((r"A\*", "B*"))})
+    assert [code for code in ("A*", "AB", "A", "B", "B2") if ontology.members_of(code)] == ["A*", "B", "B2"]
+
+
 _names = st.sampled_from([f"condition/{number}" for number in range(9)])
 
 

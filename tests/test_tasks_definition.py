@@ -6,8 +6,11 @@ from typing import get_args, get_type_hints
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cehrxgpt.errors import InputError, TaskError
+from cehrxgpt.patterns import as_pattern, read_pattern
 from cehrxgpt.tasks import Criterion, Index, Outcome, Task, label, library_tasks, load_task, parse_task, resolve, task_text
 from cehrxgpt.tasks.codes import matching_codes
 from cehrxgpt.tasks.elsewhere import Elsewhere
@@ -226,6 +229,33 @@ def test_patterns():
     task = parse_task(GOOD, where="x")
     codes = ["drug/7", "drug/77", "X//1", "X//", "Y//1", "MEDS_DEATH", "condition/7"]
     assert matching_codes(task.concept_sets["b"], codes) == {"drug/7", "X//1", "X//", "MEDS_DEATH"}
+
+
+@given(st.text("a*\\", min_size=1, max_size=6))
+def test_every_code_can_be_written_so_that_it_alone_is_meant(code):
+    assert read_pattern(as_pattern(code)) == (code, False)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [(r"A\*B", {"A*B"}), (r"A\*", {"A*"}), (r"A\**", {"A*", "A*B"}), ("A*", {"A*", "A*B", "AB"}), (r"\*", {"*"}), (r"\**", {"*", "*A"})],
+)
+def test_a_star_of_the_code_itself(pattern, meant):
+    text = GOOD.replace('["X//*", MEDS_DEATH]', f"['{pattern}']")
+    assert matching_codes(parse_task(text, where="x").concept_sets["b"], ["A*", "A*B", "AB", "*", "*A"]) == meant
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**", "A*B", r"A*\*", r"A\*B*C", "A**"])
+def test_stars_that_say_nothing_are_refused(tmp_path, pattern):
+    refused(tmp_path, GOOD.replace('["X//*", MEDS_DEATH]', f"['{pattern}']"), 5, r"a star of the code itself is written \*")
+
+
+def test_descendants_with_a_star_are_themselves_alone():
+    """As in MIMIC's 'LAB//228381//dynes*sec/cm5', or at the end, where it would be a pattern."""
+    codes = pl.DataFrame({"code": ["LAB//dynes*sec", "LAB//K*"], "parent_codes": [["condition/1"], ["LAB//dynes*sec"]]})
+    wide = resolve(parse_task(GOOD, where="x"), codes)
+    assert matching_codes(wide.concept_sets["a"], ["LAB//dynes*sec", "LAB//K*", "LAB//K2"]) == {"LAB//dynes*sec", "LAB//K*"}
+    assert resolve(wide, codes) == wide
 
 
 def test_sets_are_widened_by_the_data_s_vocabulary_once():

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from cehrxgpt.config import Refused
+from cehrxgpt.patterns import read_pattern
 from cehrxgpt.tasks.words import BOUNDS, CLASSES, INTENSIVE_CARE, RANGES, TABLES
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ def check_concept_set(concepts: ConceptSet) -> None:
     if not concepts.patterns:
         raise ValueError(f"a concept set needs at least one concept ({', '.join(TABLES)}) or one of codes")
     for place, pattern in enumerate(concepts.codes):
-        if "*" in pattern[:-1] or pattern in ("", "*"):
-            raise Refused(f"code pattern '{pattern}': '*' may stand only at the end, after something", "codes", place)
+        try:
+            read_pattern(pattern)
+        except ValueError as error:
+            raise Refused(str(error), "codes", place) from error
 
 
 def check_numbers(part: object) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from cehrxgpt import schema as s
 from cehrxgpt import visits
+from cehrxgpt.patterns import as_pattern, read_pattern
 from cehrxgpt.tasks.definition import ConceptSet, Outcome, Task, Valued
 from cehrxgpt.tasks.words import INTENSIVE_CARE
 
@@ -18,8 +19,9 @@ _NAMED = 5  # codes, at most, in a line about those that are absent
 
 
 def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:
-    exact = {pattern for pattern in patterns if not pattern.endswith("*")}
-    prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+    named = list(map(read_pattern, patterns))
+    exact = {text for text, begins in named if not begins}
+    prefixes = tuple(text for text, begins in named if begins)
     return frozenset(code for code in codes if code in exact or (prefixes and code.startswith(prefixes)))
 
 
@@ -62,7 +64,7 @@ def _widened(concept_sets: Mapping[str, ConceptSet], pairs: pl.DataFrame) -> dic
 
 
 def _widen(concepts: ConceptSet, pairs: pl.DataFrame, parents: list[str]) -> ConceptSet:
-    below = _below([(concepts.patterns, "")], pairs, parents)["code"]
+    below = map(as_pattern, _below([(concepts.patterns, "")], pairs, parents)["code"])
     return replace(concepts, codes=tuple(concepts.codes) + tuple(sorted(set(below) - set(concepts.patterns))))
 
 

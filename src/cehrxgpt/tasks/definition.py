@@ -32,7 +32,7 @@ class ConceptSet:
 
     Attributes:
         condition, drug, ...: OMOP concept ids by table.
-        codes: codes verbatim, for MEDS data and for codes with a meaning of their own; a `*` at the end matches any ending.
+        codes: codes verbatim, for MEDS data and for codes with a meaning of their own; a `*` at the end matches any ending (`cehrxgpt.patterns`).
         descendants: widen by `parent_codes`, where the data has them.
     """
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import polars as pl
 
+from cehrxgpt.patterns import read_pattern
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -36,7 +37,7 @@ class ConceptSet:
     """A set as a task states it.
 
     Attributes:
-        patterns: codes; a `*` at the end matches any ending.
+        patterns: codes; a `*` at the end matches any ending (`cehrxgpt.patterns`).
         descendants: codes whose ancestor is named are members too.
     """
 
@@ -75,10 +76,11 @@ class Ontology:
         self._prefixes: list[tuple[str, str]] = []
         for name, one in sets.items():
             for pattern in one.patterns:
-                if pattern.endswith("*"):
-                    self._prefixes.append((pattern[:-1], name))
+                text, begins = read_pattern(pattern)
+                if begins:
+                    self._prefixes.append((text, name))
                 else:
-                    self._exact.setdefault(pattern, set()).add(name)
+                    self._exact.setdefault(text, set()).add(name)
         self._ancestors: dict[str, frozenset[str]] = {}
         self._members: dict[str, frozenset[str]] = {}
 
