@@ -181,6 +181,12 @@ REFUSED = {
         "male:",
         "is static",
     ),
+    "a bound that is no number": (TASKS["high_value"].replace("value_min: 3", "value_min: hi"), "high:", "value_min must be a number"),
+    "a bound beyond all": (TASKS["values_before"].replace("value_max: 2.5", f"value_max: 1{'0' * 400}"), "low:", "value_max must be a number"),
+    "a window longer than a life": (plain() + TARGET.replace("90d", "300000000d"), "target:", "at most 100,000"),
+    "no code": (plain().replace('"DX//E11"', '""') + TARGET, "diabetes:", "code pattern ''"),
+    "windows in a circle": (plain() + TARGET.replace("input.end", "target.end"), "windows:", "in a circle"),
+    "a predicate of itself": (plain().replace("or(stroke", "or(event") + GAP, "event:", "'event' asks for itself"),
     "union counted twice": (plain(', has: {event: "(2, None)"}') + TARGET, "input:", "by the instant"),
 }
 
@@ -205,6 +211,7 @@ def test_what_cannot_be_said_is_refused_with_its_line(name: str, tmp_path: Path)
         plain() + TARGET.replace("input.end", "inputs.end"),
         "trigger: diabetes\n",
         plain() + "  target: {start: [\n",
+        plain() + TARGET.replace("90d", f"9{'0' * 30}d"),
         PREDICATES.replace("code: MEDS_DEATH", "kode: MEDS_DEATH") + "  target: 3\n",
     ],
 )
@@ -212,6 +219,22 @@ def test_what_es_aces_cannot_read_is_one_clear_line(text: str, tmp_path: Path) -
     with pytest.raises(TaskError, match="es-aces cannot read it") as told:
         load_task(write(tmp_path, text))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("part", ["&a {b: *a}", f"{'[' * 1500}{']' * 1500}"])
+def test_what_has_no_end_is_one_clear_line(part: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="nested too deeply, or without end") as told:
+        load_task(write(tmp_path, f"{plain()}{TARGET}metadata: {part}\n"))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "pattern"),
+    [('"LAB//dynes*sec"', r"LAB//dynes\*sec"), ('{regex: "^K\\\\*$"}', r"K\*"), ('{regex: "^K\\\\*.*"}', r"K\**"), ('"K*"', r"K\*")],
+)
+def test_stars_of_codes_are_stars(code: str, pattern: str, tmp_path: Path) -> None:
+    task = load_task(write(tmp_path, (plain() + TARGET).replace('"DX//E11"', code)))
+    assert task.concept_sets["diabetes"].codes == (pattern,)
 
 
 def test_codes_that_the_data_lacks_are_said(data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,9 @@ import yaml
 from cehrxgpt import schema as s
 from cehrxgpt.config import from_dict
 from cehrxgpt.errors import ConfigError, TaskError
+from cehrxgpt.patterns import as_pattern
 from cehrxgpt.tasks.definition import Task
+from cehrxgpt.tasks.words import RANGES
 
 ANY_EVENT, RECORD_START, RECORD_END = "_ANY_EVENT", "_RECORD_START", "_RECORD_END"
 _REGEX = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\[^\w\s])+)(\.\*)?(\$)?")
@@ -39,21 +42,43 @@ def load_aces(path: str | Path) -> Task:
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
-    return _Translation(_configuration(path), path, text).task()
+    try:
+        return _Translation(_configuration(path, text), path, text).task()
+    except RecursionError as error:
+        raise TaskError(f"{path}: nested too deeply, or without end") from error
 
 
-def _configuration(path: Path) -> Any:
+def _configuration(path: Path, text: str) -> Any:
     try:
         from aces.config import TaskExtractorConfig
     except ImportError as error:
         raise TaskError(f"{path}: an ACES task file, which es-aces reads; install it with: pip install 'cehrxgpt[aces]'") from error
-    from ruamel.yaml.error import YAMLError
+    from bigtree.utils.exceptions import TreeError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
+        _check_circles(path, text)
         return TaskExtractorConfig.load(path)
-    except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
+    except (MarkedYAMLError, yaml.MarkedYAMLError) as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark is not None else ""
+        raise TaskError(f"{path}:{line} es-aces cannot read it: {error.problem}") from error
+    except TreeError as error:  # its nodes are the windows' ends
+        raise TaskError(f"{path}: line {_lines(text)[('windows',)]}: windows that begin or end by one another, in a circle") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, YAMLError, yaml.YAMLError) as error:
         told = " ".join(str(error.args[0] if error.args else error).split())
         raise TaskError(f"{path}: es-aces cannot read it: {told}") from error
+
+
+def _check_circles(path: Path, text: str) -> None:
+    """Refuse predicates that ask for themselves: es-aces would follow them without end."""
+    predicates = (yaml.safe_load(text).get("predicates") or {}).items()
+    asks = {name: re.findall(r"\w+", str(one.get("expr")))[1:] for name, one in predicates if isinstance(one, dict)}  # and(...), or(...)
+    try:
+        TopologicalSorter(asks).prepare()
+    except CycleError as error:
+        name, *others = error.args[1]
+        line = _lines(text)["predicates", name]
+        raise TaskError(f"{path}: line {line}: predicate '{name}' asks for itself ({' in '.join([name, *others])})") from error
 
 
 class _Translation:
@@ -109,7 +134,9 @@ class _Translation:
         try:
             return from_dict(Task, values | criteria, where=str(self.path))
         except ConfigError as error:
-            raise TaskError(str(error)) from error
+            key, *further = map(str, error.at or ("",))
+            places = {"concept_sets": ("predicates", *further), "gap_days": ("windows", target, "start"), "horizon_days": ("windows", target, "end")}
+            self.refuse(places.get(key, ("windows",)), str(error).removeprefix(f"{self.path}: "))
 
     def _check_static(self) -> None:
         for name, predicate in self.config.predicates.items():
@@ -123,8 +150,12 @@ class _Translation:
         if not predicate.is_plain:
             return {}
         low, high = ("at_least" if predicate.value_min_inclusive else "above"), ("at_most" if predicate.value_max_inclusive else "below")
-        bounds = {low: predicate.value_min, high: predicate.value_max}
-        return {key: float(value) for key, value in bounds.items() if value is not None}
+        bounds = {low: ("value_min", predicate.value_min), high: ("value_max", predicate.value_max)}
+        for key, (said, value) in bounds.items():
+            a_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (a_number and value in RANGES[key]):
+                self.refuse(("predicates", name, said), f"predicate '{name}': {said} must be a number, {RANGES[key]}")
+        return {key: float(value) for key, (_, value) in bounds.items() if value is not None}
 
     def _parts(self, name: str) -> list[str]:
         """The plain predicates of an `or(...)`; a plain one is its own."""
@@ -168,17 +199,11 @@ class _Translation:
                 self.refuse(where, f"predicate '{name}': of regular expressions only '^text', '^text.*' and '^text$' are understood")
             text = re.sub(r"\\(.)", r"\1", found[1])
             exact = found[2] is None and found[3] is not None
-            codes = [text if exact else f"{text}*"]
-        elif isinstance(code, dict):
-            codes = code.get("any") or []
-        else:
-            codes = [code]
+            return (as_pattern(text) if exact else f"{as_pattern(text)}*",)
+        codes = (code.get("any") or []) if isinstance(code, dict) else [code]
         if not codes or not all(isinstance(one, str) for one in codes):
             self.refuse(where, f"predicate '{name}': expected a code, {{any: [codes]}} or {{regex: text}}")
-        literal = codes if not (isinstance(code, dict) and "regex" in code) else [codes[0].removesuffix("*")]
-        if any("*" in one for one in literal):
-            self.refuse(where, f"predicate '{name}': a code with a '*' in it cannot be told from a pattern")
-        return tuple(codes)
+        return tuple(map(as_pattern, codes))
 
     def place(self, window: str, end: str) -> float:
         """Seconds from the trigger to a window's start or end; infinite at the ends of the record."""
