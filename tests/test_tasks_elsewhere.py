@@ -374,6 +374,22 @@ def test_a_meds_label_file_becomes_a_label_table(tmp_path: Path) -> None:
     assert read_times(tmp_path / "labels").times.height == 3
 
 
+OURS = {
+    "time_to_event_days": pl.Series([3, 4, 5], dtype=pl.Float32),
+    "observed": [True, False, False],
+    "end_reason": ["outcome", "death", "censored"],
+}
+
+
+def test_a_label_table_without_a_task_keeps_its_times(tmp_path: Path) -> None:
+    meds(**OURS).write_parquet(tmp_path / "stroke.parquet")
+    found = read_labels(tmp_path / "stroke.parquet")
+    assert set(found["task"]) == {"stroke"}
+    assert found["time_to_event_days"].to_list() == [3, 4, 5]
+    assert found["end_reason"].to_list() == OURS["end_reason"]
+    assert set(read_labels(tmp_path / "stroke.parquet", unnamed="t2dm_hf_1y")["task"]) == {"t2dm_hf_1y"}
+
+
 BAD_LABELS = {
     "numbers": (meds(boolean_value=[None] * 3, integer_value=[1, 2, 3]), InputError, "labels of integer_value; only yes and no"),
     "categories": (meds(categorical_value=["a", "b", "c"]).drop("boolean_value"), InputError, "labels of categorical_value"),
@@ -383,6 +399,9 @@ BAD_LABELS = {
     "a time left out": (meds(prediction_time=[START, None, START]), SchemaError, "1 nulls"),
     "times as text": (meds(prediction_time=["a", "b", "c"]), SchemaError, "expected times without a zone"),
     "subjects as text": (meds(subject_id=["a", "b", "c"]), SchemaError, "expected whole numbers"),
+    "no label table": (pl.DataFrame({"code": ["A"]}), SchemaError, "give labels made by: cehrxgpt label"),
+    "half a label table": (meds(**OURS).drop("observed"), SchemaError, "'observed' is missing.*give labels made by: cehrxgpt label"),
+    "times without reasons": (meds(task=["a"] * 3, **OURS).drop("end_reason"), SchemaError, "'end_reason' is missing"),
     "a row twice": (meds(prediction_time=[START] * 3), InputError, "2 rows share"),
 }
 

@@ -3,7 +3,8 @@
     subject_id, prediction_time, boolean_value  (and integer_value, float_value, categorical_value, which are no yes or no)
 
 They say less than a LabelTable: neither when an outcome came, nor whether a negative died or was followed to the end. What they do not say stays
-null, and a negative counts as one whose window was seen to its end: that is what its maker claims by giving it.
+null, and a negative counts as one whose window was seen to its end: that is what its maker claims by giving it. A file that says either is a
+LabelTable, whole but for the task's name.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ def read_labels(path: str | Path, *, unnamed: str | None = None) -> pl.DataFrame
         SchemaError: a column is missing or of a wrong type.
     """
     path = Path(path)
-    frame = _read(path)
-    if not {"task", "end_reason"} <= set(frame.columns):
-        frame = _completed(_typed(frame, path), path, unnamed or path.stem)
-    s.check_columns(frame.to_arrow(), s.LABEL_SCHEMA, where=str(path))
+    frame, name = _read(path), unnamed or path.stem
+    if not {"time_to_event_days", "end_reason"} & set(frame.columns):
+        frame = _completed(_typed(frame, path), path, name)
+    elif "task" not in frame.columns:
+        frame = _typed(frame, path).with_columns(pl.lit(name).alias("task"))
+    try:
+        s.check_columns(frame.to_arrow(), s.LABEL_SCHEMA, where=str(path))
+    except SchemaError as error:
+        raise SchemaError(f"{error}; give {_EXPECTED}") from error
     frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
     doubles = int(frame.select("task", "subject_id", "prediction_time").is_duplicated().sum())
     if doubles:
@@ -78,19 +84,24 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         return pl.concat(frames, how="diagonal_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
     except pl.exceptions.PolarsError as error:
-        raise SchemaError(f"{path}: its files have columns of different types; expected shards of one table") from error
+        raise _other_kind(path, "its files have columns of different types, and are no shards of one table") from error
+
+
+def _other_kind(path: Path, what: str) -> SchemaError:
+    """That a table is none of labels, and what would be one."""
+    return SchemaError(f"{path}: {what}; give {_EXPECTED}")
 
 
 def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     """With subject_id and prediction_time as a LabelTable has them: whole numbers and times of any width."""
     for name, kind in (("subject_id", "whole numbers"), ("prediction_time", "times")):
         if name not in frame.columns:
-            raise SchemaError(f"{path}: column '{name}' is missing; expected {kind} ({frame.width} columns there)")
+            raise _other_kind(path, f"column '{name}' is missing; expected {kind} ({frame.width} columns there)")
     number, time = frame.schema["subject_id"], frame.schema["prediction_time"]
     if not number.is_integer():
-        raise SchemaError(f"{path}: column 'subject_id' is {number}; expected whole numbers")
+        raise _other_kind(path, f"column 'subject_id' is {number}; expected whole numbers")
     if not (time == pl.Date or (isinstance(time, pl.Datetime) and time.time_zone is None)):
-        raise SchemaError(f"{path}: column 'prediction_time' is {time}; expected times without a zone")
+        raise _other_kind(path, f"column 'prediction_time' is {time}; expected times without a zone")
     typed = frame.with_columns(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
     for name in ("subject_id", "prediction_time"):
         if typed[name].null_count():
@@ -106,10 +117,10 @@ def _completed(frame: pl.DataFrame, path: Path, task: str) -> pl.DataFrame:
     others = [name for name in OTHER_VALUES if name in frame.columns and frame[name].null_count() < frame.height]
     if "boolean_value" not in frame.columns or (others and frame["boolean_value"].null_count() == frame.height):
         if not others:
-            raise SchemaError(f"{path}: column 'boolean_value' is missing; expected yes and no ({frame.width} columns there)")
+            raise _other_kind(path, f"column 'boolean_value' is missing; expected yes and no ({frame.width} columns there)")
         raise InputError(f"{path}: labels of {', '.join(others)}; only yes and no (boolean_value) can be asked here, so choose a threshold")
     if frame.schema["boolean_value"] not in (pl.Boolean, pl.Null):
-        raise SchemaError(f"{path}: column 'boolean_value' is {frame.schema['boolean_value']}; expected true and false")
+        raise _other_kind(path, f"column 'boolean_value' is {frame.schema['boolean_value']}; expected true and false")
     value = pl.col("boolean_value").cast(pl.Boolean)
     named = "task" in frame.columns and frame.schema["task"] in (pl.String, pl.Categorical)
     completed = frame.with_columns(
