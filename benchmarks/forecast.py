@@ -40,7 +40,7 @@ from cehrxgpt.evaluate.discrimination import auroc
 from cehrxgpt.evaluate.predictions import evaluate_predictions
 from cehrxgpt.evaluate.rows import clip
 from cehrxgpt.events import EventDataset
-from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, COUNTS_LIGHTGBM, age_and_sex, constant, lightgbm
+from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, COUNTS_LIGHTGBM, Examples, age_and_sex, constant, lightgbm
 from cehrxgpt.features.counts import count_features
 from cehrxgpt.simulate import SimulateConfig, simulate, true_risk, true_tasks
 from cehrxgpt.sources import IngestConfig, ingest
@@ -146,9 +146,9 @@ def taught(data: Path, task: str, labels: pl.DataFrame, labelled: int) -> pl.Dat
     for count in sorted({min(count, len(order)) for count in (100, 1000, len(order))}):
         some = np.isin(np.arange(rows.height), order[:count])
         few_tuning = tuning if count == len(order) else np.zeros_like(tuning)
-        found = lightgbm(features.matrix, outcome, some, few_tuning)
+        found = lightgbm(features.matrix, Examples(outcome, some, few_tuning, subject))
         told.append(predictions(labels, f"{COUNTS_LIGHTGBM}, {count if count < len(order) else 'all'} labels", found.probability[~fit]))
-    told.append(predictions(labels, AGE_SEX, age_and_sex(features, outcome, fit & ~tuning, tuning, subject).probability[~fit]))
+    told.append(predictions(labels, AGE_SEX, age_and_sex(features, Examples(outcome, fit & ~tuning, tuning, subject)).probability[~fit]))
     told.append(predictions(labels, CONSTANT, constant(outcome, fit).probability[~fit]))
     return pl.concat(told).with_columns(pl.lit(int(fit.sum())).alias("labels_known"))
 

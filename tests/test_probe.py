@@ -12,7 +12,7 @@ import pytest
 from cehrxgpt import schema as s
 from cehrxgpt.errors import InputError, MismatchError
 from cehrxgpt.events import EventDataset, conform, sort_events
-from cehrxgpt.features.baselines import REGULARISATION, choose_strength, constant, lightgbm, logistic
+from cehrxgpt.features.baselines import REGULARISATION, Examples, choose_strength, constant, lightgbm, logistic
 from cehrxgpt.features.counts import count_features
 from cehrxgpt.features.probe import ProbeConfig, probe, standardise
 from test_evaluate_predictions import REASON, relabelled
@@ -229,16 +229,16 @@ def test_strength_is_chosen_where_it_predicts_best():
     x, subject = rng.normal(size=(300, 30)), np.arange(300)
     noise = rng.random(300) < 0.5
     fit, none = subject < 300, np.zeros(300, dtype=bool)
-    assert choose_strength(x, noise, fit, none, subject, least=5, seed=0) == REGULARISATION[0]
+    assert choose_strength(x, Examples(noise, fit, none, subject)) == REGULARISATION[0]
     signal = x[:, 0] * 3 + rng.normal(size=300) > 0
-    assert choose_strength(x, signal, fit, none, subject, least=5, seed=0) >= 0.1
+    assert choose_strength(x, Examples(signal, fit, none, subject)) >= 0.1
 
 
 def test_one_class_and_no_columns():
     outcome, fit = np.array([True, True, False, True]), np.array([True, True, False, True])
     from scipy import sparse
 
-    empty = sparse.csr_matrix((4, 0))
-    assert np.isnan(logistic(empty, outcome, fit, ~fit, np.arange(4), least=2).probability).all()
-    assert lightgbm(empty, outcome, fit, ~fit, least=2).note.startswith("3 positive and 0 negative")
+    empty, given = sparse.csr_matrix((4, 0)), Examples(outcome, fit, ~fit, np.arange(4), least=2)
+    assert np.isnan(logistic(empty, given).probability).all()
+    assert lightgbm(empty, given).note.startswith("3 positive and 0 negative")
     assert constant(outcome, ~outcome & fit).note == "no labelled training rows"

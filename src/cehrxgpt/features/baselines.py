@@ -26,6 +26,46 @@ COUNTS_LIGHTGBM, COUNTS_LOGISTIC, AGE_SEX, CONSTANT = "counts+lightgbm", "counts
 
 
 @dataclass(frozen=True)
+class Examples:
+    """The rows that a method is asked about, and those that it learns from.
+
+    Attributes:
+        outcome: bool[rows]; what stands at rows of neither `fit` nor `tuning` is not looked at.
+        fit, tuning: bool[rows]; labelled training and tuning rows.
+        subject_id: int64[rows].
+        weight: float64[rows], above 0 in `fit`; all alike if None.
+        least: rows of each class a model needs.
+        seed: of what is drawn.
+    """
+
+    outcome: Mask
+    fit: Mask
+    tuning: Mask
+    subject_id: npt.NDArray[np.int64]
+    weight: Array | None = None
+    least: int = 5
+    seed: int = 0
+
+    @property
+    def too_few(self) -> str | None:
+        """Why no model can be fitted, or None."""
+        positives, negatives = _of_each(self.outcome, self.fit)
+        if min(positives, negatives) >= self.least:
+            return None
+        return f"{positives} positive and {negatives} negative training rows; a model needs at least {self.least} of each"
+
+    @property
+    def tunable(self) -> bool:
+        """Are there tuning rows enough to choose by?"""
+        return min(_of_each(self.outcome, self.tuning)) >= self.least
+
+    @property
+    def weights(self) -> Array:
+        """`weight`, ones if None."""
+        return np.ones(self.outcome.size) if self.weight is None else self.weight
+
+
+@dataclass(frozen=True)
 class Fitted:
     """Probabilities of all rows (null-like NaN where there is no model), and a note."""
 
@@ -33,12 +73,9 @@ class Fitted:
     note: str | None = None
 
 
-def too_few(outcome: Mask, fit: Mask, least: int) -> str | None:
-    """Why no model can be fitted on the rows `fit`, or None."""
-    positives, negatives = int((outcome & fit).sum()), int((~outcome & fit).sum())
-    if min(positives, negatives) >= least:
-        return None
-    return f"{positives} positive and {negatives} negative training rows; a model needs at least {least} of each"
+def _of_each(outcome: Mask, rows: Mask) -> tuple[int, int]:
+    """Positives and negatives among the rows."""
+    return int((outcome & rows).sum()), int((~outcome & rows).sum())
 
 
 def nothing(rows: int, note: str) -> Fitted:
@@ -59,7 +96,7 @@ def log_loss(outcome: Mask, probability: Array, weight: Array | None = None) -> 
     return float(-np.average(np.where(outcome, np.log(p), np.log1p(-p)), weights=weight))
 
 
-def _fit_logistic(x: sparse.csr_matrix | Array, outcome: Mask, strength: float, seed: int, weight: Array | None = None) -> tuple[Array, float]:
+def _fit_logistic(x: sparse.csr_matrix | Array, outcome: Mask, strength: float, seed: int, weight: Array) -> tuple[Array, float]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -81,55 +118,33 @@ def _folds(subject_id: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDAr
     return (np.random.default_rng(seed).permutation(subjects.size) % count)[place]
 
 
-def choose_strength(
-    x: sparse.csr_matrix | Array,
-    outcome: Mask,
-    fit: Mask,
-    tuning: Mask,
-    subject_id: npt.NDArray[np.int64],
-    *,
-    least: int,
-    seed: int,
-    weight: Array | None = None,
-) -> float:
+def choose_strength(x: sparse.csr_matrix | Array, given: Examples) -> float:
     """C by log-loss: on the tuning rows if they have enough of each class, else by three folds over training subjects."""
-    losses = []
-    weight = np.ones(outcome.size) if weight is None else weight
+    losses, outcome, fit, tuning, weight = [], given.outcome, given.fit, given.tuning, given.weights
     for strength in REGULARISATION:
-        if too_few(outcome, tuning, least) is None:
-            coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, seed, weight[fit])
+        if given.tunable:
+            coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, given.seed, weight[fit])
             losses.append(log_loss(outcome[tuning], _probability(x[tuning], coefficients, intercept), weight[tuning]))
             continue
-        fold, parts = _folds(subject_id, 3, seed), []
+        fold, parts = _folds(given.subject_id, 3, given.seed), []
         for number in range(3):
             inside, outside = fit & (fold != number), fit & (fold == number)
             if outside.any() and len(set(outcome[inside].tolist())) == 2:
-                coefficients, intercept = _fit_logistic(x[inside], outcome[inside], strength, seed, weight[inside])
+                coefficients, intercept = _fit_logistic(x[inside], outcome[inside], strength, given.seed, weight[inside])
                 lost = log_loss(outcome[outside], _probability(x[outside], coefficients, intercept), weight[outside])
                 parts.append((lost, float(weight[outside].sum())))
         losses.append(sum(loss * rows for loss, rows in parts) / max(sum(rows for _, rows in parts), 1) if parts else np.inf)
     return REGULARISATION[int(np.argmin(losses))]
 
 
-def logistic(
-    x: sparse.csr_matrix | Array,
-    outcome: Mask,
-    fit: Mask,
-    tuning: Mask,
-    subject_id: npt.NDArray[np.int64],
-    *,
-    least: int = 5,
-    seed: int = 0,
-    weight: Array | None = None,
-) -> Fitted:
-    """Logistic regression on columns that are already on a common scale; C chosen by `choose_strength`. `weight`: of all rows, above 0 in `fit`."""
-    why = too_few(outcome, fit, least)
-    if why is not None:
-        return nothing(outcome.size, why)
+def logistic(x: sparse.csr_matrix | Array, given: Examples) -> Fitted:
+    """Logistic regression on columns that are already on a common scale; C chosen by `choose_strength`."""
+    if given.too_few is not None:
+        return nothing(given.outcome.size, given.too_few)
     if x.shape[1] == 0:
-        return nothing(outcome.size, "no feature has enough training subjects")
-    strength = choose_strength(x, outcome, fit, tuning, subject_id, least=least, seed=seed, weight=weight)
-    coefficients, intercept = _fit_logistic(x[fit], outcome[fit], strength, seed, None if weight is None else weight[fit])
+        return nothing(given.outcome.size, "no feature has enough training subjects")
+    fit = given.fit
+    coefficients, intercept = _fit_logistic(x[fit], given.outcome[fit], choose_strength(x, given), given.seed, given.weights[fit])
     return Fitted(_probability(x, coefficients, intercept))
 
 
@@ -139,15 +154,15 @@ def scale_columns(x: sparse.csr_matrix, fit: Mask) -> sparse.csr_matrix:
     return sparse.csr_matrix(x @ sparse.diags(1.0 / np.sqrt(np.where(square > 0, square, 1.0))))
 
 
-def lightgbm(x: sparse.csr_matrix, outcome: Mask, fit: Mask, tuning: Mask, *, least: int = 5, seed: int = 0, threads: int = 1) -> Fitted:
-    """Gradient-boosted trees, stopped on the tuning rows if they have enough of each class, else after 100 rounds."""
-    why = too_few(outcome, fit, least)
-    if why is not None:
-        return nothing(outcome.size, why)
+def lightgbm(x: sparse.csr_matrix, given: Examples, *, threads: int = 1) -> Fitted:
+    """Gradient-boosted trees on rows that weigh alike, stopped on the tuning rows if they have enough of each class, else after 100 rounds."""
+    if given.too_few is not None:
+        return nothing(given.outcome.size, given.too_few)
     if x.shape[1] == 0:
-        return nothing(outcome.size, "no feature has enough training subjects")
+        return nothing(given.outcome.size, "no feature has enough training subjects")
     import lightgbm as lgb
 
+    outcome, fit, tuning = given.outcome, given.fit, given.tuning
     settings = {
         "objective": "binary",
         "learning_rate": 0.05,
@@ -158,12 +173,12 @@ def lightgbm(x: sparse.csr_matrix, outcome: Mask, fit: Mask, tuning: Mask, *, le
         "num_threads": threads,
         "deterministic": True,
         "force_row_wise": True,
-        "seed": seed,
+        "seed": given.seed,
         "verbosity": -1,
         "feature_pre_filter": False,
     }
     train = lgb.Dataset(x[fit], label=outcome[fit].astype(np.float64), free_raw_data=False)
-    if too_few(outcome, tuning, least) is None:
+    if given.tunable:
         watched = lgb.Dataset(x[tuning], label=outcome[tuning].astype(np.float64), reference=train, free_raw_data=False)
         booster = lgb.train(settings, train, num_boost_round=500, valid_sets=[watched], callbacks=[lgb.early_stopping(25, verbose=False)])
     else:
@@ -171,48 +186,24 @@ def lightgbm(x: sparse.csr_matrix, outcome: Mask, fit: Mask, tuning: Mask, *, le
     return Fitted(np.asarray(booster.predict(x, num_iteration=booster.best_iteration or -1, num_threads=threads), dtype=np.float64))
 
 
-def age_and_sex(
-    features: CountFeatures,
-    outcome: Mask,
-    fit: Mask,
-    tuning: Mask,
-    subject_id: npt.NDArray[np.int64],
-    *,
-    least: int = 5,
-    seed: int = 0,
-    weight: Array | None = None,
-) -> Fitted:
-    """Logistic regression on age and sex alone; further arguments as of `logistic`."""
-    person = scale_columns(features.matrix[:, features.columns("age", "sex:")], fit)
-    return logistic(np.asarray(person.todense()), outcome, fit, tuning, subject_id, least=least, seed=seed, weight=weight)
+def age_and_sex(features: CountFeatures, given: Examples) -> Fitted:
+    """Logistic regression on age and sex alone."""
+    person = scale_columns(features.matrix[:, features.columns("age", "sex:")], given.fit)
+    return logistic(np.asarray(person.todense()), given)
 
 
-def fit_baselines(
-    features: CountFeatures,
-    outcome: Mask,
-    fit: Mask,
-    tuning: Mask,
-    subject_id: npt.NDArray[np.int64],
-    *,
-    least: int = 5,
-    seed: int = 0,
-    threads: int = 1,
-) -> dict[str, Fitted]:
+def fit_baselines(features: CountFeatures, given: Examples, *, threads: int = 1) -> dict[str, Fitted]:
     """Every baseline: method -> probabilities of all rows.
 
     Args:
         features: of all rows.
-        outcome: bool[rows]; what stands at rows of neither `fit` nor `tuning` is not looked at.
-        fit, tuning: bool[rows]; labelled training and tuning rows.
-        subject_id: int64[rows].
-        least: rows of each class a model needs.
-        seed, threads: one thread makes it the same on every machine.
+        given: the rows, which weigh alike.
+        threads: one makes it the same on every machine.
     """
     threads = max(1, min(threads, os.cpu_count() or 1))
-    scaled = scale_columns(features.matrix, fit)
     return {
-        COUNTS_LIGHTGBM: lightgbm(features.matrix, outcome, fit, tuning, least=least, seed=seed, threads=threads),
-        COUNTS_LOGISTIC: logistic(scaled, outcome, fit, tuning, subject_id, least=least, seed=seed),
-        AGE_SEX: age_and_sex(features, outcome, fit, tuning, subject_id, least=least, seed=seed),
-        CONSTANT: constant(outcome, fit),
+        COUNTS_LIGHTGBM: lightgbm(features.matrix, given, threads=threads),
+        COUNTS_LOGISTIC: logistic(scale_columns(features.matrix, given.fit), given),
+        AGE_SEX: age_and_sex(features, given),
+        CONSTANT: constant(given.outcome, given.fit),
     }

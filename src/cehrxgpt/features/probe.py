@@ -19,7 +19,7 @@ from cehrxgpt.atomic import atomic_path
 from cehrxgpt.errors import InputError, MismatchError
 from cehrxgpt.evaluate.predictions import METRIC_DTYPES, evaluate_predictions
 from cehrxgpt.events import EventDataset
-from cehrxgpt.features.baselines import Fitted, fit_baselines, logistic, nothing
+from cehrxgpt.features.baselines import Examples, Fitted, fit_baselines, logistic, nothing
 from cehrxgpt.features.counts import KEY, count_features, split_rows
 
 PROBE = "probe"
@@ -147,12 +147,14 @@ def standardise(vectors: npt.NDArray[np.float64], fit: npt.NDArray[np.bool_]) ->
     return np.where(varies, (vectors - mean) / np.where(varies, spread, 1.0), 0.0)
 
 
-def _probe(rows: _Rows, fit: npt.NDArray[np.bool_], tuning: npt.NDArray[np.bool_], config: ProbeConfig) -> Fitted:
-    subjects = rows.table["subject_id"].to_numpy()
+def _examples(rows: _Rows, fit: npt.NDArray[np.bool_], tuning: npt.NDArray[np.bool_], config: ProbeConfig) -> Examples:
+    return Examples(rows.outcome, fit, tuning, rows.table["subject_id"].to_numpy(), least=config.min_positives, seed=config.seed)
+
+
+def _probe(rows: _Rows, given: Examples) -> Fitted:
     if rows.vectors.shape[1] == 0:
         return nothing(rows.table.height, "the embeddings are empty")
-    x = standardise(rows.vectors, fit)
-    return logistic(x, rows.outcome, fit, tuning, subjects, least=config.min_positives, seed=config.seed)
+    return logistic(standardise(rows.vectors, given.fit), given)
 
 
 def _predictions(rows: _Rows, method: str, fitted: Fitted) -> pl.DataFrame:
@@ -186,7 +188,7 @@ def _few_shot(rows: _Rows, labels: pl.DataFrame, config: ProbeConfig) -> pl.Data
         for repeat in range(config.repeats if count < there else 1):
             fit = _draw(rows, count, config.seed + repeat)
             # Few labels are all there is: the strength is then chosen by folds among them, not on further tuning labels.
-            fitted = _probe(rows, fit, rows.of(s.TUNING) & (count == there), config)
+            fitted = _probe(rows, _examples(rows, fit, rows.of(s.TUNING) & (count == there), config))
             metrics = evaluate_predictions(_predictions(rows, PROBE, fitted), labels, replicates=0)
             found += [value for value in metrics.filter(pl.col("metric") == "auroc")["value"].to_list() if value is not None]
             positives.append(int((fit & rows.outcome).sum()))
@@ -242,11 +244,11 @@ def _empty_curve() -> pl.DataFrame:
 
 
 def _run(rows: _Rows, labels: pl.DataFrame, dataset: EventDataset, config: ProbeConfig) -> ProbeResult:
-    fitted = {PROBE: _probe(rows, rows.of(s.TRAIN), rows.of(s.TUNING), config)}
+    given = _examples(rows, rows.of(s.TRAIN), rows.of(s.TUNING), config)
+    fitted = {PROBE: _probe(rows, given)}
     if config.baselines:
-        features = count_features(dataset, rows.table, rows.of(s.TRAIN), min_subjects=config.min_subjects)
-        masks = (rows.outcome, rows.of(s.TRAIN), rows.of(s.TUNING), rows.table["subject_id"].to_numpy())
-        fitted |= fit_baselines(features, *masks, least=config.min_positives, seed=config.seed, threads=config.threads)
+        features = count_features(dataset, rows.table, given.fit, min_subjects=config.min_subjects)
+        fitted |= fit_baselines(features, given, threads=config.threads)
     predictions = pl.concat([_predictions(rows, method, found) for method, found in fitted.items()])
     metrics = evaluate_predictions(predictions, labels, replicates=config.replicates, seed=config.seed)
     notes = [f"{method}: {found.note}" for method, found in fitted.items() if found.note is not None]

@@ -124,16 +124,15 @@ def _fit(
 ) -> dict[str, Fitted]:
     import numpy as np
 
-    from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, age_and_sex, constant
+    from cehrxgpt.features.baselines import AGE_SEX, CONSTANT, Examples, age_and_sex, constant
     from cehrxgpt.features.counts import count_features
 
     outcome = table["boolean_value"].fill_null(False).to_numpy().astype(bool)
     weight = _weights(table, fit, lost)
     found = {CONSTANT: constant(outcome, fit, weight)}
     if people is not None:
-        features = count_features(people, table, fit)
-        subject_id = table["subject_id"].to_numpy()
-        found[AGE_SEX] = age_and_sex(features, outcome, fit, np.zeros_like(fit), subject_id, seed=seed, weight=weight)
+        given = Examples(outcome, fit, np.zeros_like(fit), table["subject_id"].to_numpy(), weight=weight, seed=seed)
+        found[AGE_SEX] = age_and_sex(count_features(people, table, fit), given)
     return found
 
 
