@@ -47,8 +47,8 @@ def toy_vocabulary(codes: int = 4) -> Vocabulary:
     return Vocabulary.from_rows([row | {"kind": int(row["kind"])} for row in rows], {})
 
 
-def hashed_uniform(seed: int, subject_id: int, prediction_time, sample_id: int, step: int) -> float:
-    """The random number, in Python integers."""
+def hashed_uniform(seed: int, subject_id: int, prediction_time, sample_id: int, step: int, attempt: int = 0) -> float:
+    """The random number, in Python integers; `attempt` futures were given up before."""
 
     def mix(x: int) -> int:
         x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
@@ -58,8 +58,8 @@ def hashed_uniform(seed: int, subject_id: int, prediction_time, sample_id: int, 
     golden = 0x9E3779B97F4A7C15
     when = -(2**63) if prediction_time is None else int(np.datetime64(prediction_time, "us").astype(np.int64))
     state = mix((seed + golden) & MASK)
-    for word in (subject_id, when, sample_id, step):
-        state = mix(state ^ mix((word + golden) & MASK))
+    for word in (subject_id, when, sample_id, *([-attempt] if attempt else []), step):
+        state = mix(state ^ mix(((word & MASK) + golden) & MASK))
     return (state >> 11) / 2**53
 
 
@@ -146,10 +146,25 @@ class Oracle:
         late = np.array([self.late_share(prompt, [*tokens, t], prediction_clock) if p > 0 else 0.0 for t, p in enumerate(chances)])
         return chances * late if (chances * late).sum() > 0 else chances
 
-    def generate(self, prompt, sample_id: int, *, seed: int, max_new_tokens: int, stop_tokens=None):
-        """(new tokens, stop reason, log-probability) of one future of a `Prompt`."""
+    def generate(self, prompt, sample_id: int, **options):
+        """(new tokens, stop reason, log-probability) of one future of a `Prompt`: the first that does not say what is known not to have been."""
+        for attempt in range(200):
+            written = self.attempt(prompt, sample_id, attempt, **options)
+            if written is not None:
+                return written
+        return self.attempt(prompt, sample_id, 200, **options, whatever=True)
+
+    def said_to_be_past(self, prompt, after, kind, gap_is_open) -> bool:
+        """Is this an hour of the prediction time's own date, before it?"""
+        first, clock = prompt.earliest_clock_minutes, int(after.clock_minutes[0])
+        if kind != Kind.IN_VISIT_HOURS or gap_is_open or first is None:
+            return False
+        return clock // 1440 == first // 1440 and clock // 60 < first // 60
+
+    def attempt(self, prompt, sample_id: int, attempt: int, *, seed: int, max_new_tokens: int, stop_tokens=None, whatever: bool = False):
+        """The same of one attempt; None where it is given up."""
         start = prompt.token_id.tolist()
-        tokens, log_probability, unconfirmed = list(start), 0.0, False
+        tokens, log_probability, unconfirmed, released = list(start), 0.0, False, False
         clock_at = prompt.prediction_clock_minutes
         horizon = math.inf if prompt.horizon_minutes is None else (clock_at or 0) + prompt.horizon_minutes
         event_seen = ended = False
@@ -157,14 +172,19 @@ class Oracle:
             new = len(tokens) - len(start)
             if new >= max_new_tokens or len(tokens) >= self.decoder.config.context:
                 return tokens[len(start) :], "outcome" if unconfirmed else "budget", log_probability
-            chances = self.next(start, tokens, None if event_seen else clock_at)
+            gap_is_open = not event_seen and clock_at is not None and self.verdict(start, tokens, clock_at) is None
+            chances = self.next(start, tokens, clock_at if gap_is_open else None)
+            released = released or (gap_is_open and self.late_share(start, tokens, clock_at) == 0)
             cumulative = np.cumsum(chances)
-            uniform = hashed_uniform(seed, prompt.subject_id, prompt.prediction_time, sample_id, new)
+            uniform = hashed_uniform(seed, prompt.subject_id, prompt.prediction_time, sample_id, new, attempt)
             token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
             log_probability += math.log(chances[token] / cumulative[-1])
             kind = int(self.vocabulary.kind[token])
             before = self.state(tokens)
-            if int(self.state([*tokens, token]).clock_minutes[0]) > horizon:
+            after = self.state([*tokens, token])
+            if not (whatever or released) and self.said_to_be_past(prompt, after, kind, gap_is_open):
+                return None
+            if int(after.clock_minutes[0]) > horizon:
                 if int(before.phase[0]) in ADMITTED_PHASES and kind == Kind.IN_VISIT_HOURS:
                     return tokens[len(start) : max(len(tokens) - 2, len(start))], "horizon", log_probability
                 return tokens[len(start) :], "outcome" if unconfirmed else "horizon", log_probability

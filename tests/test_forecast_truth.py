@@ -397,3 +397,31 @@ def test_drawing_until_the_error_is_small_does_not_stop_where_chance_has_shown_n
     found = forecast(model, history(200), rows, [task(horizon=2)], config).predictions
     assert found["num_samples"].min() > 20
     assert found["predicted_boolean_probability"].mean() / truth == pytest.approx(1, abs=0.15)
+
+
+MORNINGS = {BENIGN: {"D1": 0.5, "D20": 0.5}, "D1": {"[VS]": 1.0}, "D20": {"[VS]": 1.0}, "[VS]": {"Visit/9201": 1.0}}
+MORNINGS |= {"i-H9": {OUTCOME: 1.0}, "i-H18": {OUTCOME: 1.0}, OUTCOME: {"[VE]": 1.0}, "[VE]": {"D60": 1.0}, "D60": {BENIGN: 1.0}}
+
+
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+@pytest.mark.parametrize("outcome", ["{visit: [inpatient]}", "{concepts: outcome}"])
+def test_the_morning_of_the_prediction_s_own_date_is_over(estimator: str, outcome: str) -> None:
+    """Half have a visit on that date, nine in ten of these at nine: of who has had none at noon, 0.05 of 0.55 come in the evening."""
+    model, rows = markov(MORNINGS | {"Visit/9201": {"i-H9": 0.9, "i-H18": 0.1}}), at(40, LAST + timedelta(days=1, hours=12))
+    found = forecast(
+        model, history(40), rows, [task(horizon=3, outcome=outcome)], ForecastConfig(samples=100, max_new_tokens=60, estimator=estimator)
+    )
+    assert found.predictions["predicted_boolean_probability"].mean() == pytest.approx(1 / 11, abs=3 * np.sqrt(1 / 11 * 10 / 11 / 4000))
+    assert found.trajectories is None or (found.trajectories["time"] > rows["prediction_time"][0]).all()
+    drawn_anew, futures = found.summary["drawn_anew"], found.summary["futures"]
+    assert drawn_anew / futures == pytest.approx(0.45, abs=0.04)
+    assert found.summary["tokens"] > 4 * drawn_anew
+
+
+def test_a_model_that_is_sure_of_what_was_not_says_nothing() -> None:
+    """Each time it says a visit at nine, and at noon there was none."""
+    model, rows = markov(MORNINGS | {BENIGN: {"D1": 1.0}, "Visit/9201": {"i-H9": 1.0}}), at(2, LAST + timedelta(days=1, hours=12))
+    found = forecast(model, history(2), rows, [task(horizon=3)], ForecastConfig(samples=2, max_new_tokens=60))
+    assert found.predictions["predicted_boolean_probability"].null_count() == 2
+    assert found.summary["gap_not_conditioned"] == 4
+    assert found.summary["drawn_anew"] == 4

@@ -113,6 +113,28 @@ def test_futures_equal_the_oracle_token_for_token_whatever_the_batch(data):
         assert result.log_probability[row] == pytest.approx(log_probability, abs=1e-9)
 
 
+def test_futures_that_say_an_hour_that_is_past_are_drawn_anew_as_the_oracle_does():
+    decoder, stop = make_decoder(5, sharpness=2.0), stops("Visit/inpatient")
+    oracle = Oracle(decoder, VOCABULARY)
+    clocks = (DAY + 600, 2 * DAY + 1370, 2 * DAY - 1)  # the last at the day's end, when nothing of the day is left to contradict
+    prompts = [make_prompt("condition/1", subject, prediction_clock_minutes=clock) for subject, clock in enumerate(clocks)]
+    options = {"seed": 4, "max_new_tokens": 12, "stop_tokens": stop}
+    together = rollout(decoder, VOCABULARY, prompts, samples=200, batch_rows=170, **options)
+    anew = np.flatnonzero(together.given_up)
+    assert np.bincount(together.prompt_index[anew], minlength=3).astype(bool).tolist() == [True, True, False]
+    assert together.conditioned.all()
+    for row in (*anew, 7, 250, 450):
+        prompt, sample = prompts[together.prompt_index[row]], int(together.sample_id[row])
+        tokens, reason, log_probability = oracle.generate(prompt, sample, **options)
+        assert words(together.tokens_of(row)) == words(tokens)
+        assert together.stop_reason[row] == reason
+        assert together.log_probability[row] == pytest.approx(log_probability, abs=1e-9)
+        assert (oracle.attempt(prompt, sample, 0, **options) is None) == (row in anew)
+        alone = rollout(decoder, VOCABULARY, [prompt], samples=1, first_sample=sample, batch_rows=2, **options)
+        assert alone.tokens_of(0).tolist() == together.tokens_of(row).tolist()
+        assert alone.given_up[0] == together.given_up[row]
+
+
 def test_a_future_does_not_depend_on_its_companions():
     decoder = make_decoder(1)
     together = rollout(decoder, VOCABULARY, PROMPTS, samples=6, seed=3, max_new_tokens=16, batch_rows=17)

@@ -261,6 +261,8 @@ class _Worker:
         found.counts.update({f"stopped/{reason}": stopped for reason, stopped in pool.rollouts.stopped().items()})
         found.counts["futures"] += len(pool.rollouts)
         found.counts["tokens"] += int(pool.rollouts.drawn.sum())
+        found.counts["tokens_given_up"] += int(pool.rollouts.given_up.sum())
+        found.counts["drawn_anew"] += int((pool.rollouts.given_up > 0).sum())
         found.counts["gap_not_conditioned"] += int((~pool.rollouts.conditioned).sum())
         found.removed.add(Removed.of(pool.rollouts.removed_mass, pool.rollouts.drawn))
         if not group.masked:
@@ -346,7 +348,8 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "idle_competitors": {name: idle for name, task in worker.tasks.items() if (idle := idle_competitors(task, worker.vocabulary.code))},
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],
-        "tokens": found.counts["tokens"],
+        "tokens": found.counts["tokens"] + found.counts["tokens_given_up"],
+        "drawn_anew": found.counts["drawn_anew"],
         "stopped": {reason: found.counts[f"stopped/{reason}"] for reason in s.STOP_REASONS},
         "gap_not_conditioned": found.counts["gap_not_conditioned"],
         "removed_by_grammar": found.removed.summary(found.counts["tokens"]),

@@ -38,6 +38,8 @@ first event later that day is written i-H0 i-H n.
 
 Where a single i-D cannot arrive (more than 31 days inside a visit) the longest one is the only token kept, which needs no S. Where
 nothing is kept, or the vocabulary cannot say such a gap, the row is released: it goes on unconditioned and is counted.
+
+What only a later token says, the hour of a visit on the goal's date, is not in the table: futures that contradict it are drawn anew (`rows`).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from cehrxgpt.rollout.next_token import Next, NextToken
 from cehrxgpt.rollout.prompt import Prompt, read_prompts
 from cehrxgpt.rollout.reader import Reader
 from cehrxgpt.rollout.result import Rollouts
-from cehrxgpt.rollout.rows import RUNNING, Int, Rows, Writer, assemble
+from cehrxgpt.rollout.rows import GIVEN_UP, RUNNING, Int, Rows, Writer, assemble
 from cehrxgpt.timeline.grammar import Grammar
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -45,13 +45,15 @@ PREFILL_TOKENS = 16_384  # at most so many places, padding included, are read at
 JOIN_BELOW = 0.75  # new futures join when fewer than this share of `batch_rows` are being written
 SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend
 FEWEST_ROWS = 32  # futures that are worth a thread of their own
+ATTEMPTS = 200  # so many futures that say what is known not to have been, and the last is kept: of the model's, one in fifty is right at best
 
 
 @dataclass
 class Group:
-    """Prompts that were read together."""
+    """Futures whose prompts were read together."""
 
-    prompts: npt.NDArray[np.int64]  # [P]
+    rows: Int  # [F], places in the result
+    place: Int  # [F], which of the prompts
     cache: KVCache
     next: Next
 
@@ -153,7 +155,11 @@ class _Engine:
         self.sample_id = (first_sample + np.arange(samples)).astype(np.int32)
         times = [prompt.prediction_time for prompt in prompts for _ in range(samples)]
         self.keys = sampler.keys(seed, np.repeat(self.subject_id, samples), times, np.tile(self.sample_id, len(prompts)))
+        self.attempt, self.given_up = np.zeros(len(self.keys), dtype=np.int64), np.zeros(len(self.keys), dtype=np.int64)
         self.finished: list[Rows] = []
+        self.again: list[Int] = []  # futures that are to be drawn anew
+        self.groups: Iterator[Int] = iter(())
+        self.lock = Lock()
         self.watched: list[Tensor] = []
         self.masked: npt.NDArray[np.bool_] | None = None
         self.dates: Dates | None = None
@@ -168,27 +174,23 @@ class _Engine:
 
     def run(self, progress: Callable[[int, int], None] | None) -> Rollouts:
         """Write every future."""
-        order = self._start()
-        writers = self._writers(len(order) * self.samples)
+        futures = self._start()
+        writers = self._writers(len(futures))
         # Batches of equal size, rather than full ones and a rest.
-        each = -(-len(order) * self.samples // writers)
+        each = -(-len(futures) // writers)
         self.batch_rows = -(-each // -(-each // self.batch_rows)) if each else self.batch_rows
-        groups, lock = self._groups(order), Lock()
-
-        def next_group() -> Int | None:
-            with lock:
-                return next(groups, None)
+        self.groups = self._groups(futures)
 
         def report() -> None:
             if progress is not None:
-                with lock:
+                with self.lock:
                     progress(sum(len(rows) for rows in self.finished), len(self.keys))
 
         if writers == 1:
-            self._write(next_group, report)
+            self._write(report)
         else:
             with _one_thread_each(), ThreadPoolExecutor(writers) as pool:
-                for written in [pool.submit(self._write, next_group, report) for _ in range(writers)]:
+                for written in [pool.submit(self._write, report) for _ in range(writers)]:
                     written.result()
         return self._result()
 
@@ -201,58 +203,65 @@ class _Engine:
         return max(min(torch.get_num_threads(), futures // FEWEST_ROWS), 1) if self.reader.device.type == "cpu" else 1
 
     @torch.inference_mode()
-    def _write(self, next_group: Callable[[], Int | None], report: Callable[[], None]) -> None:
+    def _write(self, report: Callable[[], None]) -> None:
         """Write futures of one group after the other until there are no more."""
         cache = self.reader.cache()
         live, room = self._new_rows(np.zeros(0, dtype=np.int64)), sampler.Workspace()
-        group, cursor, reported = self._read_next(next_group), 0, 0
+        group, cursor, reported = self._read_next(), 0, 0
         while group is not None or len(live):
             joining = len(live) <= self.batch_rows * JOIN_BELOW
             while joining and group is not None and len(live) < self.batch_rows:
-                futures = np.arange(cursor, min(cursor + self.batch_rows - len(live), len(group.prompts) * self.samples))
+                futures = np.arange(cursor, min(cursor + self.batch_rows - len(live), len(group.rows)))
                 live, cursor = self._join(cache, live, group, futures), cursor + len(futures)
-                if cursor == len(group.prompts) * self.samples:
-                    group, cursor = self._read_next(next_group), 0
+                if cursor == len(group.rows):
+                    group, cursor = self._read_next(), 0
             if len(live):
                 self._step(cache, live, room)
                 self._leave(cache, live)
             if len(self.finished) > reported:
                 reported = len(self.finished)
                 report()
+            if group is None and len(live) <= self.batch_rows * JOIN_BELOW:
+                group = self._read_next()  # those that were given up since
 
-    def _read_next(self, next_group: Callable[[], Int | None]) -> Group | None:
-        prompts = next_group()
-        return None if prompts is None else self._read(prompts)
+    def _read_next(self) -> Group | None:
+        with self.lock:
+            rows = next(self.groups, None)
+            if rows is None and self.again:
+                self.groups, self.again = self._groups(np.concatenate(self.again)), []
+                rows = next(self.groups)
+        return None if rows is None else self._read(rows)
 
     def _start(self) -> Int:
-        """Set aside the futures that have nothing to do; returns the prompts of the others, longest first."""
+        """Set aside the futures that have nothing to do; returns the others."""
         rows = self._new_rows(np.arange(len(self.keys)), width=0)
         self.writer.start(rows)
         self._finish(rows.take(rows.reason != RUNNING))
-        open_prompts = np.unique(rows.prompt[rows.reason == RUNNING])
-        return open_prompts[np.argsort(-self.table.length[open_prompts], kind="stable")]
+        return rows.row[rows.reason == RUNNING]
 
-    def _groups(self, order: Int) -> Iterator[Int]:
-        """The prompts, group by group of like length."""
+    def _groups(self, futures: Int) -> Iterator[Int]:
+        """These futures, group by group of prompts of like length, the longest first; prompt by prompt, sample by sample."""
+        prompt = futures // self.samples
+        futures = futures[np.lexsort((futures, prompt, -self.table.length[prompt]))]
+        first = np.sort(np.unique(futures // self.samples, return_index=True)[1])
+        length, ends = self.table.length[futures[first] // self.samples], np.append(first, len(futures))
         start, most = 0, -(-self.batch_rows // self.samples)
-        while start < len(order):
-            longest = int(self.table.length[order[start]])
-            stop = start + min(most, max(PREFILL_TOKENS // longest, 1))
-            like = self.table.length[order[start:stop]] * LIKE_LENGTH >= longest
-            stop = start + int(like.sum())
-            yield order[start:stop]
+        while start < len(first):
+            stop = start + min(most, max(PREFILL_TOKENS // int(length[start]), 1))
+            stop = start + int((length[start:stop] * LIKE_LENGTH >= length[start]).sum())
+            yield futures[ends[start] : ends[stop]]
             start = stop
 
-    def _read(self, prompts: Int) -> Group:
+    def _read(self, rows: Int) -> Group:
         table = self.table
+        prompts, place = np.unique(rows // self.samples, return_inverse=True)
         hidden, cache = self.reader.read([table.prompts[index].token_id for index in prompts], [table.age_minutes[index] for index in prompts])
         state, goal = table.state(prompts), self.goals.take(prompts)
-        return Group(prompts, cache, self.next_token(hidden, cache, state, goal, waiting(state, goal)))
+        return Group(rows, place, cache, self.next_token(hidden, cache, state, goal, waiting(state, goal)))
 
     def _join(self, cache: KVCache, live: Rows, group: Group, futures: Int) -> Rows:
-        """Begin futures of a group (prompt by prompt, sample by sample): their first token is drawn from what the prompt gave."""
-        place = futures // self.samples
-        rows = self._new_rows(group.prompts[place] * self.samples + futures % self.samples)
+        """Begin these futures of a group: their first token is drawn from what the prompt gave."""
+        place, rows = group.place[futures], self._new_rows(group.rows[futures])
         self._draw(rows, group.next.take(place))
         running = rows.reason == RUNNING
         self._finish(rows.take(~running))
@@ -315,7 +324,7 @@ class _Engine:
         return Rows(
             row=row,
             prompt=prompt,
-            key=self.keys[row],
+            key=sampler.anew(self.keys[row], self.attempt[row]),
             phase=state.phase,
             clock=state.clock_minutes,
             age_months=state.age_months,
@@ -328,7 +337,7 @@ class _Engine:
             waiting=waiting(state, self.goals.take(prompt)),
             weighted=np.zeros(count, dtype=bool),
             unconfirmed=np.zeros(count, dtype=bool),
-            conditioned=np.ones(count, dtype=bool),
+            conditioned=self.attempt[row] < ATTEMPTS,
             log_probability=np.zeros(count),
             removed_mass=np.zeros(count),
             gap_log_mass=np.zeros(count),
@@ -340,8 +349,19 @@ class _Engine:
         )
 
     def _finish(self, rows: Rows) -> None:
+        """Set aside those that have ended, and put those that were given up back to be drawn anew."""
+        given_up = rows.reason == GIVEN_UP
+        if given_up.any():
+            self._give_up(rows.row[given_up], rows.drawn[given_up])
+            rows = rows.take(~given_up)
         if len(rows):
             self.finished.append(rows.narrowed())
 
+    def _give_up(self, row: Int, drawn: Int) -> None:
+        self.given_up[row] += drawn
+        self.attempt[row] += 1
+        with self.lock:
+            self.again.append(row)
+
     def _result(self) -> Rollouts:
-        return assemble(self.finished, self.samples, self.subject_id, self.sample_id)
+        return assemble(self.finished, self.samples, self.subject_id, self.sample_id, self.given_up)

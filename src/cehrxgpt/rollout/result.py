@@ -29,9 +29,12 @@ class Rollouts:
             grammar, conditioned on the gap); the token that crossed the horizon is among them.
         removed_mass: float64[N], sum over the drawn tokens of the probability the grammar took away; divide by `drawn`.
         drawn: int32[N], tokens drawn: those kept, and those dropped for crossing the horizon.
+        given_up: int32[N], tokens drawn before in futures that said what is known not to have been, and were drawn anew (`rows`); in no other
+            column.
         gap_log_mass: float64[N], log of the probability that nothing happened until the prediction time, as far as the conditioning
             removed it; 0 where there was nothing to remove.
-        conditioned: bool[N]; false where the vocabulary could not say so long a gap and the row was released.
+        conditioned: bool[N]; false where the vocabulary could not say so long a gap and the row was released, or `ATTEMPTS` futures were
+            given up and it stays as it is.
         chance: float64[D, K], D = all tokens drawn, row by row, `drawn` of each: the probability of each watched set just before the
             draw, under the distribution drawn from, before any mask. [0, 0] where nothing was watched.
         drawn_at: int64[D], the clock before each draw, minutes.
@@ -49,6 +52,7 @@ class Rollouts:
     log_probability: npt.NDArray[np.float64]
     removed_mass: npt.NDArray[np.float64]
     drawn: npt.NDArray[np.int32]
+    given_up: npt.NDArray[np.int32]
     gap_log_mass: npt.NDArray[np.float64]
     conditioned: npt.NDArray[np.bool_]
     phase: npt.NDArray[np.int16]

@@ -9,6 +9,10 @@ A future ends, in this order of precedence, when
     death     a death was drawn ([END], which must follow, is not written).
     end       [END] was drawn.
     budget    the new tokens, or the model's context, are used up.
+
+Before all of these, a future is given up where it says what is known not to have been: on the prediction time's own date, an hour before it. The gap
+is conditioned on in days (`constraints`), and the hour at which a visit begins is said two tokens later. The engine draws it anew from its
+prompt, with a key of its own, which makes what is kept the model's distribution given all that is known.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from cehrxgpt.rollout.result import Rollouts
 from cehrxgpt.schema import STOP_REASONS
 from cehrxgpt.timeline.grammar import ADMITTED_PHASES, Grammar, Phase, State
 from cehrxgpt.timeline.kinds import TIME_KINDS, Kind
+from cehrxgpt.timeline.time import MINUTES_PER_DAY, MINUTES_PER_HOUR
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
-RUNNING = -1
+RUNNING, GIVEN_UP = -1, -2
 END, DEATH, OUTCOME, HORIZON, BUDGET = (STOP_REASONS.index(reason) for reason in ("end", "death", "outcome", "horizon", "budget"))
 
 Int = npt.NDArray[np.int64]
@@ -124,7 +129,7 @@ class Writer:
         )
 
     def add(self, rows: Rows, token: Int, log_probability: npt.NDArray[np.float64]) -> None:
-        """One drawn token for each of the rows, in place; sets `reason` where a future ends."""
+        """One drawn token for each of the rows, in place; sets `reason` where a future ends or is given up."""
         kind = self.kind[token]
         after = self.grammar.advance(rows.state, token)
         crossed = after.clock_minutes > rows.horizon
@@ -139,14 +144,15 @@ class Writer:
         stop = self.stops[token] & kept
         if self.dates is not None:
             stop &= self.dates.hold(rows.prompt, rows.clock)
-        hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & (kind == Kind.IN_VISIT_HOURS)
+        is_hour = kind == Kind.IN_VISIT_HOURS
+        hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & is_hour
         is_type = kind == Kind.VISIT_TYPE
         out_of_room = rows.count >= rows.room
         outcome = (stop & ~is_type) | (rows.unconfirmed & ~hour_crossed) | (stop & out_of_room)
         rows.unconfirmed = stop & is_type
         rows.reason[:] = np.select(
-            [hour_crossed, outcome, crossed, kind == Kind.DEATH, kind == Kind.END, out_of_room],
-            [HORIZON, OUTCOME, HORIZON, DEATH, END, BUDGET],
+            [is_hour & self._known_not(rows, after.clock_minutes), hour_crossed, outcome, crossed, kind == Kind.DEATH, kind == Kind.END, out_of_room],
+            [GIVEN_UP, HORIZON, OUTCOME, HORIZON, DEATH, END, BUDGET],
             RUNNING,
         )
         rows.count -= np.where(hour_crossed, np.minimum(2, rows.count), 0)
@@ -160,13 +166,19 @@ class Writer:
         if rows.waiting.any():
             rows.waiting = rows.waiting & waiting(rows.state, self.goals.take(rows.prompt)) & self._no_event_yet(kind, rows)
 
+    def _known_not(self, rows: Rows, clock: Int) -> Bool:
+        """Where an hour at this clock is past: on the date of the first minute that may be written, and before its hour. Rows that wait are
+        conditioned on the hour already, those that were released on nothing."""
+        today = clock // MINUTES_PER_DAY == rows.earliest // MINUTES_PER_DAY
+        return today & (clock // MINUTES_PER_HOUR < rows.earliest // MINUTES_PER_HOUR) & ~rows.waiting & rows.conditioned
+
     def _no_event_yet(self, kind: npt.NDArray[np.int8], rows: Rows) -> Bool:
         time_token = np.isin(kind, TIME_KINDS)
         closes_day_visit = (kind == Kind.VISIT_END) & ~self.goals.hourly[rows.prompt]
         return time_token | closes_day_visit
 
 
-def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt.NDArray[np.int32]) -> Rollouts:
+def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt.NDArray[np.int32], given_up: Int) -> Rollouts:
     """Finished futures in any order, as a result in the order they were asked for: each exactly once."""
 
     def column(name: str) -> npt.NDArray:
@@ -206,6 +218,7 @@ def assemble(finished: list[Rows], samples: int, subject_id: Int, sample_id: npt
         log_probability=column("log_probability")[order],
         removed_mass=column("removed_mass")[order],
         drawn=drawn[order].astype(np.int32),
+        given_up=given_up.astype(np.int32),
         gap_log_mass=column("gap_log_mass")[order],
         conditioned=column("conditioned")[order],
         phase=column("phase")[order],

@@ -2,7 +2,8 @@
 
 The number behind a draw is a pure function of (seed, subject_id, prediction_time, sample_id, step): a chain of 64-bit mixers
 (SplitMix64's finaliser, a bijection, so that different arguments never meet before the state is full), of which the upper 53 bits are
-taken. No generator is carried along, so a future is the same whichever rows share its batch, and a run can be cut and resumed at will.
+taken; a future that is drawn anew adds which attempt it is, before the step. No generator is carried along, so a future is the same
+whichever rows share its batch, and a run can be cut and resumed at will.
 
 A token is drawn from the full distribution: no top-k, no top-p, temperature 1 unless asked otherwise.
 """
@@ -53,6 +54,11 @@ def keys(
     for word in (_words(subject_id), times.view(np.int64).view(np.uint64), _words(sample_id)):
         state = _absorb(state, word)
     return state
+
+
+def anew(key: UInt, attempt: npt.NDArray[np.int64]) -> UInt:
+    """The keys of futures that are drawn from their prompts for the `attempt`-th time more, 0 the first; steps are never below zero."""
+    return np.where(attempt > 0, _absorb(key, _words(-attempt)), key)
 
 
 def uniform(key: UInt, step: npt.ArrayLike) -> npt.NDArray[np.float64]:

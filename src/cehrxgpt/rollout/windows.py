@@ -3,7 +3,8 @@
 A future that ran out of context is made a history again (prompt and everything written so far), cut to its last window of half the context
 with a recomputed prompt, and continued as a prompt of its own; as often as its budget and horizon ask for. So what ends a future is
 its horizon, and not the size of the model. Continued futures draw from keys of their own (seed, subject, prediction time, sample,
-round), and stay independent of their batch. Cost: one more reading of half a context for every half context written.
+round), and stay independent of their batch. One that is given up (`rows`) is drawn anew from its window. Cost: one more reading of half a
+context for every half context written.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:
     lengths = drawn.tokens.copy()
     lengths[rows] += more.tokens
     columns = {field.name: getattr(drawn, field.name).copy() for field in fields(drawn)}
-    for name in ("log_probability", "removed_mass", "drawn"):
+    for name in ("log_probability", "removed_mass", "drawn", "given_up"):
         columns[name][rows] += getattr(more, name)
     for name in ("phase", "age_minutes"):
         columns[name][rows] = getattr(more, name)
