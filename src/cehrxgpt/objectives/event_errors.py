@@ -96,7 +96,8 @@ def errors_of_batches(
         score_SCX = score_SCX.new_zeros(len(numbers), *score_SCX.shape[1:]).index_add_(0, torch.from_numpy(owner), score_SCX)
     seen = len(score_SCX)
     scale = max(patients or seen, seen) / seen
-    bread_CXX = torch.linalg.inv(information * scale + RIDGE * torch.eye(size, dtype=torch.float64))
+    # Symmetric and positive definite by the ridge, so by Cholesky: half the work of a general inverse, and no pivots.
+    bread_CXX = torch.cholesky_inverse(torch.linalg.cholesky(information * scale + RIDGE * torch.eye(size, dtype=torch.float64)))
     influence = torch.einsum("scx,cxy->scy", (score_SCX - score_SCX.mean(0)) * scale**0.5, bread_CXX)
     return HazardErrors(tuple(tasks), influence.flatten(1), seen)
 
