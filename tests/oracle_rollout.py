@@ -148,18 +148,26 @@ class Oracle:
 
     def generate(self, prompt, sample_id: int, **options):
         """(new tokens, stop reason, log-probability) of one future of a `Prompt`: the first that does not say what is known not to have been."""
-        for attempt in range(200):
+        for attempt in range(1000):
             written = self.attempt(prompt, sample_id, attempt, **options)
             if written is not None:
                 return written
-        return self.attempt(prompt, sample_id, 200, **options, whatever=True)
+        return self.attempt(prompt, sample_id, 1000, **options, whatever=True)
 
-    def said_to_be_past(self, prompt, after, kind, gap_is_open) -> bool:
-        """Is this an hour of the prediction time's own date, before it?"""
-        first, clock = prompt.earliest_clock_minutes, int(after.clock_minutes[0])
-        if kind != Kind.IN_VISIT_HOURS or gap_is_open or first is None:
+    def said_to_be_past(self, prompt, tokens) -> bool:
+        """Does the future among the tokens say of its last visit that it has hours and began on the prediction time's own date, before it?"""
+        first, kinds = prompt.earliest_clock_minutes, self.vocabulary.kind[tokens]
+        types = np.flatnonzero(kinds == Kind.VISIT_TYPE)
+        if first is None or not len(types) or types[-1] < len(prompt.token_id) or types[-1] == len(tokens) - 1:
             return False
-        return clock // 1440 == first // 1440 and clock // 60 < first // 60
+        inside = kinds[types[-1] + 1 :]
+        if Kind.VISIT_END in inside[:-1] or not (
+            class_of(self.vocabulary.code[tokens[types[-1]]]) in SPAN_CLASSES or inside[-1] in (Kind.IN_VISIT_HOURS, Kind.IN_VISIT_DAYS)
+        ):
+            return False
+        said = types[-1] + 1 + (inside[0] == Kind.IN_VISIT_HOURS)
+        begins = int(self.state(tokens[:said]).clock_minutes[0])
+        return begins // 1440 == first // 1440 and begins // 60 < first // 60
 
     def attempt(self, prompt, sample_id: int, attempt: int, *, seed: int, max_new_tokens: int, stop_tokens=None, whatever: bool = False):
         """The same of one attempt; None where it is given up."""
@@ -181,10 +189,9 @@ class Oracle:
             log_probability += math.log(chances[token] / cumulative[-1])
             kind = int(self.vocabulary.kind[token])
             before = self.state(tokens)
-            after = self.state([*tokens, token])
-            if not (whatever or released) and self.said_to_be_past(prompt, after, kind, gap_is_open):
+            if not (whatever or released) and self.said_to_be_past(prompt, [*tokens, token]):
                 return None
-            if int(after.clock_minutes[0]) > horizon:
+            if int(self.state([*tokens, token]).clock_minutes[0]) > horizon:
                 if int(before.phase[0]) in ADMITTED_PHASES and kind == Kind.IN_VISIT_HOURS:
                     return tokens[len(start) : max(len(tokens) - 2, len(start))], "horizon", log_probability
                 return tokens[len(start) :], "outcome" if unconfirmed else "horizon", log_probability

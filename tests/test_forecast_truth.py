@@ -418,8 +418,29 @@ def test_the_morning_of_the_prediction_s_own_date_is_over(estimator: str, outcom
     assert found.summary["tokens"] > 4 * drawn_anew
 
 
-def test_a_model_that_is_sure_of_what_was_not_says_nothing() -> None:
+@pytest.mark.parametrize(
+    ("chain", "truth"),
+    [
+        ({"Visit/9201": {OUTCOME: 0.5, "i-H18": 0.5}}, 1 / 3),  # zero hours are not written: one in two begins at midnight
+        (
+            {"[VS]": {"Visit/9202": 1.0}, "Visit/9202": {OUTCOME: 0.8, "i-H18": 0.2}, OUTCOME: {"i-D1": 0.5, "[VE]": 0.5}, "i-D1": {"[VE]": 1.0}},
+            1 / 8,
+        ),
+    ],
+    ids=["a stay without an hour", "a visit by the day that lasts"],
+)
+def test_a_visit_that_says_no_hour_began_at_midnight(chain: dict, truth: float) -> None:
+    """Of visits by the day those that last into the next date have hours (0.5 of 0.8), and others are neither before noon nor after."""
+    model, rows = markov(MORNINGS | chain, visits=[9201, 9202]), at(40, LAST + timedelta(days=1, hours=12))
+    found = forecast(model, history(40), rows, [task(horizon=3)], ForecastConfig(samples=100, max_new_tokens=60))
+    risk, drawn_anew = found.predictions["predicted_boolean_probability"].mean(), found.summary["drawn_anew"] / found.summary["futures"]
+    assert risk == pytest.approx(truth, abs=3 * np.sqrt(truth * (1 - truth) / 4000))
+    assert drawn_anew > 0.15
+
+
+def test_a_model_that_is_sure_of_what_was_not_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time it says a visit at nine, and at noon there was none."""
+    monkeypatch.setattr("cehrxgpt.rollout.engine.ATTEMPTS", 20)
     model, rows = markov(MORNINGS | {BENIGN: {"D1": 1.0}, "Visit/9201": {"i-H9": 1.0}}), at(2, LAST + timedelta(days=1, hours=12))
     found = forecast(model, history(2), rows, [task(horizon=3)], ForecastConfig(samples=2, max_new_tokens=60))
     assert found.predictions["predicted_boolean_probability"].null_count() == 2

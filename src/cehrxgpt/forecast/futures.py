@@ -149,10 +149,9 @@ def _stay_ends(vocabulary: Vocabulary, rollouts: Rollouts, inside: Sequence[bool
 def _dated(vocabulary: Vocabulary, rollouts: Rollouts) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
     """Tokens and offsets of the futures, without the type of a visit at which the budget ended before its hour was said: when it begins is not
     known, and so not whether it does in a window."""
-    hours = np.array([code is not None and visits.has_hours(code) for code in vocabulary.code]) & (vocabulary.kind == Kind.VISIT_TYPE)
     last = rollouts.offsets[1:] - 1
     cut = (rollouts.tokens > 0) & (rollouts.stop_reason == "budget")
-    cut[cut] = hours[rollouts.token_id[last[cut]]]
+    cut[cut] = vocabulary.hourly_visits[rollouts.token_id[last[cut]]]
     kept = np.ones(len(rollouts.token_id), dtype=bool)
     kept[last[cut]] = False
     return rollouts.token_id[kept], np.concatenate([[0], np.cumsum(rollouts.tokens - cut)]).astype(np.int64)

@@ -43,7 +43,6 @@ from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.timeline import Timeline
 from cehrxgpt.timeline.vocabulary import Vocabulary
 from cehrxgpt.timeline.window import last_window
-from cehrxgpt.visits import has_hours
 
 if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
@@ -264,7 +263,7 @@ def _read_to_place(histories: EncodedHistories, index: int, model: Loaded) -> tu
         len(opening) > 0
         and opening[-1] + 1 < len(token_id)
         and not (vocabulary.kind[token_id[opening[-1] :]] == Kind.VISIT_END).any()
-        and not has_hours(vocabulary.code[type_id := int(token_id[opening[-1] + 1])] or vocabulary.token[type_id])
+        and not vocabulary.hourly_visits[token_id[opening[-1] + 1]]
     )
     window = last_window(histories, vocabulary, index, model.config.context - by_day)
     if not by_day:

@@ -24,7 +24,7 @@ from cehrxgpt.timeline.moments import NO_SUBJECT, check_moments
 NO_TOKEN = "the model's vocabulary has no token of the outcome"
 HAD_IT = "the outcome is in the history and the task asks for its first onset"
 NOT_HAD = "the outcome is not in the history and the task asks for its recurrence"
-UNSAID = "the model cannot say that nothing happened for so long before the prediction time"
+UNSAID = "the model cannot say that nothing happened between the last event and the prediction time"
 DEAD = "the history ends in death"
 NONE_FINISHED = "no future was finished"
 KEY = ("subject_id", "prediction_time")

@@ -29,7 +29,6 @@ from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
 from cehrxgpt.timeline.lasting import STANDINGS_PER_TOKEN, standings
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
 from cehrxgpt.timeline.vocabulary import Vocabulary
-from cehrxgpt.visits import has_hours
 
 _APART = 1 << 40  # minutes between segments: longer than any age
 # A day of stay is said by windows that open a visit again, at the midnight before their first event: what came between was cut away.
@@ -87,16 +86,14 @@ class EventReader(nn.Module):
         task = np.repeat(np.arange(len(tasks)), [len(one) for one in wanted])
         order = np.argsort(stands, kind="stable")
         count = np.bincount(stands, minlength=STANDINGS_PER_TOKEN * len(vocabulary))
-        types = vocabulary.kind == Kind.VISIT_TYPE
-        hourly = [bool(is_type) and has_hours(code or token) for is_type, code, token in zip(types, vocabulary.code, vocabulary.token, strict=True)]
         tables = {
             "task": task[order],  # tasks of each standing, one after the other
             "task_start": np.cumsum(count) - count,
             "task_count": count,
             "no_place": np.isin(vocabulary.kind, [int(kind) for kind in _NO_PLACE]),
-            "visit_type": types,
+            "visit_type": vocabulary.kind == Kind.VISIT_TYPE,
             "visit_end": vocabulary.kind == Kind.VISIT_END,
-            "has_hours": np.array(hourly),
+            "has_hours": vocabulary.hourly_visits,
         }
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table), persistent=False)

@@ -45,7 +45,7 @@ PREFILL_TOKENS = 16_384  # at most so many places, padding included, are read at
 JOIN_BELOW = 0.75  # new futures join when fewer than this share of `batch_rows` are being written
 SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend
 FEWEST_ROWS = 32  # futures that are worth a thread of their own
-ATTEMPTS = 200  # so many futures that say what is known not to have been, and the last is kept: of the model's, one in fifty is right at best
+ATTEMPTS = 1_000  # so many futures that say what is known not to have been, and the next is kept as it is
 
 
 @dataclass
@@ -336,6 +336,7 @@ class _Engine:
             earliest=self.table.earliest[prompt],
             waiting=waiting(state, self.goals.take(prompt)),
             weighted=np.zeros(count, dtype=bool),
+            entered=np.zeros(count, dtype=bool),
             unconfirmed=np.zeros(count, dtype=bool),
             conditioned=self.attempt[row] < ATTEMPTS,
             log_probability=np.zeros(count),

@@ -12,7 +12,6 @@ from cehrxgpt.errors import InputError
 from cehrxgpt.timeline.grammar import IN_ICU_PHASES, IN_VISIT_PHASES, Grammar, State, settled
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
-from cehrxgpt.visits import SPAN_CLASSES, class_of
 
 CHUNK = 1024  # prompts that are read by the grammar at once
 
@@ -148,14 +147,11 @@ def _check_sentences(table: PromptTable) -> None:
 
 def by_the_hour(prompts: Sequence[Prompt], vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
     """Whether the last visit that each prompt opened is of a class that has hours inside."""
-    span = np.zeros(len(vocabulary), dtype=bool)
-    types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)
-    span[types] = [class_of(vocabulary.code[index] or vocabulary.token[index]) in SPAN_CLASSES for index in types]
     is_type = vocabulary.kind == Kind.VISIT_TYPE
     hourly = np.zeros(len(prompts), dtype=bool)
     for row, prompt in enumerate(prompts):
         opened = np.flatnonzero(is_type[prompt.token_id])
-        hourly[row] = len(opened) > 0 and span[prompt.token_id[opened[-1]]]
+        hourly[row] = len(opened) > 0 and vocabulary.hourly_visits[prompt.token_id[opened[-1]]]
     return hourly
 
 

@@ -10,9 +10,11 @@ A future ends, in this order of precedence, when
     end       [END] was drawn.
     budget    the new tokens, or the model's context, are used up.
 
-Before all of these, a future is given up where it says what is known not to have been: on the prediction time's own date, an hour before it. The gap
-is conditioned on in days (`constraints`), and the hour at which a visit begins is said two tokens later. The engine draws it anew from its
-prompt, with a key of its own, which makes what is kept the model's distribution given all that is known.
+Before all of these, a future is given up where it says what is known not to have been: on the prediction time's own date, a visit with hours that
+begins before its hour. The gap is conditioned on in days (`constraints`), and when a visit begins is said two tokens later: an hour, or
+anything else for the one that the clock shows (zero hours are not written). A visit that goes by the day has hours once it says one or
+lasts into the next date. The engine draws such a future anew from its prompt, with a key of its own, which makes what is kept the
+model's distribution given all that is known.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Rows:
     earliest: Int  # clock before which nothing lies that is written
     waiting: Bool  # before the goal: the next token is conditioned
     weighted: Bool  # the last token was a boundary, whose mass already counted what is kept after it
+    entered: Bool  # a visit was opened in the future
     unconfirmed: Bool  # a stop token was a visit's type, its hour is still to come
     conditioned: Bool
     log_probability: npt.NDArray[np.float64]
@@ -79,7 +82,7 @@ class Rows:
 
     @property
     def last_token(self) -> npt.NDArray[np.int32]:
-        """The token each row was given last (rows with at least one new token)."""
+        """The token each row was given last (any, where it has no new token)."""
         return self.token[np.arange(len(self)), self.count - 1]
 
     def take(self, rows: npt.NDArray[np.integer] | Bool) -> Rows:
@@ -117,7 +120,7 @@ class Writer:
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar, goals: Goal, stop_tokens: Bool | None):
         self.grammar, self.goals = grammar, goals
         self.dates: Dates | None = None  # where stop tokens stop; None: everywhere
-        self.kind = vocabulary.kind
+        self.kind, self.hourly_visits = vocabulary.kind, vocabulary.hourly_visits
         self.stops = np.zeros(len(vocabulary), dtype=bool) if stop_tokens is None else np.asarray(stop_tokens, dtype=bool)
 
     def start(self, rows: Rows) -> None:
@@ -134,6 +137,7 @@ class Writer:
         after = self.grammar.advance(rows.state, token)
         crossed = after.clock_minutes > rows.horizon
         kept = ~crossed
+        given_up = self._known_not(rows, kind, after.clock_minutes)
         place = np.flatnonzero(kept)
         rows.drawn += 1
         rows.log_probability += log_probability
@@ -144,14 +148,14 @@ class Writer:
         stop = self.stops[token] & kept
         if self.dates is not None:
             stop &= self.dates.hold(rows.prompt, rows.clock)
-        is_hour = kind == Kind.IN_VISIT_HOURS
-        hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & is_hour
+        hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & (kind == Kind.IN_VISIT_HOURS)
         is_type = kind == Kind.VISIT_TYPE
         out_of_room = rows.count >= rows.room
         outcome = (stop & ~is_type) | (rows.unconfirmed & ~hour_crossed) | (stop & out_of_room)
         rows.unconfirmed = stop & is_type
+        rows.entered = rows.entered | is_type
         rows.reason[:] = np.select(
-            [is_hour & self._known_not(rows, after.clock_minutes), hour_crossed, outcome, crossed, kind == Kind.DEATH, kind == Kind.END, out_of_room],
+            [given_up, hour_crossed, outcome, crossed, kind == Kind.DEATH, kind == Kind.END, out_of_room],
             [GIVEN_UP, HORIZON, OUTCOME, HORIZON, DEATH, END, BUDGET],
             RUNNING,
         )
@@ -166,11 +170,15 @@ class Writer:
         if rows.waiting.any():
             rows.waiting = rows.waiting & waiting(rows.state, self.goals.take(rows.prompt)) & self._no_event_yet(kind, rows)
 
-    def _known_not(self, rows: Rows, clock: Int) -> Bool:
-        """Where an hour at this clock is past: on the date of the first minute that may be written, and before its hour. Rows that wait are
-        conditioned on the hour already, those that were released on nothing."""
-        today = clock // MINUTES_PER_DAY == rows.earliest // MINUTES_PER_DAY
-        return today & (clock // MINUTES_PER_HOUR < rows.earliest // MINUTES_PER_HOUR) & ~rows.waiting & rows.conditioned
+    def _known_not(self, rows: Rows, kind: npt.NDArray[np.int8], clock: Int) -> Bool:
+        """Where this token, at this clock, says that a visit of the future has begun on the first date that may be written and before its hour.
+        Rows that were released are conditioned on nothing."""
+        admitted = np.isin(rows.phase, ADMITTED_PHASES)
+        step = np.isin(kind, (Kind.IN_VISIT_HOURS, Kind.IN_VISIT_DAYS))
+        has_hours = step | (admitted & self.hourly_visits[rows.last_token])
+        at = np.where(admitted & (kind == Kind.IN_VISIT_HOURS), clock, rows.clock)
+        today = at // MINUTES_PER_DAY == rows.earliest // MINUTES_PER_DAY
+        return rows.entered & rows.conditioned & has_hours & today & (at // MINUTES_PER_HOUR < rows.earliest // MINUTES_PER_HOUR)
 
     def _no_event_yet(self, kind: npt.NDArray[np.int8], rows: Rows) -> Bool:
         time_token = np.isin(kind, TIME_KINDS)

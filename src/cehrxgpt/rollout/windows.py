@@ -247,6 +247,7 @@ def _joined(drawn: Rollouts, rows: Int, more: Rollouts, shift: Int) -> Rollouts:
     columns = {field.name: getattr(drawn, field.name).copy() for field in fields(drawn)}
     for name in ("log_probability", "removed_mass", "drawn", "given_up"):
         columns[name][rows] += getattr(more, name)
+    columns["conditioned"][rows] &= more.conditioned
     for name in ("phase", "age_minutes"):
         columns[name][rows] = getattr(more, name)
     for name in ("end_clock_minutes", "state_clock_minutes"):

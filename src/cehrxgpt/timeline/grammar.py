@@ -34,7 +34,6 @@ import numpy.typing as npt
 from cehrxgpt.timeline.kinds import PROMPT_KINDS, Kind
 from cehrxgpt.timeline.time import DAYS_PER_YEAR, LONG_GAP_DAYS, MINUTES_PER_DAY, MINUTES_PER_HOUR, age_minutes_at_start
 from cehrxgpt.timeline.vocabulary import Vocabulary
-from cehrxgpt.visits import has_hours
 
 
 class Phase(IntEnum):
@@ -244,7 +243,7 @@ class Grammar:
         self.next_phase: npt.NDArray[np.int16] = NEXT_PHASE[:, vocabulary.kind].astype(np.int16)
         if (vocabulary.kind == Kind.ICU_START).any():
             types = vocabulary.ids_of_kind(Kind.VISIT_TYPE)
-            self._redirect(types[[not has_hours(vocabulary.code[index] or vocabulary.token[index]) for index in types]], _OF_DAY_VISIT)
+            self._redirect(types[~vocabulary.hourly_visits[types]], _OF_DAY_VISIT)
         drugs = vocabulary.drugs if (vocabulary.kind == Kind.DRUG_LENGTH).any() else vocabulary.drugs[:0]
         self._redirect(drugs[vocabulary.kind[drugs] != Kind.LAB], _AFTER_DRUG)
         self._add_labs(vocabulary, np.isin(np.arange(len(vocabulary)), drugs))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cehrxgpt.errors import InputError, SchemaError
 from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.visits import has_hours
 
 VOCABULARY_FILE = "vocabulary.parquet"
 VERSION = 1
@@ -151,6 +152,14 @@ class Vocabulary:
     def care_settings(self) -> tuple[int, ...]:
         """Ids of the tokens that say where the patient is until the next of them: types of visit, `[ICU]`, `[/ICU]`, `[VE]`; ascending."""
         return tuple(self.ids_of_kind(Kind.VISIT_TYPE, Kind.ICU_START, Kind.ICU_END, Kind.VISIT_END).tolist())
+
+    @cached_property
+    def hourly_visits(self) -> npt.NDArray[np.bool_]:
+        """bool[V]; types of visit that have hours inside, however long they last (`visits`). All others go by the day."""
+        hourly = np.zeros(len(self), dtype=np.bool_)
+        types = self.ids_of_kind(Kind.VISIT_TYPE)
+        hourly[types] = [has_hours(self.code[index] or self.token[index]) for index in types]
+        return hourly
 
     @cached_property
     def drugs(self) -> npt.NDArray[np.int64]:
