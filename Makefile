@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: demo test test-fast test-slow lint format bench clean help
+.PHONY: install demo test test-fast test-slow lint format bench clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -18,6 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "PyTorch is in; now what constraints.txt pins"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+
+install: $(STAMP) ## the package and what it needs in .venv, nothing else
 
 demo: $(STAMP) ## simulate, train, embed, forecast, synthesise; ends with runs/demo/report.html
 	$(BIN)/cehrxgpt demo --out $(RUN)

@@ -9,7 +9,7 @@ import pytest
 
 from cehrxgpt.errors import InputError, SchemaError
 from cehrxgpt.forecast import ForecastConfig, forecast
-from cehrxgpt.tasks import parse_task
+from cehrxgpt.tasks import label, parse_task
 from test_forecast_truth import LAST, SHARES, at, task
 from toy_capabilities import bare_chain, history, markov
 
@@ -46,3 +46,16 @@ def test_rows_that_ask_for_nothing_or_for_nobody_are_errors() -> None:
     with pytest.raises(SchemaError, match="time zone America/New_York"):
         asked(history(2), rows.with_columns(pl.col("prediction_time").dt.replace_time_zone("America/New_York")), [task()])
     assert asked(history(2), rows.with_columns(pl.col("subject_id").cast(pl.Float64)), [task()])["note"].null_count() == 2
+
+
+def test_what_is_no_model_no_events_and_no_rows_is_one_line_and_one_task_is_enough() -> None:
+    model, events, rows = markov(bare_chain(SHARES, 0.1, 0.05)), history(2), at(2, LAST + timedelta(days=1))
+    one, few = task(), ForecastConfig(samples=2)
+    assert forecast(model, events, rows, one, few).predictions.equals(forecast(model, events, rows, [one], few).predictions)
+    with pytest.raises(InputError, match=r"model is a str; give load_model\('model'\)"):
+        forecast("model", events, rows, one, few)  # type: ignore[arg-type]
+    for ask in (lambda given: forecast(model, given, rows, one, few), lambda given: label(given, one)):
+        with pytest.raises(InputError, match=r"events are a str; give EventDataset\('events'\)"):
+            ask("events")
+    with pytest.raises(SchemaError, match=r"rows to forecast: a list; give a Polars frame"):
+        forecast(model, events, rows.to_dicts(), one, few)  # type: ignore[arg-type]

@@ -237,6 +237,13 @@ def test_stars_of_codes_are_stars(code: str, pattern: str, tmp_path: Path) -> No
     assert task.concept_sets["diabetes"].codes == (pattern,)
 
 
+def test_the_file_that_the_documentation_shows_is_translated(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (shown,) = [block for block in page.split("```yaml\n")[1:] if block.startswith("predicates:")]
+    task = load_task(write(tmp_path, shown.split("```")[0]))
+    assert (task.index.at_least, task.horizon_days, task.exclusion[0].count) == (2.0, 30.0, 1)
+
+
 def test_codes_that_the_data_lacks_are_said(data: Path, tmp_path: Path) -> None:
     labelled = label(EventDataset(data / "events"), write(tmp_path, (plain() + TARGET).replace("DX//E11", "ICD10//E11")))
     assert labelled.labels.is_empty()

@@ -135,6 +135,7 @@ horizon_days: 30
         ('- "X//2*"', '- "X//*2"', 8, "only at the end"),
         ('- "X//2*"', "- 2", 8, "codes[1]: expected str"),
         ("condition: [1]", "condition: [one]", 5, "condition[0]: expected int"),
+        ("condition: [1]", "condition: 1", 5, "condition: expected a list, found 1; write [1]"),
         ("  concepts: a\n  occurrence", "  concept: a\n  occurrence", 11, "did you mean 'concepts'"),
         ("occurrence: first", "occurrence: first\n  also: [b, c]", 13, "'c' is used but not defined"),
         ("occurrence: first", "occurrence: first\n  hours_after: 3", 13, "hours_after belongs to an index visit"),

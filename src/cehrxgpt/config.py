@@ -135,6 +135,8 @@ def _describe(annotation: Any) -> str:
         return " | ".join(_describe(option) for option in get_args(annotation))
     if annotation is type(None):
         return "null"
+    if dataclasses.is_dataclass(annotation):
+        return "a mapping"
     return str(annotation) if origin is not None else getattr(annotation, "__name__", str(annotation))
 
 
@@ -175,7 +177,8 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         return from_dict(annotation, value, where=where)
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, found {type(value).__name__}")
+            found = "a mapping; put it into [ ]" if isinstance(value, dict) else f"{value!r}; write [{value}]"
+            raise ConfigError(f"{where}: expected a list, found {found}")
         if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
             if len(value) != len(arguments):
                 raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")

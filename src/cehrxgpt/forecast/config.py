@@ -56,7 +56,9 @@ class ForecastConfig:
         if not 0 <= self.seed <= 1 << 62:  # further rounds of windows count on from it
             raise ValueError(f"seed is {self.seed}; it must lie between 0 and {1 << 62}")
         if self.estimator not in METHODS:
-            raise ValueError(f"estimator is '{self.estimator}'; valid: {', '.join(METHODS)}")
+            raise ValueError(
+                f"estimator is '{self.estimator}'; valid: {', '.join(METHODS)} (the time-to-event head is asked by forecast.hazards.one_pass)"
+            )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"dtype is '{self.dtype}'; valid: {', '.join(DTYPES)}")
         if not 0 <= self.max_unknown_share <= 1:

@@ -28,7 +28,20 @@ from torch import Tensor
 
 from cehrxgpt.events import EventDataset
 from cehrxgpt.forecast.cover import Cover, events_of, find_cover
-from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
+from cehrxgpt.forecast.rows import (
+    CURVE_TYPES,
+    DEAD,
+    NO_TOKEN,
+    RISK_TYPES,
+    Key,
+    Questions,
+    answer,
+    ask,
+    check_model,
+    ends_in_death,
+    refusals,
+    wrong_onset,
+)
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
@@ -112,7 +125,7 @@ def one_pass(
     model: Loaded,
     events: EventDataset | pl.DataFrame,
     at: pl.DataFrame,
-    tasks: Sequence[str | Path | Task],
+    tasks: Sequence[str | Path | Task] | str | Path | Task,
     config: OnePassConfig | None = None,
     *,
     head: TimeToEvent | None = None,
@@ -125,7 +138,7 @@ def one_pass(
         model: as `load_model` gives it.
         events: a data set or an EventTable.
         at: `subject_id`, `prediction_time`; with a column `task` each row asks for its task alone, else each row for all of them.
-        tasks: names, files or Tasks.
+        tasks: names, files or Tasks; or one of these.
         config: see `OnePassConfig`.
         head: None = the one in the model's folder.
         errors: of the hazards (`objectives.event_errors`, for the tasks that `asked_events` names); None: `std_error` is null.
@@ -135,6 +148,7 @@ def one_pass(
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
     config = config or OnePassConfig()
+    check_model(model)
     questions = ask(events, at, tasks)
     head = head or head_of(model)
     wanted = {name: events_of(task, model.vocabulary) for name, task in questions.tasks.items()}

@@ -27,7 +27,7 @@ from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimat
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
 from cehrxgpt.forecast.journal import Found, Journal, Removed
-from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
+from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, check_model, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes, hangs_on_length, why_no_tokens
@@ -64,7 +64,7 @@ def forecast(
     model: Loaded,
     events: EventDataset | pl.DataFrame,
     at: pl.DataFrame,
-    tasks: Sequence[Task | str | Path],
+    tasks: Sequence[Task | str | Path] | Task | str | Path,
     config: ForecastConfig | None = None,
     *,
     journal: Journal | None = None,
@@ -77,7 +77,7 @@ def forecast(
         events: a data set or an EventTable.
         at: `subject_id`, `prediction_time`; with a column `task` each row asks for its task alone, else each row for all of them.
             `boolean_value` is carried along if it is there. Labels will do.
-        tasks: names, files or Tasks.
+        tasks: names, files or Tasks; or one of these.
         config: see `ForecastConfig`.
         journal: where to keep what is done, so that an interrupted forecast goes on.
         progress: called with (futures drawn, futures in all, "futures").
@@ -90,6 +90,7 @@ def forecast(
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
     config = config or ForecastConfig()
+    check_model(model)
     questions = ask(events, at, tasks)
     worker = _Worker(model, questions, config, journal, progress)
     for chunk in encode_moments(worker.timeline, events, questions.moments, rows=config.moments):

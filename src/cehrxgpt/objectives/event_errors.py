@@ -19,7 +19,7 @@ tasks x (rank + width + pieces) numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +63,21 @@ class HazardErrors:
         return torch.cat([self.influence[:, size * place : size * (place + 1)] for place in map(self.tasks.index, tasks)], dim=1)
 
 
-def hazard_errors(decoder: Decoder, head: TimeToEvent, store: TokenStore, tasks: Sequence[int]) -> HazardErrors:
-    """Errors of some of a head's tasks, from some patients of the split that it was trained on, with all their windows."""
+def hazard_errors(
+    decoder: Decoder, head: TimeToEvent, store: TokenStore, tasks: Sequence[int], *, progress: Callable[[int, int, str], None] | None = None
+) -> HazardErrors:
+    """Errors of some of a head's tasks, from some patients of the split that it was trained on, with all their windows. `progress` is called
+    with (batches read, all of them, what they are)."""
     taken = some_patients(store, SAMPLE_TOKENS // 8, least=LEAST_PATIENTS)
     windows = training_windows(store, decoder.config.context, histories=np.sort(taken))
-    return errors_of_batches(decoder, head, windows.evaluation(), tasks, owners=windows.evaluation_subjects(), patients=len(store.indices(TRAIN)))
+
+    def batches() -> Iterator[PackedBatch]:
+        for done, batch in enumerate(windows.evaluation()):
+            yield batch
+            if progress is not None:
+                progress(done + 1, windows.batches_per_epoch, "batches of the training split, for standard errors")
+
+    return errors_of_batches(decoder, head, batches(), tasks, owners=windows.evaluation_subjects(), patients=len(store.indices(TRAIN)))
 
 
 def errors_of_batches(

@@ -190,7 +190,7 @@ def _one_pass(
         store = TokenStore(timeline)
         if store.vocabulary.fingerprint != loaded.vocabulary.fingerprint:
             raise MismatchError(f"{timeline} was written with another vocabulary than that of {model}; give the store that the model was trained on")
-        errors = hazard_errors(loaded.decoder, head, store, asked_events(loaded, head, known))
+        errors = hazard_errors(loaded.decoder, head, store, asked_events(loaded, head, known), progress=progress)
     return one_pass(loaded, dataset, rows, known, OnePassConfig(curve_points=curve_points), head=head, errors=errors, progress=progress)
 
 
@@ -270,6 +270,7 @@ def forecast(
     trained on.
     """
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.forecast import ForecastConfig
     from cehrxgpt.objectives.heads import trained_with
 
     inputs = [model, events, *labels]
@@ -279,6 +280,8 @@ def forecast(
     if trajectories is not None:
         refuse_existing(trajectories, force=force, inputs=inputs)
         _refuse_same_place(trajectories, out)
+    if settings.get("estimator") != TIME_TO_EVENT:
+        from_dict(ForecastConfig, dict(settings), where="forecast")  # what cannot be is said before anything is read
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
     _refuse_unasked(tables, tasks)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
-from cehrxgpt.errors import InputError, MismatchError
+from cehrxgpt.errors import InputError, MismatchError, SchemaError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +41,10 @@ def read_table(path: Path, schema: Any, *, what: str, optional: Sequence[str] = 
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file (truncated or damaged?); expected {what}") from error
-    s.check_columns(frame.to_arrow(), schema, where=str(path), optional=optional)
+    try:
+        s.check_columns(frame.to_arrow(), schema, where=str(path), optional=optional)
+    except SchemaError as error:
+        raise SchemaError(f"{error}; give {what}") from error
     return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
 
 

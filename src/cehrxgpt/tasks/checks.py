@@ -35,28 +35,28 @@ def check_numbers(part: object) -> None:
             raise Refused(f"{name} must be {allowed}", name)
 
 
-def check_values(asked: Valued, what: str) -> None:
-    """The bounds can be asked; `what` asks for them."""
+def check_values(asked: Valued) -> None:
+    """The bounds can be asked."""
     check_numbers(asked)
     given = [name for name in BOUNDS if getattr(asked, name) is not None]
     for low, high in (("above", "at_least"), ("below", "at_most")):
         if low in given and high in given:
-            raise Refused(f"{what}: {low} and {high} bound the same side; give one of them", high)
+            raise Refused(f"{low} and {high} bound the same side; give one of them", high)
     if given and asked.concepts is None:
-        raise Refused(f"{what}: {given[0]} bounds the values of concepts; name a concept set", given[0])
+        raise Refused(f"{given[0]} bounds the values of concepts; name a concept set", given[0])
     if asked.unit is not None and not given:
-        raise Refused(f"{what}: unit belongs to a bound; give one of {', '.join(BOUNDS)}", "unit")
+        raise Refused(f"unit belongs to a bound; give one of {', '.join(BOUNDS)}", "unit")
     lower = asked.above if asked.at_least is None else asked.at_least
     upper = asked.below if asked.at_most is None else asked.at_most
     if lower is not None and upper is not None and (lower > upper or (lower == upper and not {"at_least", "at_most"} <= set(given))):
-        raise Refused(f"{what}: no number lies {' and '.join(f'{name} {getattr(asked, name):g}' for name in given)}", given[-1])
+        raise Refused(f"no number lies {' and '.join(f'{name} {getattr(asked, name):g}' for name in given)}", given[-1])
 
 
 def check_index(index: Index) -> None:
     """One kind of index event, and only keys that belong to it."""
     if sum((index.concepts is not None, bool(index.visit), index.days_after_first_event is not None)) != 1:
         raise ValueError("index needs exactly one of: concepts, visit, days_after_first_event")
-    check_values(index, "index")
+    check_values(index)
     _check_classes(index.visit)
     if INTENSIVE_CARE in index.visit and len(index.visit) > 1:
         raise Refused(f"index: {INTENSIVE_CARE} lies inside other visits; ask about it alone", "visit")
@@ -75,7 +75,7 @@ def check_criterion(criterion: Criterion) -> None:
     """One kind of criterion."""
     if sum((criterion.concepts is not None, bool(criterion.visit), criterion.by_age)) != 1:
         raise ValueError("a criterion needs exactly one of: concepts, visit, age_at_least/age_at_most")
-    check_values(criterion, "a criterion")
+    check_values(criterion)
     _check_classes(criterion.visit)
     low, high = criterion.age_at_least, criterion.age_at_most
     if low is not None and high is not None and low > high:
@@ -94,7 +94,7 @@ def check_outcome(outcome: Outcome) -> None:
     )
     if sum(given) != 1:
         raise ValueError("outcome needs exactly one of: concepts, visit, death: true, any, all, stay_over_days")
-    check_values(outcome, "outcome")
+    check_values(outcome)
     _check_classes(outcome.visit)
     for name in ("any", "all"):
         for place, part in enumerate(getattr(outcome, name)):

@@ -18,7 +18,7 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.config import fingerprint
-from cehrxgpt.events import EventDataset
+from cehrxgpt.events import EventDataset, check_events
 from cehrxgpt.tasks.codes import DataFacts, resolve
 from cehrxgpt.tasks.definition import Task
 from cehrxgpt.tasks.files import library_tasks, load_task
@@ -230,8 +230,9 @@ def label(
 
     Raises:
         TaskError: the task is malformed.
-        InputError: there is no such split.
+        InputError: there is no such split, or the events are none.
     """
+    check_events(events)
     task = load_task(task)
     of_the_library = task.name in library_tasks() and task == load_task(task.name)
     if censoring is not None:

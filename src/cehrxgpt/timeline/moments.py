@@ -73,6 +73,8 @@ def check_moments(at: pl.DataFrame, *, where: str) -> pl.DataFrame:
     Raises:
         SchemaError: a column is missing, of the wrong type, or has nulls; an id is no whole number, or a time has a zone.
     """
+    if not isinstance(at, pl.DataFrame):
+        raise SchemaError(f"{where}: a {type(at).__name__}; give a Polars frame (labels of `label`, pl.read_parquet, pl.from_pandas)")
     for name in ("subject_id", "prediction_time"):
         if name not in at.columns:
             raise SchemaError(f"{where}: column '{name}' is missing; expected subject_id, prediction_time")
