@@ -13,7 +13,7 @@ import pytest
 from cehrxgpt import schema as s
 from cehrxgpt import stages
 from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
-from cehrxgpt.forecast import ForecastConfig, Journal, forecast, one_pass
+from cehrxgpt.forecast import Journal, forecast, one_pass
 from cehrxgpt.forecast.futures import open_visits
 from cehrxgpt.forecast.rows import refusals
 from cehrxgpt.stages.judging import curves_beside
@@ -44,8 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     people = pl.DataFrame({"subject_id": [1, 2], "split": ["held_out"] * 2})
     monkeypatch.setattr("cehrxgpt.events.EventDataset", lambda root: SimpleNamespace(root=root, splits=["held_out"], subject_splits=people))
 
-    def drawn(model, dataset, rows, tasks, settings, *, keep, pools, **_):
-        config = ForecastConfig(**{"max_new_tokens": 64, **settings}, trajectories=keep)
+    def drawn(model, dataset, rows, tasks, config, *, pools, **_):
         journal = Journal(pools, "key")
         known = [load_task(one) for one in tasks]
         return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, known, config, journal=journal), journal
@@ -53,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cehrxgpt.stages.forecasting._forecast", drawn)
 
     def stage(out: str, *, labels=("labels.parquet",), samples: int = 4, estimator: str = "mc", **options):
-        files, settings = [tmp_path / one for one in labels], {"samples": samples, "estimator": estimator}
+        files, settings = [tmp_path / one for one in labels], {"samples": samples, "estimator": estimator, "max_new_tokens": 64}
         settings |= {name: options.pop(name) for name in ("max_new_tokens", "target_std_error") if name in options}
         return stages.forecast(
             tmp_path / "model", tmp_path / "events", files, tmp_path / out, settings, tasks=[str(tmp_path / "toy.yaml")], **options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class CehrxgptError(Exception):
@@ -82,3 +83,9 @@ def did_you_mean(word: str, known: Iterable[str], *, count: int = 1, cutoff: flo
     so like it (`cutoff`, of difflib's ratio)."""
     close = difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)
     return f"did you mean {' or '.join(repr(one) for one in close)}?" if close else None
+
+
+def refuse_name(given: object, what: str, reader: str) -> None:
+    """Raise `InputError` where `given` is only the name of a folder, and not what `reader` makes of it; `what`: "events are", "model is"."""
+    if isinstance(given, (str, Path)):
+        raise InputError(f"{what} a {type(given).__name__}; give {reader}({str(given)!r})")

@@ -206,12 +206,6 @@ def _readable(shard: Path) -> Iterator[None]:
         raise InputError(f"{shard}: not a readable Parquet shard (truncated or damaged?); ingest again") from error
 
 
-def check_events(events: EventDataset | pl.DataFrame) -> None:
-    """Raise `InputError` where they are only the name of their folder."""
-    if isinstance(events, (str, Path)):
-        raise InputError(f"events are a {type(events).__name__}; give EventDataset({str(events)!r})")
-
-
 class EventDataset:
     """A handle on an event data set's folder; cheap to make, reads on demand.
 

@@ -26,6 +26,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from cehrxgpt.errors import refuse_name
 from cehrxgpt.events import EventDataset
 from cehrxgpt.forecast.cover import Cover, events_of, find_cover
 from cehrxgpt.forecast.rows import (
@@ -37,7 +38,6 @@ from cehrxgpt.forecast.rows import (
     Questions,
     answer,
     ask,
-    check_model,
     ends_in_death,
     refusals,
     wrong_onset,
@@ -148,7 +148,7 @@ def one_pass(
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
     config = config or OnePassConfig()
-    check_model(model)
+    refuse_name(model, "model is", "load_model")
     questions = ask(events, at, tasks)
     head = head or head_of(model)
     wanted = {name: events_of(task, model.vocabulary) for name, task in questions.tasks.items()}

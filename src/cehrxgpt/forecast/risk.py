@@ -20,6 +20,7 @@ import polars as pl
 import torch
 
 from cehrxgpt import schema as s
+from cehrxgpt.errors import refuse_name
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
 from cehrxgpt.forecast.admission import admit, idle_competitors
 from cehrxgpt.forecast.config import METHODS, ForecastConfig
@@ -27,7 +28,7 @@ from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimat
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
 from cehrxgpt.forecast.journal import Found, Journal, Removed
-from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, check_model, refusals
+from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes, hangs_on_length, why_no_tokens
@@ -90,7 +91,7 @@ def forecast(
         InputError: a row asks for a task that was not given.  SchemaError: `at` lacks a column or has nulls.
     """
     config = config or ForecastConfig()
-    check_model(model)
+    refuse_name(model, "model is", "load_model")
     questions = ask(events, at, tasks)
     worker = _Worker(model, questions, config, journal, progress)
     for chunk in encode_moments(worker.timeline, events, questions.moments, rows=config.moments):

@@ -8,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.errors import InputError
-from cehrxgpt.events import EventDataset, check_events
+from cehrxgpt.errors import InputError, refuse_name
+from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks import Task, had_before, load_task, resolve_all
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import NO_SUBJECT, check_moments
-
-if TYPE_CHECKING:
-    from cehrxgpt.model.hub import Loaded
 
 NO_TOKEN = "the model's vocabulary has no token of the outcome"
 HAD_IT = "the outcome is in the history and the task asks for its first onset"
@@ -77,12 +74,6 @@ class Questions:
     asked: dict[int, tuple[str, ...]]
 
 
-def check_model(model: Loaded) -> None:
-    """Raise `InputError` where it is only the name of a model's folder."""
-    if isinstance(model, (str, Path)):
-        raise InputError(f"model is a {type(model).__name__}; give load_model({str(model)!r})")
-
-
 def ask(events: EventDataset | pl.DataFrame, at: pl.DataFrame, tasks: Sequence[str | Path | Task] | str | Path | Task) -> Questions:
     """Read the question.
 
@@ -96,7 +87,7 @@ def ask(events: EventDataset | pl.DataFrame, at: pl.DataFrame, tasks: Sequence[s
         InputError: the events are none; two tasks share a name; a row asks for a task that was not given, or for none.
         SchemaError: see `check_moments`.
     """
-    check_events(events)
+    refuse_name(events, "events are", "EventDataset")
     tasks = [tasks] if isinstance(tasks, (str, Path, Task)) else tasks
     codes = events.codes if isinstance(events, EventDataset) else None
     known = {task.name: task for task in resolve_all(map(load_task, tasks), codes)}

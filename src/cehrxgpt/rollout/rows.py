@@ -137,7 +137,8 @@ class Writer:
         after = self.grammar.advance(rows.state, token)
         crossed = after.clock_minutes > rows.horizon
         kept = ~crossed
-        given_up = self._known_not(rows, kind, after.clock_minutes)
+        admitted = np.isin(rows.phase, ADMITTED_PHASES)
+        given_up = self._known_not(rows, kind, after.clock_minutes, admitted)
         place = np.flatnonzero(kept)
         rows.drawn += 1
         rows.log_probability += log_probability
@@ -148,7 +149,7 @@ class Writer:
         stop = self.stops[token] & kept
         if self.dates is not None:
             stop &= self.dates.hold(rows.prompt, rows.clock)
-        hour_crossed = crossed & np.isin(rows.phase, ADMITTED_PHASES) & (kind == Kind.IN_VISIT_HOURS)
+        hour_crossed = crossed & admitted & (kind == Kind.IN_VISIT_HOURS)
         is_type = kind == Kind.VISIT_TYPE
         out_of_room = rows.count >= rows.room
         outcome = (stop & ~is_type) | (rows.unconfirmed & ~hour_crossed) | (stop & out_of_room)
@@ -170,10 +171,9 @@ class Writer:
         if rows.waiting.any():
             rows.waiting = rows.waiting & waiting(rows.state, self.goals.take(rows.prompt)) & self._no_event_yet(kind, rows)
 
-    def _known_not(self, rows: Rows, kind: npt.NDArray[np.int8], clock: Int) -> Bool:
+    def _known_not(self, rows: Rows, kind: npt.NDArray[np.int8], clock: Int, admitted: Bool) -> Bool:
         """Where this token, at this clock, says that a visit of the future has begun on the first date that may be written and before its hour.
         Rows that were released are conditioned on nothing."""
-        admitted = np.isin(rows.phase, ADMITTED_PHASES)
         step = np.isin(kind, (Kind.IN_VISIT_HOURS, Kind.IN_VISIT_DAYS))
         has_hours = step | (admitted & self.hourly_visits[rows.last_token])
         at = np.where(admitted & (kind == Kind.IN_VISIT_HOURS), clock, rows.clock)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from cehrxgpt.events import EventDataset
-    from cehrxgpt.forecast import Forecast, Journal
+    from cehrxgpt.forecast import Forecast, ForecastConfig, Journal
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 _MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
@@ -152,21 +151,19 @@ def _forecast(
     dataset: EventDataset,
     rows: pl.DataFrame,
     tasks: Sequence[str],
-    settings: Settings,
+    config: ForecastConfig,
     *,
-    keep: bool,
     pools: Path,
     share: tuple[int, int] = (0, 1),
     progress: Progress,
 ) -> tuple[Forecast, Journal]:
     """The forecast, going on from its own pools of futures in the folder `pools`; and the journal of them."""
     from cehrxgpt.config import to_dict
-    from cehrxgpt.forecast import ForecastConfig, Journal
+    from cehrxgpt.forecast import Journal
     from cehrxgpt.forecast import forecast as run
     from cehrxgpt.model.hub import load_model
     from cehrxgpt.tasks import load_task, resolve_all
 
-    config = replace(from_dict(ForecastConfig, dict(settings), where="forecast"), trajectories=keep)
     loaded = resolve_all(map(load_task, tasks), dataset.codes)
     inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
     key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions(), code_fingerprint()])
@@ -280,16 +277,18 @@ def forecast(
     if trajectories is not None:
         refuse_existing(trajectories, force=force, inputs=inputs)
         _refuse_same_place(trajectories, out)
+    config = None  # of futures; what cannot be is said before anything is read
     if settings.get("estimator") != TIME_TO_EVENT:
-        from_dict(ForecastConfig, dict(settings), where="forecast")  # what cannot be is said before anything is read
+        drawn = {"trajectories": trajectories is not None} | ({"curve_points": CURVE_POINTS} if curves else {})
+        config = from_dict(ForecastConfig, dict(settings) | drawn, where="forecast")
     dataset = EventDataset(events)
     tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
     _refuse_unasked(tables, tasks)
     tables, notes = _strangers(tables, dataset, sampled=split is not None or max_rows is not None)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
-    chosen, asked = dict(settings) | ({"curve_points": CURVE_POINTS} if curves else {}), _asked(rows, tasks)
+    asked = _asked(rows, tasks)
     _refuse_edited(labels, asked)
-    if chosen.get("estimator") == TIME_TO_EVENT:
+    if config is None:
         asked_in_vain = [name for name, value in (("--trajectories", trajectories), ("--share", share)) if value is not None]
         if asked_in_vain:
             raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures, so there are none for {' and '.join(asked_in_vain)}; leave it out")
@@ -309,8 +308,7 @@ def forecast(
             notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
         return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *_unanswered(told.summary)]}
     pools = pools_folder(out)
-    keep = trajectories is not None
-    found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, share=share or (0, 1), progress=progress)
+    found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, share=share or (0, 1), progress=progress)
     if share is not None:
         return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
     with ExitStack() as outputs:
@@ -346,6 +344,7 @@ def forecast_all(
     import polars as pl
 
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.forecast import ForecastConfig
     from cehrxgpt.objectives.heads import trained_with
 
     dataset = EventDataset(events)
@@ -353,9 +352,9 @@ def forecast_all(
     rows = choose_rows(tables, dataset, split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
     chosen = {name: getattr(settings, name) for name in ("estimator", "samples", "seed", "max_new_tokens", "target_std_error")}
     pools = pools_folder(out)
-    keep = settings.estimator != "reach"
+    config = from_dict(ForecastConfig, chosen | {"trajectories": settings.estimator != "reach"}, where="forecast")
     asked = _asked(rows, tasks)
-    found, journal = _forecast(model, dataset, rows, asked, chosen, keep=keep, pools=pools, progress=progress)
+    found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, progress=progress)
     told = found.predictions
     if trained_with(model, TIME_TO_EVENT):
         answered = told.filter(pl.col("predicted_boolean_probability").is_not_null())

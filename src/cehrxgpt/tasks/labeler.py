@@ -18,7 +18,8 @@ import polars as pl
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
 from cehrxgpt.config import fingerprint
-from cehrxgpt.events import EventDataset, check_events
+from cehrxgpt.errors import refuse_name
+from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
 from cehrxgpt.tasks.definition import Task
 from cehrxgpt.tasks.files import library_tasks, load_task
@@ -232,7 +233,7 @@ def label(
         TaskError: the task is malformed.
         InputError: there is no such split, or the events are none.
     """
-    check_events(events)
+    refuse_name(events, "events are", "EventDataset")
     task = load_task(task)
     of_the_library = task.name in library_tasks() and task == load_task(task.name)
     if censoring is not None:
