@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 import torch
 from objectives_data import TEST_IDS, join
-from results import markdown, write_between
+from results import markdown, quick_dtype, write_between
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, write_json
@@ -419,7 +419,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="ask of an estimator only what none before it could answer")
     parser.add_argument("--target-std-error", type=float, help="draw until the standard error of a row is as small, or it has --samples")
     parser.add_argument("--steps", type=int, help="of training; the recipe's own otherwise")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default=quick_dtype())
     parser.add_argument("--note", default="", help="a sentence for the page")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from results import Results, markdown, said_when, write_between
+from results import Results, markdown, quick_dtype, said_when, write_between
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import EventDataset
@@ -35,11 +35,11 @@ LEAST_ROWS = 20
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 
 
-def compare(model: Loaded, events: EventDataset, rows: pl.DataFrame, task: str, samples: int) -> dict[str, Any] | None:
+def compare(model: Loaded, events: EventDataset, rows: pl.DataFrame, task: str, samples: int, dtype: str) -> dict[str, Any] | None:
     """Figures of one task; None where its outcome is no set of tokens, or nobody could be forecast."""
     found: dict[str, Forecast] = {}
     for name in ESTIMATORS:
-        config = ForecastConfig(estimator=name, samples=samples, seed=6, max_new_tokens=256, dtype="bfloat16")
+        config = ForecastConfig(estimator=name, samples=samples, seed=6, max_new_tokens=256, dtype=dtype)
         found[name] = forecast(model, events, rows, [task], config)
         if found["reach"].predictions.drop_nulls("predicted_boolean_probability")["method"].unique().to_list() != ["reach"]:
             return None
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default=quick_dtype())
     parser.add_argument("--page", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "forecast.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -101,7 +102,7 @@ def main() -> None:
         if results.has(path.stem) or labels.height < LEAST_ROWS:
             continue
         rows = labels.sample(min(arguments.rows, labels.height), seed=2).sort(KEY)
-        line = compare(model, events, rows, path.stem, arguments.samples)
+        line = compare(model, events, rows, path.stem, arguments.samples, arguments.dtype)
         results.add({"key": path.stem, "date": f"{datetime.now(UTC):%Y-%m-%d}", **(line or {})})
         print(path.stem, line, flush=True)
     write_between(arguments.page, BEGIN, END, page(results.lines, arguments.samples))

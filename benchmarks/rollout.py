@@ -32,6 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import numpy as np
 import torch
 from llama import llama_of
+from results import quick_dtype
 
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
@@ -131,7 +132,7 @@ def main() -> None:
     defaults = {"patients": 64, "samples": 16, "new": 128, "prompt": 60, "rows": 512, "threads": 2, "codes": 1350, "rounds": 5}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default=quick_dtype(), choices=["float32", "bfloat16"])
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--no-llama", action="store_true")
     options = parser.parse_args()

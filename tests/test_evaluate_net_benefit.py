@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, treat_all
+from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, tellable, treat_all
 
 
 def test_by_hand():
@@ -31,3 +31,22 @@ def test_landmarks():
     repeated = np.repeat(np.arange(p.size), weights[1].astype(int))
     assert both[0] == pytest.approx(model)
     assert both[1] == pytest.approx(net_benefit(truth[repeated], p[repeated])[0])
+
+
+def test_nobody_is_given_away():
+    """By every pair of thresholds that are told, nobody and everybody among them: 0 people lie between, or 11 and more."""
+    rng = np.random.default_rng(1)
+    hidden = 0
+    for people, rows in ((9, 30), (40, 40), (40, 200), (3000, 3000)):
+        person, p = rng.integers(0, people, rows), rng.beta(1, 6, rows)
+        told = tellable(p, person, 11)
+        edges = [np.inf, *np.array(THRESHOLDS)[told][::-1], -np.inf]
+        for place, high in enumerate(edges):
+            for low in edges[place + 1 :]:
+                between = np.unique(person[(p >= low) & (p < high)]).size
+                assert between == 0 or between >= 11 or people < 11
+        assert told.any() == (people > 11)
+        hidden += int((~told).sum())
+    assert hidden > 100
+    assert tellable(np.full(30, 0.2), np.arange(30), 11).all()
+    assert told[THRESHOLDS.index(0.1) : THRESHOLDS.index(0.3)].all()  # of many people all that matters is there

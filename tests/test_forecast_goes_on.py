@@ -48,7 +48,9 @@ def test_an_interrupted_forecast_goes_on_to_the_same_end(tmp_path, futures: int)
         run(Journal(tmp_path / "pools", "key"), progress=stop)
     kept = len(list((tmp_path / "pools").rglob("pool-*.zip")))
     drawn.clear()
-    assert same(run(Journal(tmp_path / "pools", "key"), progress=lambda done, *_: drawn.append(done)), run())
+    journal = Journal(tmp_path / "pools", "key")
+    assert same(run(journal, progress=lambda done, *_: drawn.append(done)), run())
+    assert journal.pools_read == kept
     assert min(drawn) > 3 * 8 * kept  # and it did not begin anew
 
 

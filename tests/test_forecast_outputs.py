@@ -144,6 +144,15 @@ def test_pools_of_an_interrupted_forecast_stay_and_are_told(run, tmp_path: Path)
     assert [file.name for file in left.parent.parent.rglob("*")] == ["another", left.name]
 
 
+def test_a_forecast_that_goes_on_says_so(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would otherwise be done in no time, and nobody knew why."""
+    monkeypatch.setattr(Journal, "clear", lambda journal: None)  # as where the process ends just before
+    assert run("risk.parquet")["notes"] == []
+    (tmp_path / "risk.parquet").unlink()
+    (note,) = run("risk.parquet")["notes"]
+    assert note == f"went on from what was drawn before: pools of futures in {tmp_path / '.risk.parquet.pools'} (1)"
+
+
 @pytest.mark.parametrize("folder", ["risk.parquet", "risk.curves.parquet", ".risk.parquet.pools", "."])
 def test_trajectories_never_replace_another_output(run, tmp_path: Path, folder: str) -> None:
     with pytest.raises((InputError, OutputExistsError)):

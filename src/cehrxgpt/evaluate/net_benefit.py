@@ -40,6 +40,32 @@ def net_benefit(
     return np.divide(true_positives - false_positives * (at / (1 - at)), total, out=np.full(true_positives.shape, np.nan), where=total > 0)
 
 
+def tellable(probability: npt.ArrayLike, subject_id: npt.ArrayLike, least: int, thresholds: npt.ArrayLike = THRESHOLDS) -> npt.NDArray[np.bool_]:
+    """At which thresholds a net benefit gives away nobody, bool[m].
+
+    The outcomes of those who are treated at one threshold and not at another can be worked out from the two net benefits, so any two that are told
+    lie `least` people apart, or none; and so do they from treating nobody and everybody.
+
+    Args:
+        probability: float[n].
+        subject_id: int[n].
+        least: people.
+        thresholds: float[m], rising.
+    """
+    order = np.argsort(-np.asarray(probability, dtype=np.float64), kind="stable")
+    people = np.asarray(subject_id)[order]
+    treated = np.searchsorted(-np.asarray(probability, dtype=np.float64)[order], -np.asarray(thresholds, dtype=np.float64), side="right")
+
+    def enough(these: npt.NDArray[np.generic]) -> bool:
+        return not these.size or np.unique(these).size >= least
+
+    told, before = np.zeros(treated.size, dtype=bool), 0
+    for place in np.argsort(treated, kind="stable"):
+        told[place] = enough(people[before : treated[place]]) and enough(people[treated[place] :])
+        before = treated[place] if told[place] else before
+    return told
+
+
 def treat_all(outcome: npt.ArrayLike, thresholds: npt.ArrayLike = THRESHOLDS, weights: npt.ArrayLike | None = None) -> Array:
     """Net benefit of treating everybody, float64[B, m]."""
     return net_benefit(outcome, np.ones(np.asarray(outcome).size), thresholds, weights)

@@ -16,7 +16,7 @@ from cehrxgpt import schema as s
 from cehrxgpt.errors import MismatchError
 from cehrxgpt.evaluate import calibration, discrimination
 from cehrxgpt.evaluate.bootstrap import bootstrap, bootstrap_curve
-from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, treat_all
+from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, tellable, treat_all
 from cehrxgpt.evaluate.rows import KEY, Array, Judged, follow_up, join_labels
 from cehrxgpt.evaluate.time_to_event import Concordance, IntegratedBrier
 
@@ -252,7 +252,8 @@ def net_benefit_table(
 ) -> pl.DataFrame:
     """`task`, `method`, `threshold`, `net_benefit` with its 95% limits by patient (`lower`, `upper`), and that of treating everybody (`treat_all`).
 
-    That of treating nobody is 0.
+    That of treating nobody is 0. A net benefit is null at thresholds that are fewer than 11 people away from the next that is told, or from treating
+    nobody or everybody: what it says of these few could be worked out.
     """
     types = {"task": pl.String()} | {"method": pl.String()} | dict.fromkeys(("threshold", "net_benefit", "lower", "upper", "treat_all"), pl.Float64())
     parts = [pl.DataFrame(schema=types)]
@@ -266,6 +267,8 @@ def net_benefit_table(
 
         value, lower, upper = bootstrap_curve(worth, rows.subject_id, weights=rows.weight, replicates=replicates, seed=seed)
         everybody = treat_all(rows.truth, THRESHOLDS, rows.weight)[0]
-        table = pl.DataFrame({"threshold": THRESHOLDS, "net_benefit": value, "lower": lower, "upper": upper, "treat_all": everybody})
+        told = tellable(rows.probability, rows.subject_id, s.SMALL_CELL)
+        curve = {name: np.where(told, values, np.nan) for name, values in (("net_benefit", value), ("lower", lower), ("upper", upper))}
+        table = pl.DataFrame({"threshold": THRESHOLDS, **curve, "treat_all": everybody})
         parts.append(table.select(pl.lit(task).alias("task"), pl.lit(method).alias("method"), pl.all().fill_nan(None)))
     return pl.concat(parts)

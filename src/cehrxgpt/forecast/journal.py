@@ -111,7 +111,7 @@ class Found:
         self.removed.add(other.removed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Journal:
     """The folder.
 
@@ -119,11 +119,13 @@ class Journal:
         folder: of all forecasts that have this output; this one's is inside, made when the first pool is done.
         key: fingerprint of all that decides the forecast.
         share: (i, n): of pools not done yet draw those with number = i modulo n; the others are somebody else's.
+        pools_read: pools that were there already, from an earlier try or other shares.
     """
 
     folder: Path
     key: str
     share: tuple[int, int] = (0, 1)
+    pools_read: int = field(default=0, init=False)
 
     def pool_size(self, moments: int, most: int) -> int:
         """Prediction times per pool: `most`, or fewer, so that each share has a pool; as before where pools are kept that do.
@@ -156,9 +158,11 @@ class Journal:
             raise StorageError(f"could not read {path}: {error.strerror or error}") from error
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                return _told(archive)
+                found = _told(archive)
         except _DAMAGE:
             return None
+        self.pools_read += 1
+        return found
 
     def write(self, size: int, number: int, found: Found) -> None:
         """Keep what a pool told.

@@ -204,6 +204,7 @@ def pools_folder(out: Path) -> Path:
 
 def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     """What the reader ought to know, a line each."""
+    again = [f"went on from what was drawn before: pools of futures in {journal.folder} ({journal.pools_read:,})"] if journal.pools_read else []
     size = journal.others()
     left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
     instead = [f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()]
@@ -224,7 +225,7 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
         if removed > _MUCH_REMOVED
         else []
     )
-    return [*instead, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
+    return [*again, *instead, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
 
 
 def _remedy(stopped: Mapping[str, int]) -> str:
