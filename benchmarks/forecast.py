@@ -48,7 +48,7 @@ from cehrxgpt.stages import forecast, label_all, pretrain, tokenize
 
 KEY = ["subject_id", "prediction_time"]
 MARKERS = {"core": "forecast", "full": "forecast-full"}  # population -> its place on the page
-RECIPE = Path(__file__).with_name("forecast_recipe.yaml")
+RECIPES = {"bfloat16": Path(__file__).with_name("forecast_recipe.yaml"), "float32": Path(__file__).with_name("forecast_recipe_float32.yaml")}
 OURS = ("time_to_event", "reach", "scope", "monte_carlo")  # methods, the one that is best suited where it can answer first
 ESTIMATORS = ("mc", "scope", "reach", "time_to_event")
 TRUTH, RECORD, SWAPPED = "true risk", "record, taught with true risks", "reach, histories swapped"
@@ -419,7 +419,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="ask of an estimator only what none before it could answer")
     parser.add_argument("--target-std-error", type=float, help="draw until the standard error of a row is as small, or it has --samples")
     parser.add_argument("--steps", type=int, help="of training; the recipe's own otherwise")
-    parser.add_argument("--dtype", default=quick_dtype())
+    parser.add_argument("--dtype", default=quick_dtype(), choices=tuple(RECIPES), help="of futures, and what the training's recipe is made for")
     parser.add_argument("--note", default="", help="a sentence for the page")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -438,7 +438,8 @@ def main() -> None:
         once(out / "taught" / f"{task}.parquet", lambda path, t=task, rows=labels: taught(data, t, rows, arguments.labelled).write_parquet(path))
     if not (out / "model").exists():
         say("training")
-        pretrain(data / "timeline", out / "model", str(RECIPE), overrides={} if arguments.steps is None else {"steps": arguments.steps}, resume=True)
+        overrides = {} if arguments.steps is None else {"steps": arguments.steps}
+        pretrain(data / "timeline", out / "model", str(RECIPES[arguments.dtype]), overrides=overrides, resume=True)
     draw(out, data, chosen, arguments)
     mark = MARKERS[arguments.population]
     write_between(arguments.page, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", report(out, chosen, arguments))
