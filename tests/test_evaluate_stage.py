@@ -75,6 +75,23 @@ def test_a_chart_of_too_few_people_is_left_out_and_said(files):
     assert not (files / "out" / "calibration.u.svg").exists()
 
 
+def test_risks_that_are_all_but_one_are_said(files):
+    """A model that knows nothing, and a map of predictions that rank the wrong way round: their slopes are chance."""
+
+    def said(risk: pl.DataFrame, recalibrate: str | None = None) -> list[str]:
+        risk.write_parquet(files / "one.parquet")
+        notes = stages.evaluate_predictions(files / "one.parquet", [files / "t.parquet"], None, recalibrate=recalibrate)["notes"]
+        return [note for note in notes if "constant" not in note]
+
+    risk, tuning = (pl.read_parquet(files / f"{name}.parquet").filter(pl.col("task") == "t") for name in ("risk", "tuning"))
+    assert said(risk) == []
+    (note,) = said(risk.with_columns((pl.col("predicted_boolean_probability") - 0.5) * 0.01 + 0.25))
+    assert note.startswith("t: zero-shot: nine in ten risks lie between 0.24")
+    tuning.with_columns(pl.col("predicted_boolean_probability") * -1 + 1).write_parquet(files / "turned.parquet")
+    (note,) = said(risk, f"{files / 'turned.parquet'}:platt")
+    assert note.startswith(f"t: zero-shot, Platt gives all {risk.height} rows the risk 0.2")
+
+
 def test_both_maps_and_other_people(files):
     labels = [files / "t.parquet", files / "u.parquet"]
     figures = stages.evaluate_predictions(files / "risk.parquet", labels, None, recalibrate=str(files / "tuning.parquet"))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns, rows."""
 
+_MIDDLE = (0.05, 0.95)
+_LOGIT_ALIKE = 0.2  # odds that differ by a fifth
 _ORDER = re.compile(r"^\d: ")  # before the names of bands that would not sort by themselves
 
 
@@ -34,6 +36,26 @@ def unjudged(metrics: pl.DataFrame) -> list[str]:
         f"{row['task']}: {method_name(row['method'])} has no row with both a prediction and a known label, and so no metrics"
         for row in bare.iter_rows(named=True)
     ]
+
+
+def alike(predictions: pl.DataFrame) -> list[str]:
+    """A line for each task and method whose risks hardly differ from row to row: a slope over them is chance."""
+    import numpy as np
+    import polars as pl
+
+    from cehrxgpt.evaluate.calibration import logit
+
+    lines = []
+    known = predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
+    for (task, method), rows in known.group_by("task", "method", maintain_order=True):
+        risks = rows["predicted_boolean_probability"].to_numpy()
+        low, high = np.quantile(risks, _MIDDLE)
+        name = f"{task}: {method_name(str(method))}"
+        if np.ptp(risks) == 0 and len(risks) > 1:
+            lines.append(f"{name} gives all {len(risks):,} rows the risk {low:.4f}, which ranks nobody and has no slope")
+        elif np.ptp(risks) > 0 and np.ptp(logit([low, high])) < _LOGIT_ALIKE:
+            lines.append(f"{name}: nine in ten risks lie between {low:.4f} and {high:.4f}; the slope of risks so much alike says little")
+    return lines
 
 
 def metric_tables(metrics: pl.DataFrame) -> list[Table]:
