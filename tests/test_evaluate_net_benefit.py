@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
-from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, tellable, treat_all
+from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, treat_all
+from cehrxgpt.evaluate.predictions import net_benefit_table
+from test_evaluate_predictions import labels_frame
 
 
 def test_by_hand():
@@ -33,20 +36,28 @@ def test_landmarks():
     assert both[1] == pytest.approx(net_benefit(truth[repeated], p[repeated])[0])
 
 
-def test_nobody_is_given_away():
-    """By every pair of thresholds that are told, nobody and everybody among them: 0 people lie between, or 11 and more."""
-    rng = np.random.default_rng(1)
-    hidden = 0
-    for people, rows in ((9, 30), (40, 40), (40, 200), (3000, 3000)):
-        person, p = rng.integers(0, people, rows), rng.beta(1, 6, rows)
-        told = tellable(p, person, 11)
-        edges = [np.inf, *np.array(THRESHOLDS)[told][::-1], -np.inf]
-        for place, high in enumerate(edges):
-            for low in edges[place + 1 :]:
-                between = np.unique(person[(p >= low) & (p < high)]).size
-                assert between == 0 or between >= 11 or people < 11
-        assert told.any() == (people > 11)
-        hidden += int((~told).sum())
-    assert hidden > 100
-    assert tellable(np.full(30, 0.2), np.arange(30), 11).all()
-    assert told[THRESHOLDS.index(0.1) : THRESHOLDS.index(0.3)].all()  # of many people all that matters is there
+@pytest.mark.parametrize(("people", "rows"), [(9, 30), (40, 40), (40, 200), (300, 300), (3000, 3000)])
+def test_nobody_is_given_away(people: int, rows: int):
+    """By every pair of net benefits that are told, of nobody, everybody and other methods too: the treated differ by 0 people, or 11 and more."""
+    rng = np.random.default_rng(people)
+    subjects = rng.integers(0, people, rows)
+    labels = labels_frame((rng.random(rows) < 0.2).tolist()).with_columns(
+        pl.Series("subject_id", subjects), pl.col("prediction_time") + pl.duration(minutes=pl.int_range(rows), time_unit="us")
+    )
+    p = rng.beta(1, 6, rows)
+    risks = {"mc": p, "mc+platt": p**1.3 * 0.7, "mc+isotonic": np.round(p, 1), "reach": (p + rng.beta(1, 30, rows)).clip(0, 1)}
+    key = ["task", "subject_id", "prediction_time"]
+    asked = labels.select(key)
+    frames = [asked.with_columns(pl.Series("predicted_boolean_probability", risk), pl.lit(name).alias("method")) for name, risk in risks.items()]
+    told = net_benefit_table(pl.concat(frames), labels, replicates=10).filter(pl.col("net_benefit").is_not_null())
+    treated = [risks[row["method"]] >= row["threshold"] for row in told.iter_rows(named=True)] + [np.zeros(rows, bool), np.ones(rows, bool)]
+    for place, one in enumerate(treated):
+        for other in treated[:place]:
+            apart = np.unique(subjects[one ^ other]).size
+            assert apart == 0 or apart >= 11 or {one.sum(), other.sum()} == {0, rows}
+    if rows == 3000:  # of many people what matters is there; methods that rank alike share the cuts
+        inside = told.filter(pl.col("threshold").is_between(0.05, 0.3))
+        assert inside["method"].value_counts()["count"].sort().to_list()[0] > 5
+        assert inside.height > 75  # of 104
+    if people > 200:
+        assert told["method"].n_unique() == len(risks)

@@ -262,6 +262,15 @@ def test_small_bins_tell_the_predicted_risk_only():
     assert calibration_chart(table.head(3), "t") is None
 
 
+@pytest.mark.parametrize(("people", "hidden"), [([3, 5, 40, 60], 3), ([3, 4, 5, 60], 3), ([11, 40], 0), ([3, 5], 2), ([10], 1)])
+def test_small_bins_are_no_small_group_together(people: list[int], hidden: int):
+    """Rows and outcomes of all bins are known, so that what the hidden ones have together is told by subtraction."""
+    labels = labels_frame([row % 3 == 0 for row in range(sum(people))])
+    predictions = predictions_frame(labels, np.repeat(np.linspace(0.1, 0.7, len(people)), people).tolist())
+    table = calibration_table(predictions, labels, bins=200, replicates=5)
+    assert table["observed"].is_null().to_list() == [True] * hidden + [False] * (len(people) - hidden)
+
+
 def test_times_that_are_not_known_are_neither_early_losses_nor_ranked() -> None:
     """Who is free at an untold time was seen to the end; of outcomes that say no time there is no C-index."""
     rng = np.random.default_rng(4)

@@ -56,8 +56,12 @@ def test_an_interrupted_forecast_goes_on_to_the_same_end(tmp_path, futures: int)
 
 def test_shares_of_the_work_make_the_whole(tmp_path) -> None:
     for part in (2, 0, 1):
-        notes = run(Journal(tmp_path, "key", share=(part, 3))).predictions["note"].drop_nulls()
+        found = run(Journal(tmp_path, "key", share=(part, 3)))
+        notes = found.predictions["note"].drop_nulls()
         assert set(notes) == ({"left to another share of the work"} if part != 1 else set())
+        counted = [found.summary[name] for name in ("rows", "predicted", "left_to_other_shares")]
+        assert counted == [found.predictions.height - len(notes)] * 2 + [len(notes)]
+        assert found.summary["refused"] == {}
     assert same(run(Journal(tmp_path, "key"), progress=lambda *_: pytest.fail("nothing was left to draw")), run())
 
 

@@ -53,7 +53,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def stage(out: str, *, labels=("labels.parquet",), samples: int = 4, estimator: str = "mc", **options):
         files, settings = [tmp_path / one for one in labels], {"samples": samples, "estimator": estimator, "max_new_tokens": 64}
-        settings |= {name: options.pop(name) for name in ("max_new_tokens", "target_std_error") if name in options}
+        settings |= {name: options.pop(name) for name in ("max_new_tokens", "target_std_error", "seed") if name in options}
         return stages.forecast(
             tmp_path / "model", tmp_path / "events", files, tmp_path / out, settings, tasks=[str(tmp_path / "toy.yaml")], **options
         )
@@ -211,6 +211,9 @@ def test_what_few_tokens_or_samples_leave_open_is_told(run, tmp_path: Path) -> N
     told = run("risk.parquet", max_new_tokens=3)
     assert told["mean_risk"]["toy"] == pytest.approx(pl.read_parquet(tmp_path / "risk.parquet")["predicted_boolean_probability"].mean(), abs=1e-4)
     assert any("end before the answer is known" in note and "--max-tokens" in note for note in told["notes"])
+    told = run("none.parquet", max_new_tokens=1, samples=1, seed=3)
+    assert told["completion"] == 0
+    assert any("end before the answer is known" in note for note in told["notes"])
     told = run("exact.parquet", target_std_error=0.001)
     assert told["notes"] == ["--target-std-error was missed in 2 of 2 rows; more --samples would reach it"]
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from cehrxgpt import manifest, schema
 from cehrxgpt.atomic import atomic_path, write_json
@@ -232,3 +233,8 @@ def test_a_fault_is_one_line_without_a_traceback() -> None:
     assert done.returncode == 1
     assert "secret" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "+30", "0.5", "-0.0", "1_000", "0x1F", "1.0e+2", "30."])
+def test_plain_numbers_are_read(number: str) -> None:
+    assert parse_yaml(f"a: {number}", where="x") == yaml.safe_load(f"a: {number}")

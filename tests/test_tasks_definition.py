@@ -14,6 +14,7 @@ from cehrxgpt.patterns import as_pattern, read_pattern
 from cehrxgpt.tasks import Criterion, Index, Outcome, Task, label, library_tasks, load_task, parse_task, resolve, task_text
 from cehrxgpt.tasks.codes import matching_codes
 from cehrxgpt.tasks.elsewhere import Elsewhere
+from cehrxgpt.tasks.labeler import question
 from cehrxgpt.tasks.words import RANGES
 from task_samples import START, row, table
 
@@ -70,6 +71,9 @@ def test_the_library_keeps_the_published_windows():
         ("horizon_days: 30", f"horizon_days: 1{'0' * 400}", 8, "a whole number of more than 64 bits"),
         ("horizon_days: 30", f"horizon_days: {'1' * 5000}", 8, "cannot be read as int"),
         ("horizon_days: 30", "horizon_days: 2020-13-45", 8, "cannot be read as timestamp"),
+        ("horizon_days: 30", "horizon_days: 030", 8, "a leading zero or a colon"),
+        ("horizon_days: 30", "horizon_days: 1:30", 8, "a leading zero or a colon"),
+        ("horizon_days: 30", "horizon_days: 30\n<<: {gap_days: 2}", 9, "write them out"),
         ("horizon_days: 30", "horizon_days: 30\n[gap_days]: 2", 9, "expected a word for a key"),
         ("horizon_days: 30", "horizon_days: 30\x00", 8, "special characters"),
         ("{concepts: a, occurrence: first}", "{days_after_first_event: 999999999999}", 6, "at most 100,000"),
@@ -301,3 +305,16 @@ def test_a_stay_that_is_longer_by_the_time_that_is_asked_is_no_question():
     with pytest.raises(ValueError, match="stay_over_days must be longer than hours_after"):
         Task(name="t", description="", index=index, outcome=Outcome(stay_over_days=2))
     Task(name="t", description="", index=index, outcome=Outcome(stay_over_days=2.5))
+
+
+def test_the_stay_that_closes_a_window_is_part_of_the_question():
+    """Labels about intensive care are none about the hospital; who is asked is otherwise the labels' own."""
+
+    def asked(visit: str, **changed: object) -> str:
+        index = Index(visit=(visit,), at="start")
+        return question(Task(**{"name": "t", "description": "", "index": index, "outcome": Outcome(death=True)} | changed))
+
+    for stay in ({"horizon_days": "stay"}, {"outcome": Outcome(stay_over_days=7)}):
+        assert asked("inpatient", **stay) != asked("intensive_care", **stay)
+        assert asked("inpatient", **stay) == asked("inpatient", **stay, history_days=30)
+    assert asked("inpatient", horizon_days=30) == asked("intensive_care", horizon_days=30)

@@ -293,6 +293,10 @@ def test_cohort_tables_in_many_guises(tmp_path: Path) -> None:
     table.with_columns(pl.col("cohort_start_date").dt.replace_time_zone("UTC")).write_parquet(tmp_path / "c.parquet")
     with pytest.raises(SchemaError, match="without a zone"):
         read_cohort(tmp_path / "c.parquet")
+    table.with_columns(pl.col("subject_id").cast(pl.Decimal(38, 0))).write_parquet(tmp_path / "decimal.parquet")
+    assert read_cohort(tmp_path / "decimal.parquet").times.row(0)[:2] == (17, when)
+    (tmp_path / "blank.csv").write_text("cohort_definition_id,subject_id,cohort_start_date\n4,17,2020-05-04\n\n\n")
+    assert read_cohort(tmp_path / "blank.csv").times.height == 1
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match="not readable as parquet"):
         read_cohort(tmp_path / "d.parquet")
@@ -306,6 +310,15 @@ def test_a_label_file_tells_no_names_of_columns_and_no_year_0(tmp_path: Path) ->
     labels = pl.DataFrame({"subject_id": [1, 2], "boolean_value": [True, False]}).with_columns(when)
     labels.write_parquet(tmp_path / "a.parquet")
     with pytest.raises(SchemaError, match="1 of 2 times lie outside the years 1 to 9999"):
+        read_labels(tmp_path / "a.parquet")
+    for days in (-719_163, 2_932_897, 2_000_000_000):  # the last of year 0, the first of year 10,000, and beyond all clocks
+        strange = pl.Series("prediction_time", [days, 2_932_896], dtype=pl.Int32).cast(pl.Date)
+        labels.with_columns(strange).write_parquet(tmp_path / "a.parquet")
+        with pytest.raises(SchemaError, match="1 of 2 times lie outside the years 1 to 9999"):
+            read_labels(tmp_path / "a.parquet")
+    huge = labels.with_columns(pl.Series("subject_id", [2**63, 1], dtype=pl.UInt64), pl.lit(datetime(2020, 1, 1)).alias("prediction_time"))
+    huge.write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(SchemaError, match="'subject_id': 1 of 2 numbers have more than 64 bits"):
         read_labels(tmp_path / "a.parquet")
     for missing, kind in (("subject_id", "whole numbers"), ("boolean_value", "yes and no")):
         labels.tail(1).rename({missing: "4711"}).write_parquet(tmp_path / "b.parquet")

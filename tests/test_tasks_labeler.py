@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt import schema as s
-from cehrxgpt.tasks import Criterion, DataFacts, Index, Outcome, Task, attach_stay, label, outcome_in_window
+from cehrxgpt.tasks import Criterion, DataFacts, Index, Outcome, Task, attach_stay, label, library, outcome_in_window
 from cehrxgpt.tasks.definition import ConceptSet
 from oracle_labels import slow_labels
 from task_samples import BYSTANDER, SETS, START, day_end, people, row, simple, table, tasks
@@ -130,10 +130,13 @@ def test_codes_that_are_not_there_beside_others_that_are():
     assert found.attrition[0]["note"] == told
     facts = DataFacts.of([events])
     ontology = pl.DataFrame({"code": ["condition/22"], "parent_codes": [["condition/2"]]})
-    assert facts.partly_absent(simple(concept_sets=sets), ontology) == told.replace("2 of the 3", "1 of the 3").replace("condition/2, ", "").split(
-        "; "
-    )
+    below = told.replace("2 of the 3", "1 of the 3").replace("condition/2, ", "")
+    assert facts.partly_absent(sets, ontology) == below.split("; ")
     assert label(events, replace(simple(concept_sets=sets), name="t2dm_hf_1y")).attrition[0]["note"] == told  # by what it is, not by its name
+    failing = library()["t2dm_hf_1y"].concept_sets["heart_failure"]
+    some = table([row(1, "condition/1", START), row(1, failing.patterns[0], START + timedelta(days=3)), row(1, s.OBSERVATION_END, START)])
+    assert label(some, simple(concept_sets={"a": SETS["a"], "b": failing})).attrition[0]["note"] == ""  # though the task is one's own
+    assert "codes of 'b'" in label(some, simple(concept_sets={"a": SETS["a"], "b": replace(failing, codes=("own/1",))})).attrition[0]["note"]
     diabetes = table([row(1, "condition/201826", START), row(1, "condition/316139", START), row(1, s.OBSERVATION_END, START)])
     assert label(diabetes, "t2dm_hf_1y").attrition[0]["note"] == ""
 

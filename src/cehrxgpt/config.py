@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -26,10 +27,15 @@ T = TypeVar("T")
 _DEEPEST = 50  # levels of lists and mappings; what goes through them calls itself for each, and Python bounds that
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]|[0-9_.]+:)")
+
+
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys, keys that are no words, nesting without end, and what only looks like a number or a date.
 
-    Whole numbers have 64 bits at most, so that they fit wherever they go.
+    Whole numbers have 64 bits at most, so that they fit wherever they go. What YAML reads in other bases without saying so, 010 as 8 and 1:30 as 90,
+    is refused.
     """
 
     depth = 0
@@ -47,6 +53,8 @@ class _StrictLoader(yaml.SafeLoader):
             value = super().construct_object(node, deep=deep)
         except (ValueError, KeyError) as error:
             raise ConfigError(f"line {node.start_mark.line + 1}: cannot be read as {node.tag.rpartition(':')[2]}") from error
+        if node.tag in _NUMBERS and _OTHER_BASE.match(node.value):
+            raise ConfigError(f"line {node.start_mark.line + 1}: a number with a leading zero or a colon; write it plainly, or quote a word")
         if isinstance(value, int) and value.bit_length() > 63:
             raise ConfigError(f"line {node.start_mark.line + 1}: a whole number of more than 64 bits")
         return value
@@ -57,6 +65,8 @@ def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = F
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
             raise ConfigError(f"line {key_node.start_mark.line + 1}: expected a word for a key, found a list or a mapping")
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: keys of another mapping (<<) are not read; write them out")
         key = loader.construct_object(key_node, deep=deep)
         if key in seen:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' stands twice")

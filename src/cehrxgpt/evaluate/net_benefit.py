@@ -7,10 +7,14 @@ row. It is compared with treating everybody, and nobody (0).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
 from cehrxgpt.evaluate.discrimination import Array, as_weights
+
+Mask = npt.NDArray[np.bool_]
 
 THRESHOLDS = tuple(round(step / 1000, 3) for step in [*range(1, 10), *range(10, 1000, 10)])
 """0.001 to 0.009 (rare outcomes), then 0.01 to 0.99."""
@@ -40,30 +44,36 @@ def net_benefit(
     return np.divide(true_positives - false_positives * (at / (1 - at)), total, out=np.full(true_positives.shape, np.nan), where=total > 0)
 
 
-def tellable(probability: npt.ArrayLike, subject_id: npt.ArrayLike, least: int, thresholds: npt.ArrayLike = THRESHOLDS) -> npt.NDArray[np.bool_]:
-    """At which thresholds a net benefit gives away nobody, bool[m].
+def tellable(treated: Iterable[Mask], known: Iterable[Mask], subject_id: npt.ArrayLike, least: int) -> Mask:
+    """Of which sets of rows a net benefit may be told, one after another, without giving anybody away; bool[k].
 
-    The outcomes of those who are treated at one threshold and not at another can be worked out from the two net benefits, so any two that are told
-    lie `least` people apart, or none; and so do they from treating nobody and everybody.
+    The outcomes of those who are in one set and not in another can be worked out from two net benefits, so any two that are told differ by `least`
+    people, or not at all.
 
     Args:
-        probability: float[n].
-        subject_id: int[n].
+        treated: bool[n] each, k of them.
+        known: bool[n] each: sets of which the net benefit is known anyway.
+        subject_id: int[n], of the rows.
         least: people.
-        thresholds: float[m], rising.
     """
-    order = np.argsort(-np.asarray(probability, dtype=np.float64), kind="stable")
-    people = np.asarray(subject_id)[order]
-    treated = np.searchsorted(-np.asarray(probability, dtype=np.float64)[order], -np.asarray(thresholds, dtype=np.float64), side="right")
+    person = np.asarray(subject_id)
+    of_one = int(np.unique(person, return_counts=True)[1].max(initial=0))
+    there = [np.packbits(one) for one in known]
 
-    def enough(these: npt.NDArray[np.generic]) -> bool:
-        return not these.size or np.unique(these).size >= least
+    def apart(difference: npt.NDArray[np.uint8], rows: int) -> bool:
+        if not least <= rows < least * of_one:
+            return rows >= least
+        return np.unique(person[np.unpackbits(difference, count=person.size).astype(bool)]).size >= least
 
-    told, before = np.zeros(treated.size, dtype=bool), 0
-    for place in np.argsort(treated, kind="stable"):
-        told[place] = enough(people[before : treated[place]]) and enough(people[treated[place] :])
-        before = treated[place] if told[place] else before
-    return told
+    told = []
+    for one in treated:
+        packed = np.packbits(one)
+        differences = np.array(there) ^ packed
+        rows = np.bitwise_count(differences).sum(axis=1)
+        told.append(bool((rows == 0).any()) or all(map(apart, differences, rows.tolist())))
+        if told[-1]:
+            there.append(packed)
+    return np.array(told, dtype=bool)
 
 
 def treat_all(outcome: npt.ArrayLike, thresholds: npt.ArrayLike = THRESHOLDS, weights: npt.ArrayLike | None = None) -> Array:

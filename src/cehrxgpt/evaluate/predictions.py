@@ -17,7 +17,7 @@ from cehrxgpt.errors import MismatchError
 from cehrxgpt.evaluate import calibration, discrimination
 from cehrxgpt.evaluate.bootstrap import bootstrap, bootstrap_curve
 from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, tellable, treat_all
-from cehrxgpt.evaluate.rows import KEY, Array, Judged, follow_up, join_labels
+from cehrxgpt.evaluate.rows import KEY, Array, Judged, Mask, follow_up, join_labels
 from cehrxgpt.evaluate.time_to_event import Concordance, IntegratedBrier
 
 METRIC_DTYPES: dict[str, pl.DataType] = {
@@ -225,7 +225,8 @@ def calibration_table(
 ) -> pl.DataFrame:
     """`task`, `method`, and what `calibration.calibration_curve` says of each bin of equal mass.
 
-    Of a bin of fewer than 11 people only `predicted` is told, the rest is null; where it is the only one, the next smallest says no more.
+    Of a bin of fewer than 11 people only `predicted` is told, the rest is null; nor do the next smallest say more, as long as there is one such
+    bin or all of them together are so small: else subtraction would tell.
     """
     figures = ("predicted", "observed", "lower", "upper", "rows", "subjects")
     types: dict[str, pl.DataType] = {"task": pl.String(), "method": pl.String(), **dict.fromkeys(figures, pl.Float64())}
@@ -242,8 +243,11 @@ def calibration_table(
 def _told(curve: list[dict[str, float]]) -> list[dict[str, float | None]]:
     """The bins, without what small ones have observed."""
     order = sorted(range(len(curve)), key=lambda index: curve[index]["subjects"])
-    small = sum(point["subjects"] < s.SMALL_CELL for point in curve)
-    hidden = set(order[: max(small, 2) if small else 0])
+    hidden = {index for index in order if curve[index]["subjects"] < s.SMALL_CELL}
+    for index in order[len(hidden) :]:
+        if not hidden or (len(hidden) > 1 and sum(curve[each]["subjects"] for each in hidden) >= s.SMALL_CELL):
+            break
+        hidden.add(index)
     return [{name: None if index in hidden and name != "predicted" else value for name, value in point.items()} for index, point in enumerate(curve)]
 
 
@@ -252,23 +256,38 @@ def net_benefit_table(
 ) -> pl.DataFrame:
     """`task`, `method`, `threshold`, `net_benefit` with its 95% limits by patient (`lower`, `upper`), and that of treating everybody (`treat_all`).
 
-    That of treating nobody is 0. A net benefit is null at thresholds that are fewer than 11 people away from the next that is told, or from treating
-    nobody or everybody: what it says of these few could be worked out.
+    That of treating nobody is 0. A net benefit is null where it and another that is told, of the task's other methods too, are of treating groups
+    that differ by 1 to 10 people (nobody and everybody are such groups): what it says of these few could be worked out.
     """
     types = {"task": pl.String()} | {"method": pl.String()} | dict.fromkeys(("threshold", "net_benefit", "lower", "upper", "treat_all"), pl.Float64())
     parts = [pl.DataFrame(schema=types)]
+    methods: dict[str, dict[str, Judged]] = {}
     for task, method, group in by_method(join_labels(predictions, labels)):
         rows = Judged.of(group, weighted=weighted)
-        if not rows.counts["rows"]:
-            continue
+        if rows.counts["rows"]:
+            methods.setdefault(task, {})[method] = rows
+    for task, judged in methods.items():
+        for (method, rows), told in zip(judged.items(), _tellable(list(judged.values())), strict=True):
 
-        def worth(every: Array, rows: Judged = rows) -> Array:
-            return net_benefit(rows.truth, rows.probability, THRESHOLDS, every)
+            def worth(every: Array, rows: Judged = rows) -> Array:
+                return net_benefit(rows.truth, rows.probability, THRESHOLDS, every)
 
-        value, lower, upper = bootstrap_curve(worth, rows.subject_id, weights=rows.weight, replicates=replicates, seed=seed)
-        everybody = treat_all(rows.truth, THRESHOLDS, rows.weight)[0]
-        told = tellable(rows.probability, rows.subject_id, s.SMALL_CELL)
-        curve = {name: np.where(told, values, np.nan) for name, values in (("net_benefit", value), ("lower", lower), ("upper", upper))}
-        table = pl.DataFrame({"threshold": THRESHOLDS, **curve, "treat_all": everybody})
-        parts.append(table.select(pl.lit(task).alias("task"), pl.lit(method).alias("method"), pl.all().fill_nan(None)))
+            value, lower, upper = bootstrap_curve(worth, rows.subject_id, weights=rows.weight, replicates=replicates, seed=seed)
+            everybody = treat_all(rows.truth, THRESHOLDS, rows.weight)[0]
+            curve = {name: np.where(told, values, np.nan) for name, values in (("net_benefit", value), ("lower", lower), ("upper", upper))}
+            table = pl.DataFrame({"threshold": THRESHOLDS, **curve, "treat_all": everybody})
+            parts.append(table.select(pl.lit(task).alias("task"), pl.lit(method).alias("method"), pl.all().fill_nan(None)))
     return pl.concat(parts)
+
+
+def _tellable(methods: list[Judged]) -> Mask:
+    """At which thresholds the net benefits of a task's methods may be told, bool[methods, m]; the highest of all methods come first."""
+    key = ["subject_id", "prediction_time"]
+    rows = pl.concat([judged.table.select(key) for judged in methods]).unique(maintain_order=True).with_row_index("_row")
+    risk = np.full((len(methods), rows.height), np.nan)
+    for mine, judged in zip(risk, methods, strict=True):
+        mine[judged.table.select(key).join(rows, on=key, how="left", maintain_order="left")["_row"].to_numpy()] = judged.probability
+    asked = ~np.isnan(risk)
+    treated = (mine >= threshold for threshold in reversed(THRESHOLDS) for mine in risk)
+    told = tellable(treated, [*asked, np.zeros(rows.height, dtype=bool)], rows["subject_id"].to_numpy(), s.SMALL_CELL)
+    return told.reshape(len(THRESHOLDS), len(methods)).T[:, ::-1]

@@ -28,7 +28,7 @@ from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimat
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
 from cehrxgpt.forecast.journal import Found, Journal, Removed
-from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
+from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, LEFT, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
 from cehrxgpt.tasks.tokens import HasCodes, hangs_on_length, why_no_tokens
@@ -200,7 +200,7 @@ class _Worker:
         done = None if self.journal is None else self.journal.read(self.pool_size, number)
         if done is None:
             if self.journal is not None and not self.journal.mine(number):
-                self.notes |= {(name, case.moment): "left to another share of the work" for name in group.names for case in cases}
+                self.notes |= {(name, case.moment): LEFT for name in group.names for case in cases}
                 return
             done = self._drawn(group, cases)
             if self.journal is not None:
@@ -341,9 +341,11 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
     empty: dict[str, Any] = {**EVENT_DTYPES, "prediction_time": pl.Datetime("us"), "sample_id": pl.Int32}
     trajectories = pl.concat([pl.DataFrame(schema=empty), *found.trajectories]) if worker.config.trajectories else None
     refused = refusals(predictions)
+    left = refused.pop(LEFT, 0)
     summary = {
-        "rows": rows.height,
-        "predicted": rows.height - sum(refused.values()),
+        "rows": rows.height - left,
+        "left_to_other_shares": left,
+        "predicted": rows.height - left - sum(refused.values()),
         "refused": refused,
         "methods": dict(predictions.drop_nulls("predicted_boolean_probability")["method"].value_counts(sort=True).iter_rows()),
         "monte_carlo_instead": worker.fallbacks(),

@@ -27,6 +27,7 @@ NOT_HAD = "the outcome is not in the history and the task asks for its recurrenc
 UNSAID = "the model cannot say that nothing happened between the last event and the prediction time"
 DEAD = "the history ends in death"
 NONE_FINISHED = "no future was finished"
+LEFT = "left to another share of the work"
 KEY = ("subject_id", "prediction_time")
 RISK_TYPES: dict[str, Any] = {
     "task": pl.String,

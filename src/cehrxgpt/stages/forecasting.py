@@ -214,7 +214,7 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     ]
     none, missed = summary["none_finished"], summary["error_above_target"]
     guessed = [f"no future was finished in {none:,} of {summary['rows']:,} rows: these risks are extrapolations"] if none else []
-    completion = summary["completion"] or 1.0
+    completion = 1.0 if summary["completion"] is None else summary["completion"]
     if completion < _COMPLETE:
         guessed.append(f"{1 - completion:.0%} of futures end before the answer is known (completion): report the bounds{_remedy(summary['stopped'])}")
     if missed:
@@ -236,7 +236,7 @@ def _remedy(stopped: Mapping[str, int]) -> str:
 def _unanswered(summary: Mapping[str, Any]) -> list[str]:
     """A line where no row at all has a forecast: why not."""
     if not summary["rows"]:
-        return ["there is nothing to forecast: the labels have no row that was asked for"]
+        return [] if summary.get("left_to_other_shares") else ["there is nothing to forecast: the labels have no row that was asked for"]
     if summary["predicted"]:
         return []
     return [f"no row has a forecast: {'; '.join(f'{why} ({count:,})' for why, count in summary['refused'].items())}"]

@@ -123,12 +123,12 @@ class DataFacts:
         """What competes and is nowhere in the data, in words: it ends nobody's follow-up, which is right or a misspelt concept."""
         return list(dict.fromkeys(f"competing: {text}" for one in task.competing for text in self._lacking(task, one)))
 
-    def partly_absent(self, written: Task, codes: pl.DataFrame | None) -> list[str]:
+    def partly_absent(self, written: Mapping[str, ConceptSet], codes: pl.DataFrame | None) -> list[str]:
         """Which codes of sets that are in the data are not, in words, with their descendants by the ontology `codes` (as in `resolve`): rightly so,
-        or misspelt. `written`: the task before it was widened."""
+        or misspelt. `written`: sets as they were before they were widened."""
         pairs, told = _pairs(codes), []
         parents = pairs["parent"].unique().to_list()
-        for name, concepts in written.concept_sets.items():
+        for name, concepts in written.items():
             bare = [code for code in concepts.patterns if not _match([code], self.codes)]
             below = _below([([code], code) for code in bare], pairs, parents).iter_rows() if concepts.descendants else ()
             by_descendants = {root for root, code in below if code in self.codes}

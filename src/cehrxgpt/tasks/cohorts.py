@@ -100,7 +100,10 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         if kind == ".parquet":
             return pl.read_parquet(path, glob=False)
-        return pl.read_csv(path, separator=_SEPARATORS[kind], infer_schema=False, glob=False)
+        table = pl.read_csv(path, separator=_SEPARATORS[kind], infer_schema=False, glob=False)
+        while table.height and all(value is None for value in table.row(-1)):  # blank lines at the end
+            table = table.head(-1)
+        return table
     except pl.exceptions.NoDataError:
         raise InputError(f"{path}: an empty file; expected an OMOP cohort table") from None
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
@@ -124,8 +127,8 @@ def _numbers(table: pl.DataFrame, name: str, path: Path) -> pl.Series:
     column = table[name]
     if column.dtype == pl.String:
         column = column.str.strip_chars()
-    elif column.dtype.is_float():
-        column = column.set(column % 1 != 0, None)
+    elif column.dtype.is_float() or column.dtype.is_decimal():
+        column = column.set(column.cast(pl.Float64) % 1 != 0, None)
     elif not column.dtype.is_integer():
         raise SchemaError(f"{path}: column '{name}' is {column.dtype}; expected whole numbers")
     number = column.cast(pl.Int64, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def library_tasks() -> tuple[str, ...]:
 
 def library() -> dict[str, Task]:
     """name -> task, of all that come with the package."""
+    return dict(_library())
+
+
+@cache
+def _library() -> dict[str, Task]:
     return {name: load_task(name) for name in library_tasks()}
 
 

@@ -22,7 +22,7 @@ from cehrxgpt.errors import refuse_name
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.codes import DataFacts, resolve
 from cehrxgpt.tasks.definition import Task
-from cehrxgpt.tasks.files import library_tasks, load_task
+from cehrxgpt.tasks.files import library, load_task
 from cehrxgpt.tasks.index import history_holds, index_steps, person_facts
 from cehrxgpt.tasks.outcome import days, had_before, is_after, outcome_in_window, with_codes
 
@@ -81,9 +81,11 @@ class Labelled:
 
 
 def question(task: Task) -> str:
-    """Fingerprint of what a task, as it was written, asks of the future: outcome and window, whoever is asked about."""
+    """Fingerprint of what a task, as it was written, asks of the future: outcome and window, whoever is asked about. Which stay it is that closes the
+    window is said by the index."""
     sets = {name: task.concept_sets[name] for way, name in task.uses() if way[0] in ("outcome", "competing")}
-    return fingerprint([task.outcome, task.competing, task.horizon_days, task.gap_days, task.first_onset, task.recurrence, sets])
+    stay = task.index.visit if task.in_stay else ()
+    return fingerprint([task.outcome, task.competing, task.horizon_days, task.gap_days, task.first_onset, task.recurrence, sets, stay])
 
 
 def question_of_file(path: Path) -> tuple[str, str] | None:
@@ -235,14 +237,14 @@ def label(
     """
     refuse_name(events, "events are", "EventDataset")
     task = load_task(task)
-    of_the_library = task.name in library_tasks() and task == load_task(task.name)
     if censoring is not None:
         task = replace(task, censoring=censoring, grace_days=(grace_days or 0) if censoring == "grace_days" else 0)
     ontology, written = events.codes if isinstance(events, EventDataset) else None, task
     task = resolve(task, ontology)
     facts = _facts(events, entries)
     # The library's sets hold codes of many hospitals; who writes one down means each of its codes.
-    absent = [] if of_the_library else facts.partly_absent(written, ontology)
+    of_the_library = [concepts for known in library().values() for concepts in known.concept_sets.values()]
+    absent = facts.partly_absent({name: concepts for name, concepts in written.concept_sets.items() if concepts not in of_the_library}, ontology)
     attrition, labels, subjects = _Attrition(), [pl.DataFrame(schema=LABEL_DTYPES)], 0
     missing = facts.missing(task)
     for frame in _frames(events, split, entries):

@@ -9,7 +9,9 @@ LabelTable, whole but for the task's name.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -19,6 +21,7 @@ from cehrxgpt.tasks.entries import Entries
 from cehrxgpt.tasks.labeler import LABEL_DTYPES
 
 OTHER_VALUES = ("integer_value", "float_value", "categorical_value")
+_FIRST_DAY, _LAST_DAY = ((date(year, month, day) - date(1970, 1, 1)).days for year, month, day in ((1, 1, 1), (9999, 12, 31)))
 _EXPECTED = "labels made by: cehrxgpt label EVENTS --task NAME --out LABELS.parquet, or a MEDS label file or folder"
 
 
@@ -102,14 +105,18 @@ def _typed(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
         raise _other_kind(path, f"column 'subject_id' is {number}; expected whole numbers")
     if not (time == pl.Date or (isinstance(time, pl.Datetime) and time.time_zone is None)):
         raise _other_kind(path, f"column 'prediction_time' is {time}; expected times without a zone")
-    typed = frame.with_columns(pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us")))
     for name in ("subject_id", "prediction_time"):
-        if typed[name].null_count():
-            raise SchemaError(f"{path}: column '{name}' holds {typed[name].null_count()} nulls; none are allowed")
-    beyond = int((~typed["prediction_time"].dt.year().is_between(1, 9999)).sum())
+        if frame[name].null_count():
+            raise SchemaError(f"{path}: column '{name}' holds {frame[name].null_count()} nulls; none are allowed")
+    count = frame["prediction_time"].to_physical()  # days, or parts of a second; a cast of what lies beyond all years would overflow
+    a_day = 1 if time == pl.Date else {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}[cast(pl.Datetime, time).time_unit]
+    beyond = int((~(count // a_day).is_between(_FIRST_DAY, _LAST_DAY)).sum())
     if beyond:
-        raise SchemaError(f"{path}: column 'prediction_time': {beyond} of {typed.height} times lie outside the years 1 to 9999")
-    return typed
+        raise SchemaError(f"{path}: column 'prediction_time': {beyond} of {frame.height} times lie outside the years 1 to 9999")
+    numbers = frame["subject_id"].cast(pl.Int64, strict=False)
+    if numbers.null_count():
+        raise SchemaError(f"{path}: column 'subject_id': {numbers.null_count()} of {frame.height} numbers have more than 64 bits")
+    return frame.with_columns(numbers, pl.col("prediction_time").cast(pl.Datetime("us")))
 
 
 def _completed(frame: pl.DataFrame, path: Path, task: str) -> pl.DataFrame:
