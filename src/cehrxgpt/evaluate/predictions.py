@@ -8,6 +8,7 @@ included; without that, metrics describe the patients who happen to be followed 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,7 @@ GROUP_REPLICATES = 200
 """Resamples for the intervals of a subgroup, where there are many of them."""
 
 _GRID = 50  # times at which curves that do not share a grid are compared
+_Part = TypeVar("_Part")
 _Found = dict[str, tuple[float, float, float]]
 
 
@@ -131,13 +133,16 @@ def _withheld(levels: dict[str, pl.DataFrame]) -> list[str]:
     people = {level: Judged.of(rows, weighted=False).subjects for level, rows in levels.items()}
     withheld = [level for level, counts in people.items() if min(counts) < s.SMALL_CELL]
     rest = sorted((level for level in levels if level not in withheld), key=lambda level: people[level])
-    while rest and withheld and (len(withheld) == 1 or _is_small(pl.concat([levels[level] for level in withheld]))):
-        withheld.append(rest.pop(0))
-    return withheld
+    return _hidden(withheld, rest, lambda those: min(Judged.of(pl.concat([levels[level] for level in those]), weighted=False).subjects))
 
 
-def _is_small(rows: pl.DataFrame) -> bool:
-    return min(Judged.of(rows, weighted=False).subjects) < s.SMALL_CELL
+def _hidden(small: list[_Part], rest: list[_Part], people: Callable[[list[_Part]], float]) -> list[_Part]:
+    """The small parts of what is known whole, and of the `rest`, smallest first, as many as it takes: one part alone, or parts that together have
+    few `people`, would be told by subtraction."""
+    hidden, rest = list(small), list(rest)
+    while rest and hidden and (len(hidden) == 1 or people(hidden) < s.SMALL_CELL):
+        hidden.append(rest.pop(0))
+    return hidden
 
 
 def _rows(
@@ -243,11 +248,8 @@ def calibration_table(
 def _told(curve: list[dict[str, float]]) -> list[dict[str, float | None]]:
     """The bins, without what small ones have observed."""
     order = sorted(range(len(curve)), key=lambda index: curve[index]["subjects"])
-    hidden = {index for index in order if curve[index]["subjects"] < s.SMALL_CELL}
-    for index in order[len(hidden) :]:
-        if not hidden or (len(hidden) > 1 and sum(curve[each]["subjects"] for each in hidden) >= s.SMALL_CELL):
-            break
-        hidden.add(index)
+    small = sum(point["subjects"] < s.SMALL_CELL for point in curve)
+    hidden = _hidden(order[:small], order[small:], lambda those: sum(curve[index]["subjects"] for index in those))
     return [{name: None if index in hidden and name != "predicted" else value for name, value in point.items()} for index, point in enumerate(curve)]
 
 

@@ -29,19 +29,7 @@ from torch import Tensor
 from cehrxgpt.errors import refuse_name
 from cehrxgpt.events import EventDataset
 from cehrxgpt.forecast.cover import Cover, events_of, find_cover
-from cehrxgpt.forecast.rows import (
-    CURVE_TYPES,
-    DEAD,
-    NO_TOKEN,
-    RISK_TYPES,
-    Key,
-    Questions,
-    answer,
-    ask,
-    ends_in_death,
-    refusals,
-    wrong_onset,
-)
+from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
