@@ -16,6 +16,7 @@ from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
 from cehrxgpt.forecast import Journal, forecast, one_pass
 from cehrxgpt.forecast.futures import open_visits
 from cehrxgpt.forecast.rows import refusals
+from cehrxgpt.stages.forecasting import open_journal
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import label, load_task
 from test_evaluate_predictions import labels_frame
@@ -44,8 +45,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     people = pl.DataFrame({"subject_id": [1, 2], "split": ["held_out"] * 2})
     monkeypatch.setattr("cehrxgpt.events.EventDataset", lambda root: SimpleNamespace(root=root, splits=["held_out"], subject_splits=people))
 
-    def drawn(model, dataset, rows, tasks, config, *, pools, **_):
-        journal = Journal(pools, "key")
+    def drawn(model, dataset, rows, tasks, config, *, pools, say=lambda line: None, **_):
+        journal = open_journal(pools, "key", (0, 1), say)
         known = [load_task(one) for one in tasks]
         return forecast(markov(bare_chain(SHARES, 0.1, 0.05)), history(2), rows, known, config, journal=journal), journal
 
@@ -101,6 +102,27 @@ def test_a_run_asks_the_head_beside_the_futures_and_of_the_same_rows(run, tmp_pa
     assert pl.read_parquet(tmp_path / "out" / "toy.parquet")["method"].to_list() == ["monte_carlo"] * 3, "a model without a head is not read"
 
 
+def test_a_head_that_says_the_same_of_everybody_is_told(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that was trained for seconds: its risks look like any others."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "heads.json").write_text('{"time_to_event": {}}')
+    two = pl.read_parquet(tmp_path / "labels.parquet")
+    pl.concat([two.with_columns(pl.col("prediction_time").dt.offset_by(f"{day}d")) for day in range(10)]).write_parquet(tmp_path / "many.parquet")
+    known = head({OUTCOME: [0.002], DEATH: [0.001]})
+    for step, told in ((0.0, "gives all 20 rows the risk"), (0.0002, "the model is hardly trained, or these rows are alike"), (0.01, None)):
+
+        def read(model, dataset, rows, tasks, *_, step=step):
+            found = one_pass(small_model(), history(2), rows, [load_task(one) for one in tasks], head=known)
+            risk = pl.col("predicted_boolean_probability") + step * pl.int_range(pl.len())
+            return replace(found, predictions=found.predictions.with_columns(risk.alias("predicted_boolean_probability")))
+
+        monkeypatch.setattr("cehrxgpt.stages.forecasting._one_pass", read)
+        of_errors, *lines = run(f"{step}.parquet", labels=("many.parquet",), estimator="time_to_event")["notes"]
+        assert of_errors.startswith("std_error is null")
+        assert [told in line for line in lines] == ([True] if told else [])
+        assert run(f"{step}.two.parquet", estimator="time_to_event")["notes"] == [of_errors]  # two rows may well be alike
+
+
 def test_rows_of_strangers_are_told_and_kept(run, tmp_path: Path) -> None:
     """Labels made before the data were read again: those who are there are forecast, and nobody's row is lost."""
     labels = pl.read_parquet(tmp_path / "labels.parquet")
@@ -145,11 +167,13 @@ def test_pools_of_an_interrupted_forecast_stay_and_are_told(run, tmp_path: Path)
 
 
 def test_a_forecast_that_goes_on_says_so(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would otherwise be done in no time, and nobody knew why."""
+    """At its beginning and in what it leaves."""
     monkeypatch.setattr(Journal, "clear", lambda journal: None)  # as where the process ends just before
     assert run("risk.parquet")["notes"] == []
     (tmp_path / "risk.parquet").unlink()
-    (note,) = run("risk.parquet")["notes"]
+    said: list[str] = []
+    (note,) = run("risk.parquet", say=said.append)["notes"]
+    assert said == [f"going on from what was drawn before: 1 pool of futures in {tmp_path / '.risk.parquet.pools'}"]
     assert note == f"went on from what was drawn before: pools of futures in {tmp_path / '.risk.parquet.pools'} (1)"
 
 

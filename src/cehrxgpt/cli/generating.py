@@ -80,6 +80,7 @@ def forecast(
             share=None if share is None else _share(share),
             force=force,
             progress=progress,
+            say=console.say,
         )
     if figures.get("futures") and (removed := figures.get("removed_by_grammar")) is not None:
         console.say(f"probability that the grammar removed: {removed['per_token']:.3%} a token, {removed['worst_future']:.3%} in the worst future")

@@ -139,6 +139,10 @@ class Journal:
         fitting = [size for size in kept if -(-moments // size) >= min(parts, moments)]
         return max(fitting, key=lambda size: (kept[size] * size, size), default=min(most, max(moments // parts, 1)))
 
+    def kept(self) -> int:
+        """Pools of this forecast that are there, whoever drew them."""
+        return sum(1 for file in self._own.glob("pool-*") if _FILE.fullmatch(file.name) is not None)
+
     def mine(self, number: int) -> bool:
         """Is it this process that draws the pool?"""
         return number % self.share[1] == self.share[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.manifest import code_fingerprint, content_fingerprint, versions
 from cehrxgpt.stages.judging import curves_beside
+from cehrxgpt.stages.metric_tables import alike
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, refuse_other_format, silent, write_table
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 _MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
 _COMPLETE = 0.95  # share of answers that are known, below which one is told
+_ROWS_THAT_DIFFER = 20  # so many risks that are all but one are a thing to tell
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
 
@@ -156,10 +158,10 @@ def _forecast(
     pools: Path,
     share: tuple[int, int] = (0, 1),
     progress: Progress,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Forecast, Journal]:
     """The forecast, going on from its own pools of futures in the folder `pools`; and the journal of them."""
     from cehrxgpt.config import to_dict
-    from cehrxgpt.forecast import Journal
     from cehrxgpt.forecast import forecast as run
     from cehrxgpt.model.hub import load_model
     from cehrxgpt.tasks import load_task, resolve_all
@@ -167,8 +169,18 @@ def _forecast(
     loaded = resolve_all(map(load_task, tasks), dataset.codes)
     inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
     key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions(), code_fingerprint()])
-    journal = Journal(pools, key, share)
+    journal = open_journal(pools, key, share, say)
     return run(load_model(model), dataset, rows, loaded, config, journal=journal, progress=progress), journal
+
+
+def open_journal(pools: Path, key: str, share: tuple[int, int], say: Callable[[str], None]) -> Journal:
+    """The journal of the forecast `key` in the folder `pools`; that it goes on is told at once, as it would otherwise be done in no time."""
+    from cehrxgpt.forecast import Journal
+
+    journal = Journal(pools, key, share)
+    if kept := journal.kept():
+        say(f"going on from what was drawn before: {kept:,} {'pool' if kept == 1 else 'pools'} of futures in {pools}")
+    return journal
 
 
 def _one_pass(
@@ -258,6 +270,7 @@ def forecast(
     share: tuple[int, int] | None = None,
     force: bool = False,
     progress: Progress = silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Risks of the label rows' outcomes.
 
@@ -307,9 +320,10 @@ def forecast(
             curves_beside(out).unlink(missing_ok=True)
         if timeline is None and told.summary["predicted"]:
             notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
+        notes += alike(told.predictions, "the model is hardly trained, or these rows are alike", least_rows=_ROWS_THAT_DIFFER)
         return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *_unanswered(told.summary)]}
     pools = pools_folder(out)
-    found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, share=share or (0, 1), progress=progress)
+    found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, share=share or (0, 1), progress=progress, say=say)
     if share is not None:
         return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
     with ExitStack() as outputs:

@@ -38,8 +38,8 @@ def unjudged(metrics: pl.DataFrame) -> list[str]:
     ]
 
 
-def alike(predictions: pl.DataFrame) -> list[str]:
-    """A line for each task and method whose risks hardly differ from row to row: a slope over them is chance."""
+def alike(predictions: pl.DataFrame, remark: str = "the slope of risks so much alike says little", *, least_rows: int = 2) -> list[str]:
+    """A line, with a remark, for each task and method with `least_rows` risks or more that hardly differ: a slope over them is chance."""
     import numpy as np
     import polars as pl
 
@@ -50,11 +50,13 @@ def alike(predictions: pl.DataFrame) -> list[str]:
     for (task, method), rows in known.group_by("task", "method", maintain_order=True):
         risks = rows["predicted_boolean_probability"].to_numpy()
         low, high = np.quantile(risks, _MIDDLE)
+        if len(risks) < least_rows:
+            continue
         name = f"{task}: {method_name(str(method))}"
-        if np.ptp(risks) == 0 and len(risks) > 1:
+        if np.ptp(risks) == 0:
             lines.append(f"{name} gives all {len(risks):,} rows the risk {low:.4f}, which ranks nobody and has no slope")
-        elif np.ptp(risks) > 0 and np.ptp(logit([low, high])) < _LOGIT_ALIKE:
-            lines.append(f"{name}: nine in ten risks lie between {low:.4f} and {high:.4f}; the slope of risks so much alike says little")
+        elif np.ptp(logit([low, high])) < _LOGIT_ALIKE:
+            lines.append(f"{name}: nine in ten risks lie between {low:.4f} and {high:.4f}; {remark}")
     return lines
 
 
