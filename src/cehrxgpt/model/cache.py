@@ -242,11 +242,11 @@ class KVCache:
         assert self.prefix is None, "rows with a past of their own cannot join rows that share"
         start, stop = self.rows, self.rows + len(rows)
         self.reserve(stop, max(self.longest, other.longest))
-        rows = rows.to(self.device)
+        there = rows.to(self.device)
         for mine, theirs in ((self.key_BKSE, other.key_BKSE), (self.value_BKSE, other.value_BKSE)):
             for target, source in zip(mine, theirs, strict=True):
-                target[start:stop, :, : other.longest] = source[rows, :, : other.longest]
-        self._begin_rows(start, other._read[rows.cpu()], other._setting[rows])
+                target[start:stop, :, : other.longest] = source[there, :, : other.longest]
+        self._begin_rows(start, other._read[rows.cpu()], other._setting[there])
 
     def share(self, other: KVCache, rows: Tensor) -> None:
         """Add rows that go on from the other cache's `rows` (int64; a row may stand several times) without copying them for each.
@@ -310,9 +310,9 @@ class KVCache:
         return source, target
 
     def take(self, rows: Tensor) -> KVCache:
-        """A new cache of these rows (int64, in this order; a row may stand several times)."""
+        """A new cache of these rows (int64, in this order; a row may stand several times), to look ahead with: no step of it is captured."""
         store = self.key_BKSE[0]
-        taken = KVCache(self.config, 0, 1, store.dtype, store.device, by_column=self._by_column)
+        taken = KVCache(self.config, 0, 1, store.dtype, store.device, stays=False, by_column=self._by_column)
         taken.reserve(len(rows), self.longest + 1)
         taken.append(self, rows)
         if self.prefix is not None:

@@ -7,6 +7,7 @@ their places.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -27,19 +28,20 @@ class _Captured:
 
 
 class StepGraphs:
-    """The decoder for one new token a row, captured; of one cache at a time. CUDA only."""
+    """The decoder for one new token a row, captured; of one cache at a time, one whose tensors stay (`KVCache.stays`). CUDA only."""
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
+        self._cache: weakref.ref[KVCache] | None = None
         self._layout = -1
         self._captured: dict[tuple[int, int], _Captured] = {}
 
     def __call__(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> Tensor:
         """Read one token a row (`cache.batch_rows()` of them); hidden states [B, 1, D], valid until the next call."""
         layout, rows, attended = cache.prepare(len(token_B1), 1)
-        if layout != self._layout:  # the graphs point at tensors that are no more
+        if layout != self._layout or self._cache is None or self._cache() is not cache:  # the graphs point at tensors of another layout or cache
             self._captured.clear()
-            self._layout = layout
+            self._cache, self._layout = weakref.ref(cache), layout
         held = self._captured.get((rows, attended))
         if held is None:
             held = self._captured[rows, attended] = self._capture(cache, token_B1, age_minutes_B1)

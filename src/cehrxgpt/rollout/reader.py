@@ -63,7 +63,7 @@ class Reader:
         padded = np.zeros((2, places, 1), dtype=np.int64)
         padded[0, :rows, 0], padded[1, :rows, 0] = token_id, age_minutes
         token_B1, age_B1 = self.tensor(padded)
-        if self._graphs is not None:
+        if self._graphs is not None and cache.stays:
             return self._graphs(cache, token_B1, age_B1)[:rows, 0]
         if self._steps is not None:
             return self._steps(token_B1[:, 0], age_B1[:, 0], cache)[:rows]
