@@ -1,6 +1,6 @@
 """Rollouts on a GPU: tokens a second of a model of base size behind long histories, and the share of what memory bandwidth would allow.
 
-    python benchmarks/gpu_rollout.py [--size base|tiny] [--patients 128] [--samples 16] [--history 1000] [--new 128] [--rows 1024]
+    python benchmarks/gpu_rollout.py [--size base|tiny] [--patients 512] [--samples 16] [--history 1000] [--new 128] [--rows 1024]
                                      [--rounds 3] [--device cuda] [--out FILE]
 
 Needs a GPU and only the accelerator side's packages (torch, numpy, pyarrow, safetensors, PyYAML). Random weights and random histories:
@@ -39,7 +39,7 @@ COPIED_BYTES = {"cuda": 4 << 30, "cpu": 1 << 28}
 def synchronise(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def bandwidth(device: torch.device) -> float:
@@ -65,7 +65,7 @@ def step_bytes(config: ModelConfig, weights: int, rows: int, samples: int, histo
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"patients": 128, "samples": 16, "history": 1000, "new": 128, "rows": 1024, "rounds": 3}.items():
+    for name, default in {"patients": 512, "samples": 16, "history": 1000, "new": 128, "rows": 1024, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", default="base", choices=sorted(SIZES))
     parser.add_argument("--device", default="cuda")
@@ -94,12 +94,13 @@ def main() -> None:
     engine(prompts[: max(options.patients // 8, 1)])
     runs = [engine(prompts) for _ in range(options.rounds)]
     rate = float(np.median([tokens for tokens, _ in runs]))
+    memory = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None  # before the copies; graphs' own memory is in it
     speed = bandwidth(device)
     bytes_read = step_bytes(config, weights, options.rows, options.samples, options.history, options.new / 2)
     bound = options.rows * speed / bytes_read
     figures = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "tokens_per_second": round(rate),
         "runs": [round(tokens) for tokens, _ in runs],
         "patients_per_second": round(rate / options.samples / options.new, 2),
@@ -108,7 +109,7 @@ def main() -> None:
         "bytes_per_step": round(bytes_read),
         "bandwidth_bound_tokens_per_second": round(bound),
         "share_of_bandwidth_bound": round(rate / bound, 3),
-        "peak_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None,
+        "peak_memory_gib": None if memory is None else round(memory / 2**30, 2),
         "parameters": weights,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

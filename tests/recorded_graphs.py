@@ -100,7 +100,7 @@ def graphs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> type[RecordedGraph]:
         self._steps, self._graphs = None, StepGraphs(self._decoder)
 
     @contextmanager
-    def recording(graph: RecordedGraph) -> Iterator[None]:
+    def recording(graph: RecordedGraph, pool: Any, stream: Any) -> Iterator[None]:
         with Recording(graph, lambda: {storage(one._read) for one in caches}):
             yield
 
@@ -110,6 +110,7 @@ def graphs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> type[RecordedGraph]:
 
     for name, value in (
         ("Stream", Stream), ("current_stream", Stream), ("stream", lambda stream: nullcontext()), ("CUDAGraph", RecordedGraph), ("graph", recording),
+        ("device", lambda device: nullcontext()), ("graph_pool_handle", object),
     ):  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(KVCache, "__init__", cache)

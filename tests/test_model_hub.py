@@ -11,8 +11,10 @@ from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.hub import load_model, save_model
 from cehrxgpt.model.transformer import Decoder
+from cehrxgpt.stages.loading import load
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.vocabulary import Vocabulary
+from cehrxgpt.train.device import choose_device
 
 
 def make_vocabulary(tokens: int) -> Vocabulary:
@@ -44,6 +46,13 @@ def test_weights_vocabulary_and_population_come_back_as_they_were(saved):
     assert torch.equal(decoder(token, **args), loaded.decoder(token, **args))
     assert all(weight.requires_grad for weight in loaded.decoder.parameters())
     assert load_model(folder, torch.float64).decoder.norm.weight.dtype == torch.float64
+
+
+def test_stages_read_the_model_on_the_device_that_training_takes(saved, monkeypatch):
+    folder, _ = saved
+    assert load(folder).decoder.embedding.weight.device == choose_device("auto")
+    monkeypatch.setattr("cehrxgpt.train.device.choose_device", lambda name: torch.device("meta"))  # a device of another kind that is always there
+    assert {weight.device.type for weight in load(folder).decoder.parameters()} == {"meta"}
 
 
 def trained(**settings):

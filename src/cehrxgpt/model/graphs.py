@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ class StepGraphs:
         self.decoder = decoder
         self._cache: weakref.ref[KVCache] | None = None
         self._layout = -1
+        self._device = decoder.embedding.weight.device
+        self._stream: torch.cuda.Stream | None = None  # one for all captures: libraries keep memory for each stream they meet
+        self._pool: Any = None  # what graphs compute in, shared: one at a time is replayed, and its result is read before the next
         self._captured: dict[tuple[int, int], _Captured] = {}
 
     def __call__(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> Tensor:
@@ -41,10 +45,12 @@ class StepGraphs:
         layout, rows, attended = cache.prepare(len(token_B1), 1)
         if layout != self._layout or self._cache is None or self._cache() is not cache:  # the graphs point at tensors of another layout or cache
             self._captured.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # another one: a pool whose graphs are gone cannot be captured into again
             self._cache, self._layout = weakref.ref(cache), layout
         held = self._captured.get((rows, attended))
         if held is None:
-            held = self._captured[rows, attended] = self._capture(cache, token_B1, age_minutes_B1)
+            with torch.cuda.device(self._device):
+                held = self._captured[rows, attended] = self._capture(cache, token_B1, age_minutes_B1)
         held.token_B1.copy_(token_B1)
         held.age_minutes_B1.copy_(age_minutes_B1)
         held.graph.replay()
@@ -53,7 +59,7 @@ class StepGraphs:
 
     def _capture(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> _Captured:
         token_B1, age_minutes_B1 = token_B1.clone(), age_minutes_B1.clone()
-        stream = torch.cuda.Stream()
+        stream = self._stream = self._stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
@@ -61,7 +67,7 @@ class StepGraphs:
                     self._step(cache, token_B1, age_minutes_B1)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with cache.undone(captured=True), torch.cuda.graph(graph):
+        with cache.undone(captured=True), torch.cuda.graph(graph, pool=self._pool, stream=stream):
             hidden_B1D = self._step(cache, token_B1, age_minutes_B1)
         return _Captured(graph, token_B1, age_minutes_B1, hidden_B1D)
 

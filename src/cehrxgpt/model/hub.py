@@ -101,12 +101,13 @@ def save_model(folder: str | Path, decoder: Decoder, vocabulary: Vocabulary, ext
         _write_json(folder / name, value)
 
 
-def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Loaded:
+def load_model(folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Loaded:
     """Read what `save_model` wrote.
 
     Args:
         folder: of the model.
         dtype: cast the weights; None keeps what was saved.
+        device: where the decoder is to be.
 
     Raises:
         InputError: a file is missing or damaged, or the folder holds another kind of model.
@@ -124,7 +125,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Loaded:
         decoder = Decoder(config)
     _load_weights(decoder, folder / WEIGHTS_FILE, dtype)
     population = read_json(folder / POPULATION_FILE) if (folder / POPULATION_FILE).exists() else None
-    return Loaded(decoder.eval(), vocabulary, config, folder, population)
+    return Loaded(decoder.to(device).eval(), vocabulary, config, folder, population)
 
 
 def _load_weights(decoder: Decoder, path: Path, dtype: torch.dtype | None) -> None:

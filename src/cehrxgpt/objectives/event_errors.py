@@ -97,9 +97,9 @@ def errors_of_batches(
     scores: list[Tensor] = []
     with torch.inference_mode():
         for batch in batches:
-            score, expected = _read(decoder, head, batch, task)
-            scores.append(score)
-            information += expected
+            score, expected = _read(decoder, head, batch.to(head.task.device), task)
+            scores.append(score.cpu())
+            information += expected.cpu()
     score_SCX = torch.cat(scores)
     if owners is not None:
         numbers, owner = np.unique(owners, return_inverse=True)
@@ -115,7 +115,7 @@ def errors_of_batches(
 def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of the batch's segments [S, n, X] and information [n, X, X]; X = F + K."""
     hidden = decoder(batch.token_id, position=batch.position, age_minutes=batch.age_minutes, segment_id=batch.segment_id)
-    targets = head.reader(batch)
+    targets, device = head.reader(batch), hidden.device
     hidden_PD = hidden.flatten(0, 1).index_select(0, targets.place).to(head.task.dtype)
     event_PC = targets.event_days[:, task].double()
     until_PC = event_PC.minimum(targets.end_days[:, None].double())
@@ -123,16 +123,16 @@ def _read(decoder: Decoder, head: TimeToEvent, batch: PackedBatch, task: Tensor)
     low, high = head.edges[:-1].double()[:, None], head.edges[1:].double()[:, None]
     expected_PKC = hazard_PKC * (until_PC[:, None] - low).clamp(min=0).minimum(high - low)
     piece_PC = torch.bucketize(event_PC, head.edges[1:-1].double())  # as the loss has it: what happens at the same hour is in the first piece
-    occurs_PKC = torch.isfinite(event_PC)[:, None] & (piece_PC[:, None] == torch.arange(head.pieces)[:, None])
+    occurs_PKC = torch.isfinite(event_PC)[:, None] & (piece_PC[:, None] == torch.arange(head.pieces, device=device)[:, None])
     features_PKF = head.features(hidden_PD).double()
-    piece_PKK = torch.eye(head.pieces, dtype=torch.float64).expand(len(hidden_PD), -1, -1)
+    piece_PKK = torch.eye(head.pieces, dtype=torch.float64, device=device).expand(len(hidden_PD), -1, -1)
     x_PKX = torch.cat([features_PKF, piece_PKK], dim=2)
     residual_PKC = occurs_PKC.double() - expected_PKC
     # Segments are numbered from 1 in each row, padding is 0.
-    number = batch.segment_id + torch.arange(len(batch.segment_id))[:, None] * (int(batch.segment_id.max()) + 1)
+    number = batch.segment_id + torch.arange(len(batch.segment_id), device=device)[:, None] * (int(batch.segment_id.max()) + 1)
     owner = number.flatten().unique(return_inverse=True)[1]
     real = owner[(batch.segment_id > 0).flatten()].unique()
-    score = torch.zeros(int(owner.max()) + 1, len(task), x_PKX.shape[2], dtype=torch.float64)
+    score = torch.zeros(int(owner.max()) + 1, len(task), x_PKX.shape[2], dtype=torch.float64, device=device)
     for c in range(len(task)):  # one by one: of all at once would be places x tasks x weights
         score[:, c].index_add_(0, owner[targets.place], torch.einsum("pk,pkx->px", residual_PKC[:, :, c], x_PKX))
     x = x_PKX.flatten(0, 1)

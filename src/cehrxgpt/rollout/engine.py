@@ -43,6 +43,7 @@ from cehrxgpt.timeline.vocabulary import Vocabulary
 
 PREFILL_TOKENS = 16_384  # at most so many places, padding included, are read at once
 JOIN_BELOW = 0.75  # new futures join when fewer than this share of `batch_rows` are being written
+MOST_PLACES_AT_ONCE = 512
 SHARE_FROM = 4  # so many samples look at one copy of their prompt; fewer get one each, which is quicker to attend
 FEWEST_ROWS = 32  # futures that are worth a thread of their own
 ATTEMPTS = 1_000  # so many futures that say what is known not to have been, and the next is kept as it is
@@ -205,7 +206,7 @@ class _Engine:
     @torch.inference_mode()
     def _write(self, report: Callable[[], None]) -> None:
         """Write futures of one group after the other until there are no more."""
-        cache = self.reader.cache()
+        cache = self.reader.cache(capacity=self._places_at_once())
         live, room = self._new_rows(np.zeros(0, dtype=np.int64)), sampler.Workspace()
         group, cursor, reported = self._read_next(), 0, 0
         while group is not None or len(live):
@@ -223,6 +224,12 @@ class _Engine:
                 report()
             if group is None and len(live) <= self.batch_rows * JOIN_BELOW:
                 group = self._read_next()  # those that were given up since
+
+    def _places_at_once(self) -> int:
+        """Places to make room for at the start: on a GPU every doubling throws captured steps away. Prompts that are not shared make their own."""
+        if self.reader.device.type == "cpu" or self.samples < SHARE_FROM:
+            return 1
+        return min(int(self.room.max(initial=1)), MOST_PLACES_AT_ONCE)
 
     def _read_next(self) -> Group | None:
         with self.lock:

@@ -24,11 +24,11 @@ def discover(model: Path, events: Path, out: Path, *, like: int, count: int, for
     from cehrxgpt import manifest
     from cehrxgpt.events import EventDataset
     from cehrxgpt.features.neighbours import discover as run
-    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.stages.loading import load
 
     refuse_existing(out, force=force, inputs=[model, events])
     started = time.monotonic()
-    found = run(load_model(model), EventDataset(events), like, count=count, progress=progress)
+    found = run(load(model), EventDataset(events), like, count=count, progress=progress)
     with atomic_path(out, folder=True, force=force) as partial:
         found.subjects.write_parquet(partial / "neighbours.parquet")
         found.shared.write_parquet(partial / "shared_codes.parquet")

@@ -35,7 +35,7 @@ def embed(
     from cehrxgpt.events import EventDataset
     from cehrxgpt.features.embed import EmbedConfig
     from cehrxgpt.features.embed import embed as run
-    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.stages.loading import load
 
     refuse_other_format(out)
     refuse_existing(out, force=force, inputs=[model, events, *labels])
@@ -43,7 +43,7 @@ def embed(
     dataset = EventDataset(events)
     at = pl.concat([read_labels(path).select("subject_id", "prediction_time") for path in labels]).unique(maintain_order=True)
     check_subjects(at, dataset, what=str(labels[0]))
-    vectors = run(load_model(model), dataset, at, config, progress=progress)
+    vectors = run(load(model), dataset, at, config, progress=progress)
     write_table(vectors, out, force=force)
     # A reason's share in brackets is the row's own.
     reasons = vectors.filter(pl.col("note").is_not_null())["note"].str.replace(r" \(.*\)$", "").value_counts(sort=True)

@@ -163,14 +163,15 @@ def _forecast(
     """The forecast, going on from its own pools of futures in the folder `pools`; and the journal of them."""
     from cehrxgpt.config import to_dict
     from cehrxgpt.forecast import forecast as run
-    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.stages.loading import load
     from cehrxgpt.tasks import load_task, resolve_all
 
-    loaded = resolve_all(map(load_task, tasks), dataset.codes)
-    inputs = [content_fingerprint(model), _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
+    loaded, known = resolve_all(map(load_task, tasks), dataset.codes), load(model)
+    device = known.decoder.embedding.weight.device.type  # its float32 is not another's
+    inputs = [content_fingerprint(model), device, _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
     key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions(), code_fingerprint()])
     journal = open_journal(pools, key, share, say)
-    return run(load_model(model), dataset, rows, loaded, config, journal=journal, progress=progress), journal
+    return run(known, dataset, rows, loaded, config, journal=journal, progress=progress), journal
 
 
 def open_journal(pools: Path, key: str, share: tuple[int, int], say: Callable[[str], None]) -> Journal:
@@ -188,12 +189,12 @@ def _one_pass(
 ) -> Any:
     """What the time-to-event head says, with standard errors where there is the store that it was trained on."""
     from cehrxgpt.forecast.hazards import OnePassConfig, asked_events, head_of, one_pass
-    from cehrxgpt.model.hub import load_model
     from cehrxgpt.objectives.event_errors import hazard_errors
+    from cehrxgpt.stages.loading import load
     from cehrxgpt.store.format import TokenStore
     from cehrxgpt.tasks import load_task, resolve_all
 
-    loaded, known = load_model(model), resolve_all(map(load_task, tasks), dataset.codes)
+    loaded, known = load(model), resolve_all(map(load_task, tasks), dataset.codes)
     head, errors = head_of(loaded), None
     if head is not None and timeline is not None:
         store = TokenStore(timeline)

@@ -18,7 +18,7 @@ def synthesize(
     model: Path, out: Path, patients: int, settings: Settings, *, format: str = "omop", force: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
     """Synthetic patients as OMOP CDM tables or as an event data set."""
-    from cehrxgpt.model.hub import load_model
+    from cehrxgpt.stages.loading import load
     from cehrxgpt.synthesis import SynthesisConfig
     from cehrxgpt.synthesis import write_synthetic as run
 
@@ -26,7 +26,7 @@ def synthesize(
     if format not in ("omop", "meds"):
         raise InputError(f"--format: no '{format}'; valid: omop, meds")
     config = from_dict(SynthesisConfig, dict(settings), where="synthesize")
-    return to_dict(run(load_model(model), patients, out, config, format=cast(Literal["omop", "meds"], format), force=force, progress=progress))
+    return to_dict(run(load(model), patients, out, config, format=cast(Literal["omop", "meds"], format), force=force, progress=progress))
 
 
 def synthesize_and_ingest(
