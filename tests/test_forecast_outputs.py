@@ -177,6 +177,15 @@ def test_a_forecast_that_goes_on_says_so(run, tmp_path: Path, monkeypatch: pytes
     assert note == f"went on from what was drawn before: pools of futures in {tmp_path / '.risk.parquet.pools'} (1)"
 
 
+def test_a_share_says_how_the_whole_comes_about(run, tmp_path: Path) -> None:
+    """It has no output of its own, and looks like any other forecast in its figures."""
+    pools, out = tmp_path / ".risk.parquet.pools", tmp_path / "risk.parquet"
+    told = run(out.name, share=(1, 2))
+    assert told["share"] == "2/2"
+    assert told["notes"][0] == f"kept in {pools}: when all 2 shares are drawn, the same command without a share writes {out}"
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("folder", ["risk.parquet", "risk.curves.parquet", ".risk.parquet.pools", "."])
 def test_trajectories_never_replace_another_output(run, tmp_path: Path, folder: str) -> None:
     with pytest.raises((InputError, OutputExistsError)):

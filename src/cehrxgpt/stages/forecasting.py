@@ -326,6 +326,7 @@ def forecast(
     pools = pools_folder(out)
     found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, share=share or (0, 1), progress=progress, say=say)
     if share is not None:
+        notes.append(f"kept in {pools}: when all {share[1]} shares are drawn, the same command without a share writes {out}")
         return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
     with ExitStack() as outputs:
         # All are whole before any appears under its name.
