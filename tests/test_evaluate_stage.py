@@ -92,6 +92,23 @@ def test_risks_that_are_all_but_one_are_said(files):
     assert note.startswith(f"t: zero-shot, Platt gives all {risk.height} rows the risk 0.2")
 
 
+def test_metrics_of_few_events_are_said_to_be(files):
+    """Of one event an AUROC has an interval like any other."""
+    risk, labels = pl.read_parquet(files / "risk.parquet"), pl.read_parquet(files / "t.parquet")
+    mine = risk.filter(pl.col("task") == "t").join(
+        labels.select("subject_id", "prediction_time", known="boolean_value"), on=["subject_id", "prediction_time"]
+    )
+    (files / "risk.curves.parquet").unlink()
+    for positive, negative, which in ((10, 40, "have the outcome"), (40, 1, "do not have the outcome"), (11, 11, None)):
+        rows = pl.concat([mine.filter(pl.col("known")).head(positive), mine.filter(~pl.col("known")).head(negative)])
+        rows.drop("known").write_parquet(files / "risk.parquet")
+        notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet", files / "u.parquet"], None)["notes"]
+        said = [note for note in notes if "fewer than 11 of the judged rows" in note]
+        assert said == (
+            [f"t: fewer than 11 of the judged rows {which}; metrics say little then, and their intervals are too narrow"] if which else []
+        )
+
+
 def test_both_maps_and_other_people(files):
     labels = [files / "t.parquet", files / "u.parquet"]
     figures = stages.evaluate_predictions(files / "risk.parquet", labels, None, recalibrate=str(files / "tuning.parquet"))

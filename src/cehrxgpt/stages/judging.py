@@ -10,7 +10,17 @@ from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, MismatchError
-from cehrxgpt.stages.metric_tables import alike, headline_metrics, headline_rows, metric_figures, metric_tables, rounded, subgroup_tables, unjudged
+from cehrxgpt.stages.metric_tables import (
+    alike,
+    headline_metrics,
+    headline_rows,
+    metric_figures,
+    metric_tables,
+    of_few,
+    rounded,
+    subgroup_tables,
+    unjudged,
+)
 from cehrxgpt.stages.tables import (
     check_subjects,
     label_files,
@@ -91,7 +101,7 @@ def evaluate_predictions(
     everybody = metrics.filter(pl.col("subgroup").is_null())
     return {
         "metrics": metric_figures(everybody),
-        "notes": [*unjudged(judged), *alike(every), *notes, *fitted_on, *undrawn],
+        "notes": [*unjudged(judged), *of_few(every, truth), *alike(every), *notes, *fitted_on, *undrawn],
         "tables": metric_tables(everybody),
         "subgroups": subgroup_tables(metrics),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from cehrxgpt import schema as s
 from cehrxgpt.stages.tables import interval, method_name, number
 
 if TYPE_CHECKING:
@@ -36,6 +37,22 @@ def unjudged(metrics: pl.DataFrame) -> list[str]:
         f"{row['task']}: {method_name(row['method'])} has no row with both a prediction and a known label, and so no metrics"
         for row in bare.iter_rows(named=True)
     ]
+
+
+def of_few(predictions: pl.DataFrame, truth: pl.DataFrame) -> list[str]:
+    """A line for each task where few of the judged rows have the outcome, or few have it not: resamples of so few know nothing of the others."""
+    import polars as pl
+
+    key = ["task", "subject_id", "prediction_time"]
+    told = predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select(key).unique(maintain_order=True)
+    judged = told.join(truth.filter(pl.col("boolean_value").is_not_null()), on=key, maintain_order="left")
+    lines = []
+    for (task,), rows in judged.group_by("task", maintain_order=True):
+        positive = int(rows["boolean_value"].sum())
+        if min(positive, rows.height - positive) < s.SMALL_CELL:
+            which = "have the outcome" if positive <= rows.height - positive else "do not have the outcome"
+            lines.append(f"{task}: fewer than {s.SMALL_CELL} of the judged rows {which}; metrics say little then, and their intervals are too narrow")
+    return lines
 
 
 def alike(predictions: pl.DataFrame, remark: str = "the slope of risks so much alike says little", *, least_rows: int = 2) -> list[str]:
