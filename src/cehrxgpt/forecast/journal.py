@@ -135,13 +135,13 @@ class Journal:
             most: of a pool.
         """
         parts = self.share[1]
-        kept = Counter(int(found[1]) for file in self._own.glob("pool-*") if (found := _FILE.fullmatch(file.name)) is not None)
+        kept = Counter(self._sizes())
         fitting = [size for size in kept if -(-moments // size) >= min(parts, moments)]
         return max(fitting, key=lambda size: (kept[size] * size, size), default=min(most, max(moments // parts, 1)))
 
     def kept(self) -> int:
         """Pools of this forecast that are there, whoever drew them."""
-        return sum(1 for file in self._own.glob("pool-*") if _FILE.fullmatch(file.name) is not None)
+        return len(self._sizes())
 
     def mine(self, number: int) -> bool:
         """Is it this process that draws the pool?"""
@@ -190,6 +190,10 @@ class Journal:
     def others(self) -> int:
         """Bytes that pools of other forecasts with the same output take; they are never used here."""
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and not file.is_relative_to(self._own))
+
+    def _sizes(self) -> list[int]:
+        """Prediction times of each pool that is there."""
+        return [int(found[1]) for file in self._own.glob("pool-*") if (found := _FILE.fullmatch(file.name)) is not None]
 
     @property
     def _own(self) -> Path:

@@ -8,6 +8,7 @@ their places.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class StepGraphs:
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
-        self._cache: weakref.ref[KVCache] | None = None
+        self._cache: Callable[[], KVCache | None] = lambda: None  # a weak reference: the graphs keep no cache alive
         self._layout = -1
         self._device = decoder.embedding.weight.device
         self._stream: torch.cuda.Stream | None = None  # one for all captures: libraries keep memory for each stream they meet
@@ -43,7 +44,7 @@ class StepGraphs:
     def __call__(self, cache: KVCache, token_B1: Tensor, age_minutes_B1: Tensor) -> Tensor:
         """Read one token a row (`cache.batch_rows()` of them); hidden states [B, 1, D], valid until the next call."""
         layout, rows, attended = cache.prepare(len(token_B1), 1)
-        if layout != self._layout or self._cache is None or self._cache() is not cache:  # the graphs point at tensors of another layout or cache
+        if layout != self._layout or self._cache() is not cache:  # the graphs point at tensors of another layout or cache
             self._captured.clear()
             self._pool = torch.cuda.graph_pool_handle()  # another one: a pool whose graphs are gone cannot be captured into again
             self._cache, self._layout = weakref.ref(cache), layout

@@ -66,9 +66,9 @@ def alike(predictions: pl.DataFrame, remark: str = "the slope of risks so much a
     known = predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
     for (task, method), rows in known.group_by("task", "method", maintain_order=True):
         risks = rows["predicted_boolean_probability"].to_numpy()
-        low, high = np.quantile(risks, _MIDDLE)
         if len(risks) < least_rows:
             continue
+        low, high = np.quantile(risks, _MIDDLE)
         name = f"{task}: {method_name(str(method))}"
         if np.ptp(risks) == 0:
             lines.append(f"{name} gives all {len(risks):,} rows the risk {low:.4f}, which ranks nobody and has no slope")
