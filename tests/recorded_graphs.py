@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.graphs import StepGraphs
+from cehrxgpt.rollout.engine import _Engine
 from cehrxgpt.rollout.reader import Reader
 
 
@@ -116,5 +117,6 @@ def graphs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> type[RecordedGraph]:
     monkeypatch.setattr(KVCache, "__init__", cache)
     monkeypatch.setattr(StepGraphs, "_capture", of_cache)
     monkeypatch.setattr(Reader, "__init__", reader)
+    monkeypatch.setattr(_Engine, "_writers", lambda self, futures: 1)  # one batch after the other, as off CPUs
     RecordedGraph.made = RecordedGraph.replays = 0
     return RecordedGraph

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from threading import Barrier, get_ident
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.model.config import ModelConfig
+from cehrxgpt.model.documents import LIKE_LENGTH
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.rollout import Prompt, rollout, sampler
 from cehrxgpt.rollout.engine import _Engine
@@ -371,6 +374,49 @@ def test_threads_write_the_same_futures_and_leave_torch_as_it_was():
     assert done[-1] == len(three) == len(one)
     assert np.array_equal(three.token_id, one.token_id)
     assert np.array_equal(three.stop_reason, one.stop_reason)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_futures_are_taken_in_whole_prompts_of_like_length_as_many_as_there_is_room_for(data):
+    samples, length = data.draw(st.integers(1, 9)), np.array(data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=12)))
+    prompts = [make_prompt("condition/1 " + "condition/2 " * more, subject) for subject, more in enumerate(length)]
+    engine = _Engine(Reader(make_decoder()), VOCABULARY, prompts, samples, 0, 1, 8, None, 1.0, 0)
+    asked = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=samples * len(length), max_size=samples * len(length))))
+    engine.waiting, taken = engine._in_order(asked), []
+    while len(engine.waiting):
+        free = data.draw(st.integers(1, 60))
+        now = engine._take(free)
+        of_last = now // samples == now[-1] // samples
+        assert (~of_last).sum() < free, "a prompt more than there is room for"
+        assert engine.table.length[now // samples].min() * LIKE_LENGTH >= engine.table.length[now[0] // samples]
+        assert not np.isin(engine.waiting // samples, now // samples).any(), "a prompt would be read twice"
+        taken.append(now)
+    assert not len(engine._take(3))
+    everything = np.concatenate(taken) if taken else np.zeros(0, dtype=int)
+    assert sorted(everything) == asked.tolist()
+    assert (np.diff(engine.table.length[everything // samples]) <= 0).all()
+
+
+def test_no_thread_begins_a_second_batch_while_another_has_room(monkeypatch):
+    """Futures for two full batches, all as long as each other, whose prompts are cut into groups of like length that fill neither."""
+    steps: Counter[int] = Counter()
+    step, threads, new, both = _Engine._step, torch.get_num_threads(), 6, Barrier(2)
+
+    def counted(self, *args):
+        if get_ident() not in steps:
+            both.wait(60)  # neither is done before the other begins
+        steps[get_ident()] += 1
+        return step(self, *args)
+
+    monkeypatch.setattr(_Engine, "_step", counted)
+    prompts = [make_prompt("condition/1 " + "condition/2 " * (2 * place), place) for place in range(16)]
+    torch.set_num_threads(2)
+    try:
+        result = rollout(make_decoder(), VOCABULARY, prompts, samples=8, seed=0, max_new_tokens=new, batch_rows=64)
+    finally:
+        torch.set_num_threads(threads)
+    assert max(steps.values()) <= new - 1 + int(result.given_up.sum())
 
 
 # -- the sampler -------------------------------------------------------------------------------------------------------------------

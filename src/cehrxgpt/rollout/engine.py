@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -57,6 +57,10 @@ class Group:
     place: Int  # [F], which of the prompts
     cache: KVCache
     next: Next
+
+    def part(self, futures: slice) -> Group:
+        """Some of the futures, of the same prompts."""
+        return replace(self, rows=self.rows[futures], place=self.place[futures])
 
 
 def rollout(
@@ -159,7 +163,8 @@ class _Engine:
         self.attempt, self.given_up = np.zeros(len(self.keys), dtype=np.int64), np.zeros(len(self.keys), dtype=np.int64)
         self.finished: list[Rows] = []
         self.again: list[Int] = []  # futures that are to be drawn anew
-        self.groups: Iterator[Int] = iter(())
+        self.waiting = np.zeros(0, dtype=np.int64)  # futures that no thread has taken
+        self.begun: list[Group] = []  # read, and without a place for some futures of the last prompt
         self.lock = Lock()
         self.watched: list[Tensor] = []
         self.masked: npt.NDArray[np.bool_] | None = None
@@ -180,7 +185,7 @@ class _Engine:
         # Batches of equal size, rather than full ones and a rest.
         each = -(-len(futures) // writers)
         self.batch_rows = -(-each // -(-each // self.batch_rows)) if each else self.batch_rows
-        self.groups = self._groups(futures)
+        self.waiting = self._in_order(futures)
 
         def report() -> None:
             if progress is not None:
@@ -207,23 +212,26 @@ class _Engine:
     def _write(self, report: Callable[[], None]) -> None:
         """Write futures of one group after the other until there are no more."""
         cache = self.reader.cache(capacity=self._places_at_once())
-        live, room = self._new_rows(np.zeros(0, dtype=np.int64)), sampler.Workspace()
-        group, cursor, reported = self._read_next(), 0, 0
-        while group is not None or len(live):
-            joining = len(live) <= self.batch_rows * JOIN_BELOW
-            while joining and group is not None and len(live) < self.batch_rows:
-                futures = np.arange(cursor, min(cursor + self.batch_rows - len(live), len(group.rows)))
-                live, cursor = self._join(cache, live, group, futures), cursor + len(futures)
-                if cursor == len(group.rows):
-                    group, cursor = self._read_next(), 0
-            if len(live):
-                self._step(cache, live, room)
-                self._leave(cache, live)
+        live, room, reported = self._fill(cache, self._new_rows(np.zeros(0, dtype=np.int64))), sampler.Workspace(), 0
+        while True:
             if len(self.finished) > reported:
                 reported = len(self.finished)
                 report()
-            if group is None and len(live) <= self.batch_rows * JOIN_BELOW:
-                group = self._read_next()  # those that were given up since
+            if not len(live):
+                return
+            self._step(cache, live, room)
+            self._leave(cache, live)
+            if len(live) <= self.batch_rows * JOIN_BELOW:
+                live = self._fill(cache, live)
+
+    def _fill(self, cache: KVCache, live: Rows) -> Rows:
+        """New futures join until the batch is full. No thread reads more than it has room for, or holds back what it has no room for."""
+        while (free := self.batch_rows - len(live)) > 0 and (group := self._next_group(free)) is not None:
+            if len(group.rows) > free:
+                with self.lock:
+                    self.begun.append(group.part(slice(free, None)))
+            live = self._join(cache, live, group.part(slice(free)))
+        return live
 
     def _places_at_once(self) -> int:
         """Places to make room for at the start: on a GPU every doubling throws captured steps away. Prompts that are not shared make their own."""
@@ -231,13 +239,15 @@ class _Engine:
             return 1
         return min(int(self.room.max(initial=1)), MOST_PLACES_AT_ONCE)
 
-    def _read_next(self) -> Group | None:
+    def _next_group(self, free: int) -> Group | None:
+        """Futures that no thread has taken yet, for so many places: those that were given up since are the last; None: there are none."""
         with self.lock:
-            rows = next(self.groups, None)
-            if rows is None and self.again:
-                self.groups, self.again = self._groups(np.concatenate(self.again)), []
-                rows = next(self.groups)
-        return None if rows is None else self._read(rows)
+            if self.begun:
+                return self.begun.pop()
+            if not len(self.waiting) and self.again:
+                self.waiting, self.again = self._in_order(np.concatenate(self.again)), []
+            rows = self._take(free)
+        return self._read(rows) if len(rows) else None
 
     def _start(self) -> Int:
         """Set aside the futures that have nothing to do; returns the others."""
@@ -246,18 +256,22 @@ class _Engine:
         self._finish(rows.take(rows.reason != RUNNING))
         return rows.row[rows.reason == RUNNING]
 
-    def _groups(self, futures: Int) -> Iterator[Int]:
-        """These futures, group by group of prompts of like length, the longest first; prompt by prompt, sample by sample."""
+    def _in_order(self, futures: Int) -> Int:
+        """Prompt by prompt, the longest first; sample by sample."""
         prompt = futures // self.samples
-        futures = futures[np.lexsort((futures, prompt, -self.table.length[prompt]))]
-        first = np.sort(np.unique(futures // self.samples, return_index=True)[1])
-        length, ends = self.table.length[futures[first] // self.samples], np.append(first, len(futures))
-        start, most = 0, -(-self.batch_rows // self.samples)
-        while start < len(first):
-            stop = start + min(most, max(PREFILL_TOKENS // int(length[start]), 1))
-            stop = start + int((length[start:stop] * LIKE_LENGTH >= length[start]).sum())
-            yield futures[ends[start] : ends[stop]]
-            start = stop
+        return futures[np.lexsort((futures, prompt, -self.table.length[prompt]))]
+
+    def _take(self, free: int) -> Int:
+        """The futures of the next prompts: of like length, whole prompts, and no more of them than fill so many places."""
+        futures = self.waiting[: free + self.samples]
+        prompt = futures // self.samples
+        first = np.flatnonzero(np.diff(prompt, prepend=-1))
+        ends, length = np.append(first[1:], len(futures)), self.table.length[prompt[first]]
+        if len(futures):
+            most = min(int(np.searchsorted(ends, free)) + 1, max(PREFILL_TOKENS // int(length[0]), 1))
+            futures = futures[: ends[(length[:most] * LIKE_LENGTH >= length[0]).sum() - 1]]
+        self.waiting = self.waiting[len(futures) :]
+        return futures
 
     def _read(self, rows: Int) -> Group:
         table = self.table
@@ -266,9 +280,9 @@ class _Engine:
         state, goal = table.state(prompts), self.goals.take(prompts)
         return Group(rows, place, cache, self.next_token(hidden, cache, state, goal, waiting(state, goal)))
 
-    def _join(self, cache: KVCache, live: Rows, group: Group, futures: Int) -> Rows:
-        """Begin these futures of a group: their first token is drawn from what the prompt gave."""
-        place, rows = group.place[futures], self._new_rows(group.rows[futures])
+    def _join(self, cache: KVCache, live: Rows, group: Group) -> Rows:
+        """Begin the futures of a group: their first token is drawn from what the prompt gave."""
+        place, rows = group.place, self._new_rows(group.rows)
         self._draw(rows, group.next.take(place))
         running = rows.reason == RUNNING
         self._finish(rows.take(~running))

@@ -72,4 +72,4 @@ class Reader:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Of the next token, [R, V]."""
-        return self._decoder.head(hidden)
+        return self._decoder.head(hidden) if self._steps is None else self._steps.logits(hidden)
