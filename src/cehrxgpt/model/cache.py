@@ -32,10 +32,10 @@ ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens come in multiples of
 PREFIXES = 16  # and prefixes of this, where tensors are to stay
 
 
-def _zeros(like_BKSE: Tensor, rows: int, places: int, by_column: bool) -> Tensor:
-    """Such a tensor of so many rows and places; in memory by place, or column by column."""
+def _room(like_BKSE: Tensor, rows: int, places: int, by_column: bool) -> Tensor:
+    """Such a tensor of so many rows and places, of any content; in memory by place, or column by column."""
     _, K, _, E = like_BKSE.shape
-    return like_BKSE.new_zeros(rows, K, E, places).mT if by_column else like_BKSE.new_zeros(rows, K, places, E)
+    return like_BKSE.new_empty(rows, K, E, places).mT if by_column else like_BKSE.new_empty(rows, K, places, E)
 
 
 def _put(store_BKSE: Tensor, place: Tensor, new_BTKE: Tensor) -> None:
@@ -80,11 +80,11 @@ class KVCache:
         self.device = torch.device(device)
         self.stays = self.device.type != "cpu" if stays is None else stays
         self._step = PLACES[self.device.type]
-        # Zeros and not empty memory: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
+        # Zeros and not any memory, here and in `reserve`: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
         B, K, S, E = rows, config.kv_heads, round_up(max(capacity, 1), self._step), config.head_width
         self._by_column = self.device.type == "cpu" and dtype.itemsize == 2 if by_column is None else by_column
         self.key_BKSE = [torch.zeros(B, K, S, E, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.value_BKSE = [_zeros(key, B, S, self._by_column) for key in self.key_BKSE]
+        self.value_BKSE = [_room(key, B, S, self._by_column).zero_() for key in self.key_BKSE]
         self._read = torch.zeros(rows, dtype=torch.int64)  # tokens read, on the CPU
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device, ...
         self._alive = torch.ones(rows, dtype=torch.int64, device=device)  # ... where rows that are nobody's do not grow
@@ -229,8 +229,10 @@ class KVCache:
         kept = min(self.longest, to_places)
         for stores in (self.key_BKSE, self.value_BKSE):
             for layer, old in enumerate(stores):
-                stores[layer] = _zeros(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
-                stores[layer][: self.rows, :, :kept] = old[: self.rows, :, :kept]
+                new = stores[layer] = _room(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
+                new[: self.rows, :, :kept] = old[: self.rows, :, :kept]
+                new[: self.rows, :, kept:] = 0.0
+                new[self.rows :] = 0.0
         for name in ("_read", "_lengths", "_alive", "_setting"):
             old = getattr(self, name)
             new = old.new_zeros(to_rows)
