@@ -120,6 +120,14 @@ def test_in_16_bits_it_is_no_further_from_the_truth_than_the_decoder(rotary, hea
     assert off[1] < 1.25 * off[0]
 
 
+def test_what_scores_are_scaled_by_is_not_rounded_to_16_bits():
+    decoder = make().to(torch.bfloat16)
+    E, attention = decoder.config.head_width, decoder.blocks[0].attention
+    scale = arranged(decoder, torch.bfloat16).layers[0].qk_norm_HE
+    expected = torch.cat([attention.query_norm.weight.double().expand(4, E) / (E**0.5 * np.log(2)), attention.key_norm.weight.double().expand(2, E)])
+    torch.testing.assert_close(scale.double(), expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(("rotary", "heads", "kv_heads"), ROTARY_AND_HEADS)
 @pytest.mark.parametrize(("tie", "head_bias"), list(itertools.product([True, False], repeat=2)))
 def test_futures_are_those_of_the_decoder(rotary, heads, kv_heads, tie, head_bias, monkeypatch, calls):
@@ -189,7 +197,21 @@ def with_another_forward(decoder: Decoder) -> None:
     decoder.norm.forward = lambda x: forward(x) * 0.5
 
 
-CHANGES = [with_low_rank, with_another_class, with_another_linear, with_parametrized_weight, with_hook, with_hook_before, with_another_forward]
+def with_another_head(decoder: Decoder) -> None:
+    head = decoder.head
+    decoder.head = lambda hidden, token_id=None: head(hidden, token_id) * 0.5
+
+
+CHANGES = [
+    with_low_rank,
+    with_another_class,
+    with_another_linear,
+    with_parametrized_weight,
+    with_hook,
+    with_hook_before,
+    with_another_forward,
+    with_another_head,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
+from cehrxgpt.model import cache
+from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.documents import LIKE_LENGTH
 from cehrxgpt.model.transformer import Decoder
@@ -376,47 +378,101 @@ def test_threads_write_the_same_futures_and_leave_torch_as_it_was():
     assert np.array_equal(three.stop_reason, one.stop_reason)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_futures_are_taken_in_whole_prompts_of_like_length_as_many_as_there_is_room_for(data):
-    samples, length = data.draw(st.integers(1, 9)), np.array(data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=12)))
-    prompts = [make_prompt("condition/1 " + "condition/2 " * more, subject) for subject, more in enumerate(length)]
+    samples, more = data.draw(st.integers(1, 9)), np.array(data.draw(st.lists(st.integers(1, 38), min_size=1, max_size=12)))
+    prompts = [make_prompt("condition/1 " + "condition/2 " * count, subject) for subject, count in enumerate(more)]
     engine = _Engine(Reader(make_decoder()), VOCABULARY, prompts, samples, 0, 1, 8, None, 1.0, 0)
-    asked = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=samples * len(length), max_size=samples * len(length))))
-    engine.waiting, taken = engine._in_order(asked), []
-    while len(engine.waiting):
-        free = data.draw(st.integers(1, 60))
-        now = engine._take(free)
-        of_last = now // samples == now[-1] // samples
-        assert (~of_last).sum() < free, "a prompt more than there is room for"
-        assert engine.table.length[now // samples].min() * LIKE_LENGTH >= engine.table.length[now[0] // samples]
-        assert not np.isin(engine.waiting // samples, now // samples).any(), "a prompt would be read twice"
-        taken.append(now)
-    assert not len(engine._take(3))
-    everything = np.concatenate(taken) if taken else np.zeros(0, dtype=int)
-    assert sorted(everything) == asked.tolist()
-    assert (np.diff(engine.table.length[everything // samples]) <= 0).all()
+    asked = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=samples * len(more), max_size=samples * len(more))))
+    engine.untaken = engine._in_order(asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cehrxgpt.rollout.engine.PREFILL_TOKENS", 100)
+        while len(engine.untaken):
+            free, divide = data.draw(st.integers(1, 60)), data.draw(st.booleans())
+            first = engine.untaken[engine.untaken // samples == engine.untaken[0] // samples]
+            now = engine._take(free, divide=divide)
+            assert len(now) <= free
+            if len(first) > free:
+                assert now.tolist() == first[: free if divide else 0].tolist(), "of a prompt that has no room a part, or nothing"
+                continue
+            length = engine.table.length[now // samples]
+            assert length.min() * LIKE_LENGTH >= length[0]
+            assert len(np.unique(now // samples)) * length[0] <= max(100, length[0])
+            assert not np.isin(engine.untaken // samples, now // samples).any(), "a prompt would be read twice"
+        assert not len(engine._take(3, divide=True))
 
 
-def test_no_thread_begins_a_second_batch_while_another_has_room(monkeypatch):
-    """Futures for two full batches, all as long as each other, whose prompts are cut into groups of like length that fill neither."""
+def test_every_future_is_taken_once_the_longest_prompts_first():
+    prompts = [make_prompt("condition/1 " + "condition/2 " * (7 * subject % 30), subject) for subject in range(9)]
+    engine = _Engine(Reader(make_decoder()), VOCABULARY, prompts, 5, 0, 1, 8, None, 1.0, 0)
+    engine.untaken, taken = engine._in_order(np.arange(45)), []
+    while len(now := engine._take(7, divide=len(taken) % 2 == 0)):
+        taken += now.tolist()
+    assert sorted(taken) == list(range(45))
+    assert (np.diff(engine.table.length[np.array(taken) // 5]) <= 0).all()
+
+
+@pytest.mark.parametrize(("prompts", "samples", "threads", "rows"), [(16, 8, 2, 64), (1, 128, 2, 64), (3, 64, 3, 64), (3, 43, 2, 200)])
+def test_no_thread_begins_a_second_batch_while_another_has_room(prompts, samples, threads, rows, monkeypatch):
+    """Futures for a full batch each, all as long as each other, of prompts that in groups of like length fill none."""
     steps: Counter[int] = Counter()
-    step, threads, new, both = _Engine._step, torch.get_num_threads(), 6, Barrier(2)
+    step, before, new, all_of_them = _Engine._step, torch.get_num_threads(), 6, Barrier(threads)
 
     def counted(self, *args):
         if get_ident() not in steps:
-            both.wait(60)  # neither is done before the other begins
+            all_of_them.wait(60)  # none is done before the others begin
         steps[get_ident()] += 1
         return step(self, *args)
 
     monkeypatch.setattr(_Engine, "_step", counted)
-    prompts = [make_prompt("condition/1 " + "condition/2 " * (2 * place), place) for place in range(16)]
+    asked = [make_prompt("condition/1 " + "condition/2 " * (2 * place), place) for place in range(prompts)]
+    torch.set_num_threads(threads)
+    try:
+        result = rollout(make_decoder(), VOCABULARY, asked, samples=samples, seed=0, max_new_tokens=new, batch_rows=rows)
+    finally:
+        torch.set_num_threads(before)
+    assert not result.given_up.any()
+    assert max(steps.values()) <= new - 1
+
+
+def test_an_error_in_one_thread_ends_the_rollout(monkeypatch):
+    read, calls = Reader.read, []
+
+    def fails(self, *args):
+        calls.append(get_ident())
+        if len(calls) == 3:
+            raise OSError("this one")
+        return read(self, *args)
+
+    monkeypatch.setattr(Reader, "read", fails)
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        result = rollout(make_decoder(), VOCABULARY, prompts, samples=8, seed=0, max_new_tokens=new, batch_rows=64)
+        with pytest.raises(OSError, match="this one"):
+            rollout(make_decoder(), VOCABULARY, PROMPTS, samples=8, seed=0, max_new_tokens=6, batch_rows=16)
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    assert max(steps.values()) <= new - 1 + int(result.given_up.sum())
+
+
+def test_futures_that_end_with_their_first_token_leave_a_batch_empty_and_the_next_is_begun(monkeypatch):
+    begin = KVCache.__init__
+    whole = rollout(make_decoder(), VOCABULARY, PROMPTS, samples=5, seed=4, max_new_tokens=1)
+    monkeypatch.setattr(KVCache, "__init__", lambda self, *args, **options: begin(self, *args, **({"stays": True, "by_column": False} | options)))
+    staying = rollout(make_decoder(), VOCABULARY, PROMPTS, samples=5, seed=4, max_new_tokens=1, batch_rows=20)
+    assert np.array_equal(staying.token_id, whole.token_id)
+
+
+@pytest.mark.parametrize("samples", [2, 6])
+def test_memory_of_any_content_is_never_seen(samples, monkeypatch):
+    """The cache asks for room without filling all of it at once."""
+    options = {"samples": samples, "seed": 4, "max_new_tokens": 24, "batch_rows": 17}
+    expected, room = rollout(make_decoder(), VOCABULARY, PROMPTS, **options), cache._any_memory
+    monkeypatch.setattr(cache, "_any_memory", lambda *args: room(*args).fill_(float("nan")))
+    found = rollout(make_decoder(), VOCABULARY, PROMPTS, **options)
+    assert np.array_equal(found.token_id, expected.token_id)
+    np.testing.assert_allclose(found.log_probability, expected.log_probability, atol=1e-9)
 
 
 # -- the sampler -------------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,41 @@ def test_captured_steps_write_the_same_futures(samples: int, rows: int, request:
     np.testing.assert_allclose(captured.log_probability, plain.log_probability, atol=1e-9)
 
 
+@pytest.mark.parametrize("works", [0, 1, 3])
+def test_where_a_capture_is_refused_the_same_futures_are_written_step_by_step(works: int, request: pytest.FixtureRequest, monkeypatch) -> None:
+    """The first capture, or a later one, in the middle of what is being recorded."""
+    plain = written(6, 200)
+    graphs = request.getfixturevalue("graphs_on_a_cpu")
+    step, told_no = StepGraphs._step, False
+
+    def refused(self: StepGraphs, *args: object) -> torch.Tensor:
+        nonlocal told_no
+        hidden = step(self, *args)
+        if graphs.made > works and not told_no:  # the passes before a capture are taken before its graph is made
+            told_no = True
+            raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be reported later")
+        return hidden
+
+    monkeypatch.setattr(StepGraphs, "_step", refused)
+    with pytest.warns(RuntimeWarning, match="not captured.*no others: operation not permitted when stream is capturing$") as told:
+        found = written(6, 200)
+    assert len(told) == 1
+    assert graphs.made == works + 1
+    assert found.token_id.tolist() == plain.token_id.tolist()
+    np.testing.assert_allclose(found.log_probability, plain.log_probability, atol=1e-9)
+
+
+def test_an_error_of_the_model_is_no_refusal(request: pytest.FixtureRequest, monkeypatch) -> None:
+    request.getfixturevalue("graphs_on_a_cpu")
+
+    def breaks(self: StepGraphs, *args: object) -> torch.Tensor:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(StepGraphs, "_step", breaks)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        written(6, 200)
+
+
 class OneDevice(TorchDispatchMode):
     """Refuses operations on tensors of several devices; numbers on the processor go along as arguments."""
 

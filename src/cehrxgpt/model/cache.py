@@ -32,7 +32,7 @@ ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens come in multiples of
 PREFIXES = 16  # and prefixes of this, where tensors are to stay
 
 
-def _room(like_BKSE: Tensor, rows: int, places: int, by_column: bool) -> Tensor:
+def _any_memory(like_BKSE: Tensor, rows: int, places: int, by_column: bool) -> Tensor:
     """Such a tensor of so many rows and places, of any content; in memory by place, or column by column."""
     _, K, _, E = like_BKSE.shape
     return like_BKSE.new_empty(rows, K, E, places).mT if by_column else like_BKSE.new_empty(rows, K, places, E)
@@ -84,7 +84,7 @@ class KVCache:
         B, K, S, E = rows, config.kv_heads, round_up(max(capacity, 1), self._step), config.head_width
         self._by_column = self.device.type == "cpu" and dtype.itemsize == 2 if by_column is None else by_column
         self.key_BKSE = [torch.zeros(B, K, S, E, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.value_BKSE = [_room(key, B, S, self._by_column).zero_() for key in self.key_BKSE]
+        self.value_BKSE = [_any_memory(key, B, S, self._by_column).zero_() for key in self.key_BKSE]
         self._read = torch.zeros(rows, dtype=torch.int64)  # tokens read, on the CPU
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # the same on the device, ...
         self._alive = torch.ones(rows, dtype=torch.int64, device=device)  # ... where rows that are nobody's do not grow
@@ -202,12 +202,14 @@ class KVCache:
     def undone(self, *, captured: bool = False) -> Iterator[None]:
         """What is read inside is forgotten afterwards (its places are written over); with `captured` the device has done nothing of it."""
         read, lengths, setting = self._read.clone(), self._lengths.clone(), self._setting.clone()
-        yield
-        self._read.copy_(read)
-        if not captured:
-            self._lengths.copy_(lengths)
-            self._setting.copy_(setting)
-        self._measure()
+        try:
+            yield
+        finally:
+            self._read.copy_(read)
+            if not captured:
+                self._lengths.copy_(lengths)
+                self._setting.copy_(setting)
+            self._measure()
 
     def _measure(self) -> None:
         self.longest = int(self._read[: self.rows].max()) if self.rows else 0
@@ -229,7 +231,7 @@ class KVCache:
         kept = min(self.longest, to_places)
         for stores in (self.key_BKSE, self.value_BKSE):
             for layer, old in enumerate(stores):
-                new = stores[layer] = _room(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
+                new = stores[layer] = _any_memory(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
                 new[: self.rows, :, :kept] = old[: self.rows, :, :kept]
                 new[: self.rows, :, kept:] = 0.0
                 new[self.rows :] = 0.0

@@ -50,7 +50,7 @@ def arranged(decoder: nn.Module, dtype: torch.dtype) -> Steps | None:
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module computes what its class says and nothing else."""
     hooked = module._forward_hooks or module._forward_pre_hooks
-    return type(module) in OWN_MODULES and not hooked and "forward" not in vars(module)
+    return type(module) in OWN_MODULES and not hooked and not {"forward", "head"} & set(vars(module))
 
 
 @torch.no_grad()
@@ -82,11 +82,12 @@ class _Layer:
         E = attention.head_width
         query, key = attention.query_norm.weight.expand(attention.heads, E), attention.key_norm.weight.expand(attention.kv_heads, E)
         output = attention.output.weight.to(dtype).t()
+        wide = wide_dtype(output)
         # Two products: of one, the gate would be half of each row, and on such SiLU takes twice as long.
         gate, up = _folded(feedforward.gate_up.weight, block.feedforward_norm, dtype).chunk(2, dim=1)
         return cls(
             query_key_value=_folded(attention.query_key_value.weight, block.attention_norm, dtype),
-            qk_norm_HE=torch.cat([query * (E**-0.5 * LOG2_E), key]).to(wide_dtype(output)),
+            qk_norm_HE=torch.cat([query.to(wide) * (E**-0.5 * LOG2_E), key.to(wide)]),
             output=output,
             gate=gate,
             up=up,
@@ -153,6 +154,7 @@ class Steps:
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Of the next token, [R, V]."""
+        assert not torch.is_grad_enabled(), "single tokens are read without gradients"
         if hidden_RD.dtype.itemsize == 2:
             return F.linear(hidden_RD, self.head_VD, self.head_bias_V)
         # Rows that begin at whole lines of memory: with 2,515 tokens the product takes three quarters of the time.

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -57,10 +57,6 @@ class Group:
     place: Int  # [F], which of the prompts
     cache: KVCache
     next: Next
-
-    def part(self, futures: slice) -> Group:
-        """Some of the futures, of the same prompts."""
-        return replace(self, rows=self.rows[futures], place=self.place[futures])
 
 
 def rollout(
@@ -163,8 +159,7 @@ class _Engine:
         self.attempt, self.given_up = np.zeros(len(self.keys), dtype=np.int64), np.zeros(len(self.keys), dtype=np.int64)
         self.finished: list[Rows] = []
         self.again: list[Int] = []  # futures that are to be drawn anew
-        self.waiting = np.zeros(0, dtype=np.int64)  # futures that no thread has taken
-        self.begun: list[Group] = []  # read, and without a place for some futures of the last prompt
+        self.untaken = np.zeros(0, dtype=np.int64)  # futures that no thread writes yet
         self.lock = Lock()
         self.watched: list[Tensor] = []
         self.masked: npt.NDArray[np.bool_] | None = None
@@ -185,7 +180,7 @@ class _Engine:
         # Batches of equal size, rather than full ones and a rest.
         each = -(-len(futures) // writers)
         self.batch_rows = -(-each // -(-each // self.batch_rows)) if each else self.batch_rows
-        self.waiting = self._in_order(futures)
+        self.untaken = self._in_order(futures)
 
         def report() -> None:
             if progress is not None:
@@ -210,7 +205,7 @@ class _Engine:
 
     @torch.inference_mode()
     def _write(self, report: Callable[[], None]) -> None:
-        """Write futures of one group after the other until there are no more."""
+        """Write futures until there are no more to take."""
         cache = self.reader.cache(capacity=self._places_at_once())
         live, room, reported = self._fill(cache, self._new_rows(np.zeros(0, dtype=np.int64))), sampler.Workspace(), 0
         while True:
@@ -225,12 +220,12 @@ class _Engine:
                 live = self._fill(cache, live)
 
     def _fill(self, cache: KVCache, live: Rows) -> Rows:
-        """New futures join until the batch is full. No thread reads more than it has room for, or holds back what it has no room for."""
-        while (free := self.batch_rows - len(live)) > 0 and (group := self._next_group(free)) is not None:
-            if len(group.rows) > free:
-                with self.lock:
-                    self.begun.append(group.part(slice(free, None)))
-            live = self._join(cache, live, group.part(slice(free)))
+        """New futures join until the batch is full, or until the places that are left are too few for a prompt and too few to matter."""
+        while (free := self.batch_rows - len(live)) > 0:
+            futures = self._take(free, divide=len(live) <= self.batch_rows * JOIN_BELOW)
+            if not len(futures):
+                break
+            live = self._join(cache, live, self._read(futures))
         return live
 
     def _places_at_once(self) -> int:
@@ -238,16 +233,6 @@ class _Engine:
         if self.reader.device.type == "cpu" or self.samples < SHARE_FROM:
             return 1
         return min(int(self.room.max(initial=1)), MOST_PLACES_AT_ONCE)
-
-    def _next_group(self, free: int) -> Group | None:
-        """Futures that no thread has taken yet, for so many places: those that were given up since are the last; None: there are none."""
-        with self.lock:
-            if self.begun:
-                return self.begun.pop()
-            if not len(self.waiting) and self.again:
-                self.waiting, self.again = self._in_order(np.concatenate(self.again)), []
-            rows = self._take(free)
-        return self._read(rows) if len(rows) else None
 
     def _start(self) -> Int:
         """Set aside the futures that have nothing to do; returns the others."""
@@ -261,17 +246,25 @@ class _Engine:
         prompt = futures // self.samples
         return futures[np.lexsort((futures, prompt, -self.table.length[prompt]))]
 
-    def _take(self, free: int) -> Int:
-        """The futures of the next prompts: of like length, whole prompts, and no more of them than fill so many places."""
-        futures = self.waiting[: free + self.samples]
-        prompt = futures // self.samples
-        first = np.flatnonzero(np.diff(prompt, prepend=-1))
-        ends, length = np.append(first[1:], len(futures)), self.table.length[prompt[first]]
-        if len(futures):
-            most = min(int(np.searchsorted(ends, free)) + 1, max(PREFILL_TOKENS // int(length[0]), 1))
-            futures = futures[: ends[(length[:most] * LIKE_LENGTH >= length[0]).sum() - 1]]
-        self.waiting = self.waiting[len(futures) :]
-        return futures
+    def _take(self, free: int, *, divide: bool) -> Int:
+        """The futures of the next prompts, of like length: whole prompts, or (`divide`) what there is room for of one, to be read again for the rest.
+
+        No thread takes more than it has room for, and futures that were given up since are the last.
+        """
+        with self.lock:
+            if not len(self.untaken) and self.again:
+                self.untaken, self.again = self._in_order(np.concatenate(self.again)), []
+            prompt = self.untaken[: free + 1] // self.samples  # one more shows whether the last prompt ends there
+            ends = np.flatnonzero(np.diff(prompt)) + 1
+            if 0 < len(self.untaken) <= free:
+                ends = np.append(ends, len(self.untaken))
+            stop = min(free, len(self.untaken)) if divide else 0
+            if len(ends):
+                length = self.table.length[prompt[ends - 1]]
+                most = max(PREFILL_TOKENS // int(length[0]), 1)
+                stop = int(ends[:most][length[:most] * LIKE_LENGTH >= length[0]][-1])
+            taken, self.untaken = self.untaken[:stop], self.untaken[stop:]
+        return taken
 
     def _read(self, rows: Int) -> Group:
         table = self.table
@@ -286,6 +279,8 @@ class _Engine:
         self._draw(rows, group.next.take(place))
         running = rows.reason == RUNNING
         self._finish(rows.take(~running))
+        if not running.any():
+            return live
         (cache.append if self.samples < SHARE_FROM else cache.share)(group.cache, torch.from_numpy(place[running]))
         return live.append(rows.take(running))
 
