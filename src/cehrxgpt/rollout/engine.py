@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -57,6 +57,14 @@ class Group:
     place: Int  # [F], which of the prompts
     cache: KVCache
     next: Next
+
+
+@dataclass
+class Share:
+    """The futures that one thread writes: those it has not begun, and those that were given up since, to be drawn anew."""
+
+    untaken: Int
+    again: list[Int] = field(default_factory=list)
 
 
 def rollout(
@@ -158,8 +166,6 @@ class _Engine:
         self.keys = sampler.keys(seed, np.repeat(self.subject_id, samples), times, np.tile(self.sample_id, len(prompts)))
         self.attempt, self.given_up = np.zeros(len(self.keys), dtype=np.int64), np.zeros(len(self.keys), dtype=np.int64)
         self.finished: list[Rows] = []
-        self.again: list[Int] = []  # futures that are to be drawn anew
-        self.untaken = np.zeros(0, dtype=np.int64)  # futures that no thread writes yet
         self.lock = Lock()
         self.watched: list[Tensor] = []
         self.masked: npt.NDArray[np.bool_] | None = None
@@ -176,22 +182,21 @@ class _Engine:
     def run(self, progress: Callable[[int, int], None] | None) -> Rollouts:
         """Write every future."""
         futures = self._start()
-        writers = self._writers(len(futures))
+        shares = self._shares(futures, self._writers(len(futures)))
         # Batches of equal size, rather than full ones and a rest.
-        each = -(-len(futures) // writers)
+        each = len(shares[0].untaken)
         self.batch_rows = -(-each // -(-each // self.batch_rows)) if each else self.batch_rows
-        self.untaken = self._in_order(futures)
 
         def report() -> None:
             if progress is not None:
                 with self.lock:
                     progress(sum(len(rows) for rows in self.finished), len(self.keys))
 
-        if writers == 1:
-            self._write(report)
+        if len(shares) == 1:
+            self._write(shares[0], report)
         else:
-            with _one_thread_each(), ThreadPoolExecutor(writers) as pool:
-                for written in [pool.submit(self._write, report) for _ in range(writers)]:
+            with _one_thread_each(), ThreadPoolExecutor(len(shares)) as pool:
+                for written in [pool.submit(self._write, share, report) for share in shares]:
                     written.result()
         return self._result()
 
@@ -203,11 +208,21 @@ class _Engine:
         """
         return max(min(torch.get_num_threads(), futures // FEWEST_ROWS), 1) if self.reader.device.type == "cpu" else 1
 
+    def _shares(self, futures: Int, writers: int) -> list[Share]:
+        """These futures in as many equal parts, each of prompts of all lengths. Who writes what is settled here and not by which thread is free
+        first, so that the same call on the same machine gives the same bits: sums round differently with what else is in a batch.
+        """
+        futures = self._in_order(futures)
+        prompt = futures // self.samples
+        run = np.cumsum(np.diff(prompt, prepend=prompt[:1]) != 0)  # of each future's prompt, the longest is 0
+        dealt = futures[np.argsort(run % writers, kind="stable")]
+        return [Share(self._in_order(part)) for part in np.array_split(dealt, writers)]
+
     @torch.inference_mode()
-    def _write(self, report: Callable[[], None]) -> None:
-        """Write futures until there are no more to take."""
+    def _write(self, share: Share, report: Callable[[], None]) -> None:
+        """Write the futures of a share."""
         cache = self.reader.cache(capacity=self._places_at_once())
-        live, room, reported = self._fill(cache, self._new_rows(np.zeros(0, dtype=np.int64))), sampler.Workspace(), 0
+        live, room, reported = self._fill(cache, self._new_rows(np.zeros(0, dtype=np.int64)), share), sampler.Workspace(), 0
         while True:
             if len(self.finished) > reported:
                 reported = len(self.finished)
@@ -215,17 +230,17 @@ class _Engine:
             if not len(live):
                 return
             self._step(cache, live, room)
-            self._leave(cache, live)
+            self._leave(cache, live, share)
             if len(live) <= self.batch_rows * JOIN_BELOW:
-                live = self._fill(cache, live)
+                live = self._fill(cache, live, share)
 
-    def _fill(self, cache: KVCache, live: Rows) -> Rows:
+    def _fill(self, cache: KVCache, live: Rows, share: Share) -> Rows:
         """New futures join until the batch is full, or until the places that are left are too few for a prompt and too few to matter."""
         while (free := self.batch_rows - len(live)) > 0:
-            futures = self._take(free, divide=len(live) <= self.batch_rows * JOIN_BELOW)
+            futures = self._take(share, free, divide=len(live) <= self.batch_rows * JOIN_BELOW)
             if not len(futures):
                 break
-            live = self._join(cache, live, self._read(futures))
+            live = self._join(cache, live, self._read(futures), share)
         return live
 
     def _places_at_once(self) -> int:
@@ -238,7 +253,9 @@ class _Engine:
         """Set aside the futures that have nothing to do; returns the others."""
         rows = self._new_rows(np.arange(len(self.keys)), width=0)
         self.writer.start(rows)
-        self._finish(rows.take(rows.reason != RUNNING))
+        done = rows.take(rows.reason != RUNNING)
+        if len(done):
+            self.finished.append(done.narrowed())
         return rows.row[rows.reason == RUNNING]
 
     def _in_order(self, futures: Int) -> Int:
@@ -246,24 +263,23 @@ class _Engine:
         prompt = futures // self.samples
         return futures[np.lexsort((futures, prompt, -self.table.length[prompt]))]
 
-    def _take(self, free: int, *, divide: bool) -> Int:
+    def _take(self, share: Share, free: int, *, divide: bool) -> Int:
         """The futures of the next prompts, of like length: whole prompts, or (`divide`) what there is room for of one, to be read again for the rest.
 
-        No thread takes more than it has room for, and futures that were given up since are the last.
+        Futures that were given up since are the last.
         """
-        with self.lock:
-            if not len(self.untaken) and self.again:
-                self.untaken, self.again = self._in_order(np.concatenate(self.again)), []
-            prompt = self.untaken[: free + 1] // self.samples  # one more shows whether the last prompt ends there
-            ends = np.flatnonzero(np.diff(prompt)) + 1
-            if 0 < len(self.untaken) <= free:
-                ends = np.append(ends, len(self.untaken))
-            stop = min(free, len(self.untaken)) if divide else 0
-            if len(ends):
-                length = self.table.length[prompt[ends - 1]]
-                most = max(PREFILL_TOKENS // int(length[0]), 1)
-                stop = int(ends[:most][length[:most] * LIKE_LENGTH >= length[0]][-1])
-            taken, self.untaken = self.untaken[:stop], self.untaken[stop:]
+        if not len(share.untaken) and share.again:
+            share.untaken, share.again = self._in_order(np.concatenate(share.again)), []
+        prompt = share.untaken[: free + 1] // self.samples  # one more shows whether the last prompt ends there
+        ends = np.flatnonzero(np.diff(prompt)) + 1
+        if 0 < len(share.untaken) <= free:
+            ends = np.append(ends, len(share.untaken))
+        stop = min(free, len(share.untaken)) if divide else 0
+        if len(ends):
+            length = self.table.length[prompt[ends - 1]]
+            most = max(PREFILL_TOKENS // int(length[0]), 1)
+            stop = int(ends[:most][length[:most] * LIKE_LENGTH >= length[0]][-1])
+        taken, share.untaken = share.untaken[:stop], share.untaken[stop:]
         return taken
 
     def _read(self, rows: Int) -> Group:
@@ -273,12 +289,12 @@ class _Engine:
         state, goal = table.state(prompts), self.goals.take(prompts)
         return Group(rows, place, cache, self.next_token(hidden, cache, state, goal, waiting(state, goal)))
 
-    def _join(self, cache: KVCache, live: Rows, group: Group) -> Rows:
+    def _join(self, cache: KVCache, live: Rows, group: Group, share: Share) -> Rows:
         """Begin the futures of a group: their first token is drawn from what the prompt gave."""
         place, rows = group.place, self._new_rows(group.rows)
         self._draw(rows, group.next.take(place))
         running = rows.reason == RUNNING
-        self._finish(rows.take(~running))
+        self._finish(rows.take(~running), share)
         if not running.any():
             return live
         (cache.append if self.samples < SHARE_FROM else cache.share)(group.cache, torch.from_numpy(place[running]))
@@ -291,11 +307,11 @@ class _Engine:
         goal = self.goals.take(live.prompt) if live.waiting.any() else None
         self._draw(live, self.next_token(hidden, cache, state, goal, live.waiting, room))
 
-    def _leave(self, cache: KVCache, live: Rows) -> None:
+    def _leave(self, cache: KVCache, live: Rows, share: Share) -> None:
         """Rows that have ended go out of the batch."""
         gone = live.reason != RUNNING
         if gone.any():
-            self._finish(live.take(gone))
+            self._finish(live.take(gone), share)
             source, target = cache.drop(torch.from_numpy(gone))
             live.move(source.numpy(), target.numpy(), cache.rows)
 
@@ -365,20 +381,17 @@ class _Engine:
             drawn_at=np.zeros((count, width if self.watched else 0), dtype=np.int64),
         )
 
-    def _finish(self, rows: Rows) -> None:
+    def _finish(self, rows: Rows, share: Share) -> None:
         """Set aside those that have ended, and put those that were given up back to be drawn anew."""
         given_up = rows.reason == GIVEN_UP
         if given_up.any():
-            self._give_up(rows.row[given_up], rows.drawn[given_up])
+            again = rows.row[given_up]
+            self.given_up[again] += rows.drawn[given_up]
+            self.attempt[again] += 1
+            share.again.append(again)
             rows = rows.take(~given_up)
         if len(rows):
             self.finished.append(rows.narrowed())
-
-    def _give_up(self, row: Int, drawn: Int) -> None:
-        self.given_up[row] += drawn
-        self.attempt[row] += 1
-        with self.lock:
-            self.again.append(row)
 
     def _result(self) -> Rollouts:
         return assemble(self.finished, self.samples, self.subject_id, self.sample_id, self.given_up)
