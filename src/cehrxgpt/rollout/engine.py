@@ -1,9 +1,9 @@
-"""Many futures at once: every prompt read once, rows that join and leave, one token a step for all.
+"""Many futures at once: prompts read for all their samples, rows that join and leave, one token a step for all.
 
-Prompts are read in groups of like length; the samples of a prompt share what was read (or copy it, where they are few). Up to `batch_rows`
-futures are written side by side. A future that ends leaves the batch at once (live rows move into its place), and when a quarter of
-the places are free new futures join. So the matrices stay large, no step is spent on a finished row, and memory is bounded by
-`batch_rows` and the longest row.
+Prompts are read in groups of like length, once for each batch that their futures go into; the samples of a prompt share what was read (or
+copy it, where they are few). Up to `batch_rows` futures are written side by side. A future that ends leaves the batch at once (live rows
+move into its place), and when a quarter of the places are free new futures join. So the matrices stay large, no step is spent on a finished
+row, and memory is bounded by `batch_rows` and the longest row.
 
 What a future says depends on (seed, subject, prediction time, sample) and the model alone, not on its companions: random numbers are
 hashed from those (`sampler`), and nothing else is shared. In float64 results are equal token for token whatever the batch; in float32
