@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cehrxgpt.errors import ConfigError
-from cehrxgpt.objectives import NextToken, next_token, read_settings
+from cehrxgpt.objectives import NextToken, cross_entropy, read_settings
 from cehrxgpt.store.batch import IGNORE, PackedBatch
 from cehrxgpt.store.loader import Segment, assemble
 from cehrxgpt.timeline.kinds import PROMPT_LENGTH, Kind
@@ -56,9 +57,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, objective = decoder(), NextToken(VOCABULARY)
     batch = assemble(segments(toy_histories(VOCABULARY, 6, seed=2)))
     gradients = []
-    for rows, kept in ((1 << 20, 1 << 30), (10, 1 << 30), (10, 0)):
-        monkeypatch.setattr(next_token, "CHUNK_ROWS", rows)
-        monkeypatch.setattr(next_token, "KEPT_LOGITS", kept)
+    for rows in (1 << 20, 10, 1):
+        monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", rows)
         model.zero_grad()
         total, _ = loss_of(model, objective, batch)
         total.backward()
@@ -97,15 +97,24 @@ def test_order_within_a_day_matters() -> None:
 # -- the censored gap -----------------------------------------------------------------------------------------------------------------
 
 
-class GapModel(nn.Module):
+class Unmoved(nn.Module):
     """Stands in for a decoder: the same log-probabilities everywhere, whatever came before."""
+
+    log_probability: Tensor
+
+    def head_weights(self) -> tuple[Tensor, Tensor]:
+        return self.log_probability.new_zeros(len(self.log_probability), 1), self.log_probability
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, *self.head_weights())
+
+
+class GapModel(Unmoved):
+    """Log-probabilities as they are given."""
 
     def __init__(self, log_probability: Tensor):
         super().__init__()
         self.log_probability = log_probability
-
-    def head(self, hidden: Tensor) -> Tensor:
-        return self.log_probability.expand(*hidden.shape[:-1], -1)
 
 
 def _censored_batch(gap_days: list[int]) -> PackedBatch:
@@ -164,7 +173,7 @@ def test_censoring_can_be_left_out_and_counts_as_one_term() -> None:
 # -- RULES 7: halve the follow-up, the rate stays -----------------------------------------------------------------------------------
 
 
-class GeometricGaps(nn.Module):
+class GeometricGaps(Unmoved):
     """A model with one parameter: events come with the same probability on every day. Gap tokens carry its exact distribution."""
 
     def __init__(self, vocabulary: Vocabulary):
@@ -178,14 +187,15 @@ class GeometricGaps(nn.Module):
     def daily(self) -> Tensor:
         return torch.sigmoid(self.log_odds)
 
-    def head(self, hidden: Tensor) -> Tensor:
+    @property
+    def log_probability(self) -> Tensor:
         survive = torch.log1p(-self.daily)
         by_day = self.daily.log() + (self.amount - 1) * survive
         first = torch.clamp(365 * self.amount, min=1080) - 1  # days survived before the year token's range begins
         width = 365 * (self.amount + 1) - 1 - first
         by_year = first * survive + torch.where(self.last, torch.zeros_like(width), torch.log(-torch.expm1(width * survive)))
         nothing = torch.full_like(by_day, -1e4)
-        return torch.where(self.day, by_day, torch.where(self.year, by_year, nothing)).expand(*hidden.shape[:-1], -1)
+        return torch.where(self.day, by_day, torch.where(self.year, by_year, nothing))
 
 
 def _fitted_rate(follow_up_days: int, daily: float, *, censoring: bool, patients: int = 500) -> float:

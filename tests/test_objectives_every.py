@@ -24,7 +24,7 @@ from toy_objectives import VOCABULARY, decoder, loss_of, padded, segments
 from toy_store import toy_histories, toy_store
 
 NAMED = {
-    **dict.fromkeys(OBJECTIVES, 1.0),
+    **{name: 1.0 for name, kind in OBJECTIVES.items() if kind.__module__.startswith("cehrxgpt.")},  # other tests enter some of their own
     "time_to_event": {"tasks": 9, "pieces": 3, "rank": 4},
     "contrastive": {"share": 1.0, "width": 8},
 }

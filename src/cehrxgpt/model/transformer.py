@@ -213,9 +213,13 @@ class Decoder(nn.Module):
             self._sent[device] = per_place, per_day
         return self._sent[device]
 
+    def head_weights(self) -> tuple[Tensor, Tensor | None]:
+        """W [V, D] and b [V], where there is one: logits are h W' + b."""
+        return self.embedding.weight if self.untied is None else self.untied.weight, self.head_bias
+
     def head(self, hidden: Tensor, token_id: Tensor | None = None) -> Tensor:
         """Logits [..., V] of hidden states [..., D]; of these tokens alone [..., K] where some are given."""
-        weight = self.embedding.weight if self.untied is None else self.untied.weight
+        weight, bias = self.head_weights()
         if token_id is None:
-            return F.linear(hidden, weight, self.head_bias)
-        return F.linear(hidden, weight[token_id], None if self.head_bias is None else self.head_bias[token_id])
+            return F.linear(hidden, weight, bias)
+        return F.linear(hidden, weight[token_id], None if bias is None else bias[token_id])

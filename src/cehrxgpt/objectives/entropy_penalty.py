@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from cehrxgpt.model.config import ModelConfig
 from cehrxgpt.model.transformer import Decoder
 from cehrxgpt.objectives.base import Objective, ObjectiveSettings, nothing, wide
-from cehrxgpt.objectives.next_token import CHUNK_ROWS
+from cehrxgpt.objectives.cross_entropy import CHUNK_ROWS
 from cehrxgpt.store.batch import IGNORE, PackedBatch
 from cehrxgpt.timeline.vocabulary import Vocabulary
 
