@@ -248,7 +248,7 @@ def expected(out: Path, task: str, forecasts: dict[str, pl.DataFrame]) -> dict[s
         outcome, weight = np.repeat([True, False], len(t)), np.concatenate([t, 1 - t])
         found[str(frame["method"][0])] = {
             "auroc": float(auroc(outcome, p, weight)[0]),
-            "calibration_slope": float(slope(outcome, logit(p, clip=np.tile(clip(both), 2)), weight)[0]),
+            "calibration_slope": float(slope(outcome, logit(p, clip=clip(both)), weight)[0]),
             "ece": float(ece(outcome, p, weight)[0]),
             "prevalence": float(t.mean()),
         }

@@ -222,6 +222,10 @@ def test_curves_are_judged_over_the_horizon():
     own = evaluate_predictions(predictions, labels, curves=odd, replicates=0)
     assert value(own, "integrated_brier") == pytest.approx(row["value"], rel=0.03)
     assert "integrated_brier" not in evaluate_predictions(predictions, labels, replicates=0)["metric"].to_list()
+    # Labels that do not say when are judged by neither metric of time.
+    silent = labels.with_columns(pl.when(pl.col("end_reason") != "outcome").then("time_to_event_days").alias("time_to_event_days"))
+    when = evaluate_predictions(predictions, silent, curves=right, replicates=0).filter(pl.col("metric").is_in(["c_index", "integrated_brier"]))
+    assert when["value"].is_null().all()
     assert "integrated_brier" not in evaluate_predictions(predictions, labels, curves=right.clear(), replicates=0)["metric"].to_list()
     with pytest.raises(MismatchError, match="1 of 2000 predictions of m have none"):
         evaluate_predictions(predictions, labels, curves=right.filter(pl.col("subject_id") != 5), replicates=0)

@@ -49,6 +49,19 @@ def test_it_repairs_and_ranks_as_before(both):
     s.check_columns(mapped.to_arrow(), s.PREDICTION_SCHEMA, where="mapped", optional=s.PREDICTION_SCHEMA.names[2:4] + s.PREDICTION_SCHEMA.names[8:])
 
 
+def test_ranks_stay_where_rows_have_numbers_of_futures_of_their_own():
+    """As with a target error: none of 20 futures is less than one of 160, before the map and behind it."""
+    rng = np.random.default_rng(2)
+    truth = rng.random(4000) < 0.1
+    labels = labels_frame(truth.tolist())
+    count = np.where(rng.random(4000) < 0.5, 20, 160)
+    share = rng.binomial(count, np.where(truth, 0.06, 0.02)) / count
+    made = predictions_frame(labels, share, method="monte_carlo", num_samples=pl.Series(count, dtype=pl.Int32))
+    tuning, held = made.filter(pl.col("subject_id") < 2000), made.filter(pl.col("subject_id") >= 2000)
+    mapped = recalibrate(held, tuning, labels, ["platt"]).sort(held["predicted_boolean_probability"])
+    assert mapped["predicted_boolean_probability"].is_sorted()
+
+
 def test_held_out_labels_are_not_looked_at(both):
     labels, tuning, held = both
     values = labels.select(pl.when(pl.col("subject_id") >= 5000).then(~pl.col("boolean_value")).otherwise("boolean_value"))

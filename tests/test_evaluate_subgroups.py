@@ -57,6 +57,20 @@ def test_later_events_change_nothing():
     assert subgroup_levels(pl.concat([PEOPLE, later]), rows).equals(subgroup_levels(PEOPLE, rows))
 
 
+def test_history_is_what_was_known_by_then_event_by_event():
+    """Of many rows a subject, against looking at each event for each row."""
+    rng = np.random.default_rng(0)
+    day = lambda count: [T0 + timedelta(days=int(one)) for one in rng.integers(0, 3000, count)]  # noqa: E731
+    events = events_frame([event(int(rng.integers(4)), "condition/1", when, late=int(rng.integers(0, 400))) for when in day(700)])
+    rows = pl.DataFrame({"task": "t", "subject_id": rng.integers(0, 4, 60), "prediction_time": day(60)}).unique()
+    told = subgroup_levels(events, rows).pivot("subgroup", index=["subject_id", "prediction_time"], values="level")
+    for row in told.to_dicts():
+        known = events.filter((pl.col("subject_id") == row["subject_id"]) & (pl.col("available_time") <= row["prediction_time"]))
+        days = (row["prediction_time"] - known["time"].min()).days if known.height else 0
+        assert row["history_events"].startswith(str(1 + sum(known.height >= edge for edge in (50, 200, 1000)))), known.height
+        assert row["history_days"].startswith(str(1 + sum(days >= edge for edge in (180, 730, 1826)))), days
+
+
 def grouped(labels, levels, subgroup="g"):
     keys = labels.select("task", "subject_id", "prediction_time")
     return keys.with_columns(pl.lit(subgroup).alias("subgroup"), pl.Series("level", levels)).drop_nulls()

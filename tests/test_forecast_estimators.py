@@ -72,6 +72,24 @@ def test_what_is_left_over_goes_on_at_the_rate_of_all() -> None:
     assert monte_carlo(outcome, ~outcome, end, died=~outcome, close_minutes=60 * 1440).probability.mean() < 0.6
 
 
+@pytest.mark.parametrize(("rate", "death"), [(0.05, 0.05), (0.05, 0.01), (0.1, 0.05)])
+def test_deaths_of_futures_without_the_outcome_count_for_what_was_left_of_them(rate: float, death: float) -> None:
+    """REACH at constant hazards, all budgets spent after a fifth of the window: that tells nothing of the sick, so nothing is biased."""
+    shape, budget, window = (8, 2000), 20, 100
+    died_at = np.random.default_rng(0).exponential(1 / death, shape)
+    died = died_at < budget
+    days = np.where(died, died_at, budget)
+    rest = np.exp(-rate * days)  # what of 1 the chances along the way have left
+    minutes = (days * 1440).astype(np.int64)
+    evidence = Evidence(
+        future=np.arange(days.size), minutes=minutes.ravel(), amount=(1 - rest).ravel(), outcome=np.zeros(shape, bool), unfinished=~died,
+        died=died, end_minutes=minutes, chance_span=np.tile([0, window * 1440], (8, 1)), rest=rest,
+    )  # fmt: skip
+    risk = estimate(evidence, close_minutes=window * 1440)
+    truth = rate / (rate + death) * (1 - np.exp(-(rate + death) * window))
+    assert abs(risk.probability.mean() - truth) < 3 * risk.probability.std(ddof=1) / np.sqrt(8) + 0.001
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.data(), st.integers(1, 12))
 def test_equals_the_textbook_estimator(data: st.DataObject, samples: int) -> None:
@@ -124,7 +142,7 @@ def test_curves_end_at_the_risk_whatever_was_left_unfinished(data: st.DataObject
     unfinished = data.draw(hnp.arrays(bool, (1, samples)))
     evidence = Evidence(
         future=future, minutes=minutes, amount=amount, outcome=nothing, unfinished=unfinished, died=nothing, end_minutes=end,
-        chances=np.array([[0, 11]]), rest=rest[None],
+        chance_span=np.array([[0, 11]]), rest=rest[None],
     )  # fmt: skip
     risk = estimate(evidence, close_minutes=10)
     found = curves(evidence, np.arange(2, 11, 2), risk)
@@ -166,7 +184,7 @@ def test_sums_of_chances_are_averaged_and_their_spread_is_the_error() -> None:
         unfinished=nothing,
         died=nothing,
         end_minutes=np.full(shape, 100),
-        chances=np.array([[0, 101]]),
+        chance_span=np.array([[0, 101]]),
         rest=np.ones(shape),
     )
     risk = estimate(evidence)

@@ -77,8 +77,8 @@ def drawn(model, asked, method: str, *, elapsed: int, stop: bool = True, repeats
 def split(evidence: Evidence, futures: int) -> Evidence:
     """The futures as repeats of so many each."""
     wide = {name: getattr(evidence, name).reshape(-1, futures) for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
-    chances = None if evidence.chances is None else np.repeat(evidence.chances, evidence.outcome.size // futures, axis=0)
-    return Evidence(future=evidence.future, minutes=evidence.minutes, amount=evidence.amount, chances=chances, **wide)
+    chance_span = None if evidence.chance_span is None else np.repeat(evidence.chance_span, evidence.outcome.size // futures, axis=0)
+    return Evidence(future=evidence.future, minutes=evidence.minutes, amount=evidence.amount, chance_span=chance_span, **wide)
 
 
 VISITS = parse_task(

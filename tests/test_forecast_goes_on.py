@@ -82,7 +82,7 @@ def test_small_work_is_divided_too(tmp_path, parts: int, pools: int) -> None:
 def test_many_futures_are_kept_a_few_prediction_times_at_a_time(samples: int, moments: int) -> None:
     """An interruption costs some thousand futures, however many each prediction time has; in rounds the first have twenty, and pools stay wide."""
     assert ForecastConfig(samples=samples).pool_moments == moments
-    assert ForecastConfig(samples=samples, target_std_error=0.02).pool_moments == 128
+    assert ForecastConfig(samples=samples + 20, target_std_error=0.02).pool_moments == 128
 
 
 def test_an_interruption_of_few_prediction_times_costs_a_pool(tmp_path) -> None:
@@ -228,6 +228,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ({"estimator": "magic"}, "estimator"),
         ({"least_samples": 3}, "least_samples"),
         ({"target_std_error": 2.0}, "target_std_error"),
+        ({"target_std_error": 0.02, "samples": 20}, "samples is 20; with target_std_error that is the most"),
         ({"estimator": "reach", "trajectories": True}, "reach"),
     ):
         with pytest.raises(ConfigError, match=why):

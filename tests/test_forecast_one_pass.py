@@ -187,7 +187,10 @@ def test_a_window_that_opens_later(model: Loaded) -> None:
     assert row["predicted_boolean_probability"] == pytest.approx(truth, rel=1e-6)
     assert row["lower_bound"] == pytest.approx(constant(0.004, 0.001, 150) - constant(0.004, 0.001, 50), rel=1e-6)
     assert row["upper_bound"] == pytest.approx(constant(0.004, 0.001, 150), rel=1e-6)
-    assert found.curves["days"].to_list() == [75, 100, 125, 150]
+    # On the days that curves of futures have, so that scores over time compare; nothing counts before the window.
+    assert found.curves["days"].to_list() == [37.5, 75, 112.5, 150]
+    before, *_, close = found.curves["cumulative_incidence"].to_list()
+    assert (before, close) == (0, pytest.approx(truth))
 
 
 def test_an_outcome_of_several_events(model: Loaded) -> None:
@@ -232,6 +235,25 @@ def test_a_cover_takes_what_adds_most() -> None:
     rows = [row | {"subjects": 50 if row["token"] == "condition/3" else 150 if row["code"] else None} for row in VOCABULARY.table.to_pylist()]
     counted = type(VOCABULARY).from_rows(rows, VOCABULARY.settings)
     assert find_cover(outcome, events, counted).share == pytest.approx(0.9)
+    assert find_cover(outcome, events, counted).parts == (1, 1)
+
+
+def test_what_two_events_both_hold_counts_once() -> None:
+    """A, B and C are the outcome, the head forecasts A or B and B or C: of the second the hazard of C alone is added."""
+    three = [f"condition/{number}" for number in range(3)]
+    rows = [row | {"subjects": 100 if row["token"] in three else None} for row in VOCABULARY.table.to_pylist()]
+    words = type(VOCABULARY).from_rows(rows, VOCABULARY.settings)
+    a, b, c = (words.id_of(token) for token in three)
+    cover = find_cover([a, b, c], [[a, b], [b, c]], words)
+    assert (cover.inside, cover.parts, cover.share) == ((0, 1), (1, 0.5), 1)
+    hazards = Hazards(
+        torch.zeros(0, dtype=torch.float64), torch.tensor([[[0.004, 0.002]]], dtype=torch.float64).log(), None, torch.zeros(1, dtype=torch.float64)
+    )
+    risk, _ = hazards.incidences(cover, torch.tensor([100.0], dtype=torch.float64))
+    assert float(risk) == pytest.approx(1 - math.exp(-100 * (0.004 + 0.001)))
+    lower, upper = hazards.bounds(cover, risk[:, -1], torch.tensor([100.0], dtype=torch.float64))
+    assert float(lower) == pytest.approx(1 - math.exp(-0.4))
+    assert float(upper) == pytest.approx(2 - math.exp(-0.4) - math.exp(-0.2))
 
 
 def test_refused_rows_say_why(model: Loaded) -> None:

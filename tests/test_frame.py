@@ -97,6 +97,7 @@ def test_config_refuses_and_says_why(tmp_path: Path, text: str, expected: str) -
         ("estimator: time_to_event", "'mc' | 'scope' | 'reach'"),
         ("samples: 0", "samples is 0; it must be at least 1"),
         ("target_std_error: 0.7", "target_std_error is 0.7; it must lie between 0 and 0.5"),
+        ("target_std_error: 0.02", "samples is 16; with target_std_error that is the most that may be drawn"),
     ],
 )
 def test_a_run_says_before_it_trains_what_its_forecast_cannot_be(tmp_path: Path, forecast: str, expected: str) -> None:

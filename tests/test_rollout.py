@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from threading import Barrier, get_ident
+from signal import SIGINT, pthread_kill
+from threading import Barrier, get_ident, main_thread
 from time import sleep
 
 import numpy as np
@@ -301,7 +302,6 @@ def test_the_mass_that_the_grammar_takes_away_is_reported():
     result = rollout(decoder, VOCABULARY, [make_prompt("condition/1")], samples=5, seed=0, max_new_tokens=1)
     allowed = Grammar(VOCABULARY).allowed[Phase.BARE].sum() / len(VOCABULARY)
     assert result.removed_mass == pytest.approx(1 - allowed)
-    assert result.removed_share == pytest.approx(1 - allowed)
     assert result.log_probability == pytest.approx(-np.log(Grammar(VOCABULARY).allowed[Phase.BARE].sum()))
 
 
@@ -493,6 +493,30 @@ def test_an_error_in_one_thread_ends_the_rollout(monkeypatch):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_ends_one_thread_or_the_wait_for_them_ends_all_with_the_step_they_are_at(error, monkeypatch):
+    step, steps = _Engine._step, Counter()
+
+    def stopped(self, *args):
+        steps[get_ident()] += 1
+        if steps.total() == 6 and error is OSError:
+            raise OSError
+        if steps.total() == 6:
+            pthread_kill(main_thread().ident, SIGINT)  # as Ctrl-C does
+        sleep(0.01)
+        return step(self, *args)
+
+    monkeypatch.setattr(_Engine, "_step", stopped)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(error):
+            rollout(make_decoder(), VOCABULARY, PROMPTS, samples=40, seed=0, max_new_tokens=24, batch_rows=16)
+    finally:
+        torch.set_num_threads(threads)
+    assert steps.total() < 20, "its share would take hundreds"
 
 
 def test_futures_that_end_with_their_first_token_leave_a_batch_empty_and_the_next_is_begun(monkeypatch):

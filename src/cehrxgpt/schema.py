@@ -91,7 +91,7 @@ EVENT_SCHEMA = pa.schema(
         _field("origin", pa.large_string()),  # the table it came from: "condition_occurrence", "measurement", ...
     ]
 )
-"""EventTable. The first five columns are MEDS; the rest are ours (RULES of time and identity: docs/time-and-identity.md)."""
+"""EventTable. The first five columns are MEDS; the rest are ours."""
 
 LABEL_SCHEMA = pa.schema(
     [
@@ -138,9 +138,11 @@ PREDICTION_SCHEMA = pa.schema(
         _field("method", pa.large_string(), nullable=False),
         _field("std_error", pa.float64()),
         _field("num_samples", pa.int32()),
-        _field("completion", pa.float64()),  # share of futures that reached an end other than the token budget
-        _field("lower_bound", pa.float64()),  # risk if every unfinished future were free of the outcome
-        _field("upper_bound", pa.float64()),  # risk if every unfinished future had it
+        _field("completion", pa.float64()),  # share of futures whose answer is known; null where none are drawn
+        _field(
+            "lower_bound", pa.float64()
+        ),  # risk if every unfinished future were free of the outcome; of the head: the least, however its events hang together
+        _field("upper_bound", pa.float64()),  # risk if every unfinished future had it; of the head: the greatest
         _field("note", pa.large_string()),  # why there is no prediction, or none to rely on
     ]
 )

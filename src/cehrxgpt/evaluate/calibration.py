@@ -17,18 +17,20 @@ CLIP = 1e-6
 _STEPS = 30
 
 
-def logit(probability: npt.ArrayLike, *, clip: npt.ArrayLike = CLIP) -> Array:
-    """log p/(1-p), with p kept `clip` away from 0 and 1 (a number, or one per row)."""
-    bounded = np.clip(np.asarray(probability, dtype=np.float64), clip, 1 - np.asarray(clip))
+def logit(probability: npt.ArrayLike, *, clip: float = CLIP) -> Array:
+    """log p/(1-p), with p kept `clip` away from 0 and 1."""
+    bounded = np.clip(np.asarray(probability, dtype=np.float64), clip, 1 - clip)
     return np.log(bounded) - np.log1p(-bounded)
 
 
-def clip_for_samples(num_samples: npt.ArrayLike | None, rows: int) -> Array:
-    """How far from 0 and 1 each probability is kept: half a sample where it is a share of `num_samples` futures, else 1e-6."""
-    if num_samples is None:
-        return np.full(rows, CLIP)
+def clip_for_samples(num_samples: npt.ArrayLike) -> float:
+    """How far from 0 and 1 probabilities that are shares of so many futures are kept: half a future of the fewest; 1e-6 where none is a share.
+
+    The same for all of them, so that logits rank as the probabilities do.
+    """
     count = np.asarray(num_samples, dtype=np.float64)
-    return np.where(np.isfinite(count) & (count > 0), 0.5 / (np.where(np.isfinite(count), count, 1.0) + 1.0), CLIP)
+    count = count[np.isfinite(count) & (count > 0)]
+    return 0.5 / (float(count.min()) + 1.0) if count.size else CLIP
 
 
 def brier(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:

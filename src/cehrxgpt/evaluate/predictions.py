@@ -156,8 +156,8 @@ def _rows(
         times: dict[str, Callable] = {}
         if not seen.filter(pl.col("label") & pl.col("time_to_event_days").is_null()).height:  # labels from elsewhere may not say when
             times["c_index"] = Concordance(follow, seen["predicted_boolean_probability"].to_numpy())
-        if incidence is not None:
-            times["integrated_brier"] = IntegratedBrier(follow, incidence[0], incidence[1][_predicted(group)])
+            if incidence is not None:
+                times["integrated_brier"] = IntegratedBrier(follow, incidence[0], incidence[1][_predicted(group)])
         found |= bootstrap(times, seen["subject_id"].to_numpy(), replicates=replicates, seed=seed)
     found |= {name: (float(count), np.nan, np.nan) for name, count in rows.counts.items()}
     return _table(named, found, rows.subjects[0], int(rows.truth.sum()))

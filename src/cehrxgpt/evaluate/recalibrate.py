@@ -22,7 +22,7 @@ from cehrxgpt.evaluate.rows import Array, Judged, clip, join_labels
 PLATT, ISOTONIC = "platt", "isotonic"
 KINDS = (PLATT, ISOTONIC)
 
-Map = Callable[[npt.ArrayLike, npt.ArrayLike], Array]
+Map = Callable[[npt.ArrayLike, float], Array]
 """(probabilities, how far from 0 and 1 their logits are kept) -> probabilities."""
 
 

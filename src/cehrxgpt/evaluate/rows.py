@@ -97,7 +97,7 @@ class Judged:
         truth: bool[n].
         probability: float64[n].
         weight: float64[n], of censoring.
-        logit: float64[n], of the probability; shares of few futures are kept half a future from 0 and 1.
+        logit: float64[n], of the probability, kept `clip` away from 0 and 1.
         counts: `rows`, `censored` (the label is not known), `refused` (it is, the prediction is not there).
     """
 
@@ -132,18 +132,13 @@ class Judged:
         return np.unique(who).size, np.unique(who[self.truth]).size, np.unique(who[~self.truth]).size
 
 
-def clip(rows: pl.DataFrame) -> Array:
-    """How far from 0 and 1 the logit keeps each probability, float64[n]: SCOPE's and REACH's are no shares of their futures and may be smaller, and
-    so may mapped risks, whose method has a plus in its name."""
+def clip(rows: pl.DataFrame) -> float:
+    """How far from 0 and 1 the logit keeps the probabilities of a method: SCOPE's and REACH's are no shares of their futures and may be smaller
+    than half of one, and so may mapped risks, whose method has a plus in its name."""
     if "num_samples" not in rows.columns:
-        return calibration.clip_for_samples(None, rows.height)
-    shares = rows.select(
-        pl.when(~pl.col("method").is_in(["scope", "reach"]) & ~pl.col("method").str.contains("+", literal=True))
-        .then("num_samples")
-        .cast(pl.Float64)
-        .alias("count")
-    )["count"]
-    return calibration.clip_for_samples(shares.to_numpy(), rows.height)
+        return calibration.CLIP
+    shares = rows.filter(~pl.col("method").is_in(["scope", "reach"]) & ~pl.col("method").str.contains("+", literal=True))
+    return calibration.clip_for_samples(shares["num_samples"].cast(pl.Float64).fill_null(0).to_numpy())
 
 
 def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFrame, FollowUp]:

@@ -63,11 +63,18 @@ def subgroup_levels(events: pl.DataFrame, rows: pl.DataFrame, *, names: Mapping[
         static = events.filter(pl.col("code").str.starts_with(prefix)).group_by("subject_id").agg(pl.col("code").min().alias(name))
         readable = pl.col(name).replace({**dict(names or {}), **_NAMES}).fill_null(UNKNOWN)
         facts = facts.join(static, on="subject_id", how="left", maintain_order="left").with_columns(readable)
-    counted = events.filter(pl.col("time").is_not_null() & ~pl.col("code").is_in(list(_UNCOUNTED)))
-    times = key.select("subject_id", "prediction_time").unique()
-    known = counted.join(times, on="subject_id", how="inner").filter(pl.col("available_time") <= pl.col("prediction_time"))
-    lengths = known.group_by("subject_id", "prediction_time").agg(pl.len().alias("_events"), pl.col("time").min().alias("_first"))
-    facts = facts.join(lengths, on=["subject_id", "prediction_time"], how="left", maintain_order="left")
+    counted = events.filter(pl.col("time").is_not_null() & pl.col("available_time").is_not_null() & ~pl.col("code").is_in(list(_UNCOUNTED)))
+    so_far = counted.sort("subject_id", "available_time").select(
+        "subject_id",
+        pl.col("available_time").cast(pl.Datetime("us")),
+        pl.int_range(1, pl.len() + 1).over("subject_id").alias("_events"),
+        pl.col("time").cum_min().over("subject_id").alias("_first"),
+    )
+    # The last row of each moment holds what is known by then.
+    so_far = so_far.unique(["subject_id", "available_time"], keep="last", maintain_order=True).sort("available_time")
+    times = key.select("subject_id", "prediction_time").unique().sort("prediction_time")
+    lengths = times.join_asof(so_far, left_on="prediction_time", right_on="available_time", by="subject_id", check_sortedness=False)
+    facts = facts.join(lengths.drop("available_time"), on=["subject_id", "prediction_time"], how="left", maintain_order="left")
     levels = facts.select(
         *KEY,
         _band(completed_years(pl.col("prediction_time"), pl.col("birth")), AGE_BANDS).alias(AGE),

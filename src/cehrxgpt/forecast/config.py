@@ -35,7 +35,7 @@ class ForecastConfig:
     """
 
     estimator: Literal["mc", "scope", "reach"] = "mc"
-    samples: int = 16
+    samples: int = 50
     target_std_error: float | None = None
     least_samples: int = 20
     seed: int = 0
@@ -67,6 +67,11 @@ class ForecastConfig:
             raise ValueError(f"least_samples is {self.least_samples}; fewer than 20 futures say too little of their own error")
         if self.target_std_error is not None and not 0 < self.target_std_error < 0.5:
             raise ValueError(f"target_std_error is {self.target_std_error}; it must lie between 0 and 0.5")
+        if self.target_std_error is not None and self.samples <= self.least_samples:
+            raise ValueError(
+                f"samples is {self.samples}; with target_std_error that is the most that may be drawn, and the error is first looked at after "
+                f"{self.least_samples}: it must be more"
+            )
         if self.trajectories and self.estimator == "reach":
             raise ValueError("estimator reach draws futures without the outcome, which nobody should keep as trajectories; use mc or scope")
         if self.curve_points < 0:

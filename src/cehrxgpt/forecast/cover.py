@@ -21,12 +21,14 @@ class Cover:
 
     Attributes:
         inside: events within the outcome that together hold what the head's events can hold of it.
+        parts: of each of them, the share that those before it do not hold, by training patients; more than 0.
         above: events that hold the whole outcome and more.
         share: of the outcome that `inside` holds.
         death: the event that competes; None where the head does not forecast it, or where it is in the outcome.
     """
 
     inside: tuple[int, ...]
+    parts: tuple[float, ...]
     above: tuple[int, ...]
     share: float
     death: int | None
@@ -50,7 +52,7 @@ def find_cover(outcome: Sequence[int], events: Sequence[Sequence[int]], vocabula
     wanted = frozenset(standings(outcome, vocabulary))
     spread = [frozenset(standings(one, vocabulary)) for one in events]
     within = {index: one for index, one in enumerate(spread) if one and wanted.issuperset(one)}
-    missing, inside = set(wanted), list[int]()
+    missing, parts = set(wanted), dict[int, float]()
 
     def held(stands: Iterable[int]) -> int:
         return int(patients[tokens_of(stands, len(vocabulary))].sum())
@@ -59,12 +61,14 @@ def find_cover(outcome: Sequence[int], events: Sequence[Sequence[int]], vocabula
         new = within[index] & missing
         return held(new), len(new)
 
-    while within and added(best := max(within, key=added))[1]:
-        missing -= within.pop(best)
-        inside.append(best)
+    while within and (most := added(best := max(within, key=added)))[1]:
+        event = within.pop(best)
+        missing -= event
+        if most[0] or not held(event):  # what no training patient has adds nothing to an event that some have
+            parts[best] = most[0] / held(event) if held(event) else 1.0
     above = tuple(index for index, one in enumerate(spread) if wanted < one)
     deaths = [index for index, one in enumerate(events) if one and all(vocabulary.kind[number % len(vocabulary)] == Kind.DEATH for number in one)]
-    death = deaths[0] if deaths and deaths[0] not in inside else None
+    death = deaths[0] if deaths and deaths[0] not in parts else None
     # A token that no training patient has takes nothing from the outcome.
     lost, whole = held(missing), held(wanted)
-    return Cover(tuple(inside), above, 1 - lost / whole if whole else float(not missing), death)
+    return Cover(tuple(parts), tuple(parts.values()), above, 1 - lost / whole if whole else float(not missing), death)

@@ -51,7 +51,7 @@ class Evidence:
             the outcome is not unfinished, whatever is said here.
         died: bool[P, n]; ended by death, or another competing event, without the outcome.
         end_minutes: int64[P, n], from the prediction time: the outcome's time, death, the window's close, or where the budget ran out.
-        chances: int64[P, 2], minutes from the prediction time from which and up to which increments are probabilities (SCOPE, REACH), while
+        chance_span: int64[P, 2], minutes from the prediction time from which and up to which increments are probabilities (SCOPE, REACH), while
             those outside are outcomes; None: all are outcomes (Monte Carlo).
         rest: float64[P, n]; what is left of 1 at the end of each future: what the increments to come of an unfinished one can add at most, in
             the mean, and what the death at the end of another counts for. 1, but for REACH, whose futures go on behind chances of the outcome.
@@ -64,7 +64,7 @@ class Evidence:
     unfinished: Bool
     died: Bool
     end_minutes: Int
-    chances: Int | None
+    chance_span: Int | None
     rest: Float
 
     def __post_init__(self) -> None:
@@ -85,8 +85,8 @@ class Evidence:
         kept = place[at] >= 0
         wide = {name: getattr(self, name)[rows] for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
         future = place[at[kept]] * self.shape[1] + sample[kept]
-        chances = None if self.chances is None else self.chances[rows]
-        return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], chances=chances, **wide)
+        chance_span = None if self.chance_span is None else self.chance_span[rows]
+        return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], chance_span=chance_span, **wide)
 
     def beside(self, other: Evidence) -> Evidence:
         """With further futures of the same prediction times."""
@@ -100,7 +100,7 @@ class Evidence:
             for name in ("outcome", "unfinished", "died", "end_minutes", "rest")
         }
         both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("minutes", "amount")}
-        return Evidence(future=np.concatenate(futures), chances=self.chances, **both, **wide)
+        return Evidence(future=np.concatenate(futures), chance_span=self.chance_span, **both, **wide)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def monte_carlo(outcome: Bool, unfinished: Bool, end_minutes: Int, *, died: Bool
         unfinished=unfinished & ~outcome if outcome.shape == unfinished.shape else unfinished,
         died=np.zeros_like(outcome) if died is None else died,
         end_minutes=end_minutes,
-        chances=None,
+        chance_span=None,
         rest=np.ones(outcome.shape),
     )
 
@@ -208,7 +208,7 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     undecided = evidence.unfinished.sum(1).astype(np.float64)
     decided = samples - undecided
     found = plain.sum(1)
-    deaths = (evidence.died & ~evidence.outcome).sum(1).astype(np.float64)
+    deaths = ((evidence.died & ~evidence.outcome) * evidence.rest).sum(1)
     exposure = (np.maximum(evidence.end_minutes - open_minutes, 0) * _mean_left(evidence.rest)).sum(1)
     last = np.maximum(evidence.end_minutes.max(1), open_minutes)
     remaining = None if close_minutes is None else np.maximum(close_minutes - last, 0).astype(np.float64)
@@ -218,9 +218,9 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     lower = np.minimum(found / samples, 1.0)
     upper = np.minimum((found + (evidence.unfinished * evidence.rest).sum(1)) / samples, 1.0)
     probability = np.clip(probability, lower, upper)
-    if evidence.chances is not None:
+    if evidence.chance_span is not None:
         close = np.array([evidence.end_minutes.max(initial=0) if close_minutes is None else close_minutes])
-        unseen = _unseen_error(evidence, evidence.chances, close, open_minutes, decided, expect_little=expect_little)[:, 0]
+        unseen = _unseen_error(evidence, evidence.chance_span, close, open_minutes, decided, expect_little=expect_little)[:, 0]
         error = np.hypot(_mean_error(weighted, found, decided, unseen), left_over * jeffreys_std_error(later, decided))
     else:
         error = jeffreys_std_error(probability, decided)
@@ -242,7 +242,7 @@ def _mean_error(values: Float, found: Float, decided: Float, unseen: Float) -> F
     return np.where(found > 0, np.hypot(values.std(axis=1, ddof=1) / np.sqrt(np.maximum(decided, 1.0)), unseen), silent)
 
 
-def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minutes: int, decided: Float, *, expect_little: bool = True) -> Float:
+def _unseen_error(evidence: Evidence, span: Int, grid_minutes: Int, open_minutes: int, decided: Float, *, expect_little: bool = True) -> Float:
     """Error of what is counted by each time of the grid where all futures agree in it, float64[P, G]; 0 where their spread says it.
 
     That none of m futures (or each) has the outcome on a date on which outcomes are counted does not say that none has. As in Jeffreys' error one
@@ -251,7 +251,7 @@ def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minu
     """
     rows, samples = evidence.shape
     row, grid = evidence.future // samples, len(grid_minutes)
-    by_chance = (evidence.minutes >= chances[row, 0]) & (evidence.minutes < chances[row, 1])
+    by_chance = (evidence.minutes >= span[row, 0]) & (evidence.minutes < span[row, 1])
     place = np.searchsorted(grid_minutes, evidence.minutes, side="left")
 
     def until(which: Bool, amount: Float) -> Float:
@@ -259,7 +259,7 @@ def _unseen_error(evidence: Evidence, chances: Int, grid_minutes: Int, open_minu
         return np.bincount(row[use] * grid + place[use], amount[use], minlength=rows * grid).astype(np.float64).reshape(rows, grid).cumsum(axis=1)
 
     seen, chance = until(~by_chance, np.ones(len(row))), until(by_chance, evidence.amount) / samples
-    begins, ends = np.maximum(chances, open_minutes).T[:, :, None]
+    begins, ends = np.maximum(span, open_minutes).T[:, :, None]
     whole = np.clip(grid_minutes, begins, ends) - begins
     partial = np.maximum(grid_minutes - open_minutes, 0) - whole
     promised = np.where(expect_little & (whole > 0), 1 - (1 - np.minimum(chance, 1.0)) ** (partial / np.maximum(whole, 1)), 0.5)
@@ -309,10 +309,10 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None, *, o
     incidence = np.minimum(incidence, 1.0)
     finished = (samples - evidence.unfinished.sum(1)).astype(np.float64)
     decided = np.broadcast_to(finished[:, None], incidence.shape)
-    if evidence.chances is None:
+    if evidence.chance_span is None:
         error = jeffreys_std_error(incidence, decided)
     else:
-        unseen = _unseen_error(evidence, evidence.chances, grid_minutes, open_minutes, finished)
+        unseen = _unseen_error(evidence, evidence.chance_span, grid_minutes, open_minutes, finished)
         error = _mean_error(by_future, by_future.sum(axis=1), decided, unseen)
     if risk is not None:
         error[:, -1] = risk.std_error

@@ -301,7 +301,7 @@ def _estimate(
         assert task.follow_days is not None  # a task whose window ends with a stay has no set of tokens
         hazards = Hazards(edges, log_hazard_NKC[rows].clone(), None if features_NKF is None else features_NKF[rows].clone(), begin[rows])
         points = max(config.curve_points, 1)
-        days = task.gap_days + (task.follow_days - task.gap_days) * torch.arange(1, points + 1, dtype=torch.float64) / points
+        days = task.follow_days * torch.arange(1, points + 1, dtype=torch.float64) / points
         risk_NG, death_NG = hazards.incidences(cover, days, opens=task.gap_days)
         lower, upper = hazards.bounds(cover, risk_NG[:, -1], days[-1:], opens=task.gap_days)
         error_NG = hazards.std_error(cover, days, errors, opens=task.gap_days) if errors is not None and errors.knows(_used(cover)) else None
@@ -341,7 +341,11 @@ class Hazards:
     def incidences(self, cover: Cover, days: Tensor, *, opens: float = 0.0) -> tuple[Tensor, Tensor]:
         """Risk by so many days after the prediction time, the outcome's events taken as independent, and the share that will have died before;
         [N, G] each."""
-        return self._incidences(self.log_hazard[:, :, list(cover.inside)], self._death(cover), days, opens)
+        return self._incidences(self._weighed(self.log_hazard[:, :, list(cover.inside)], cover), self._death(cover), days, opens)
+
+    def _weighed(self, log_hazard: Tensor, cover: Cover) -> Tensor:
+        """Of the events inside, as far as those before them do not hold the same; [N, K, I]."""
+        return log_hazard + torch.tensor(cover.parts, dtype=log_hazard.dtype).log()
 
     def _death(self, cover: Cover) -> Tensor | None:
         return None if cover.death is None else self.log_hazard[:, :, cover.death]
@@ -369,7 +373,7 @@ class Hazards:
         events = list(_used(cover))
         influence = errors.of(events)
         leaf = self.log_hazard[:, :, events].clone().requires_grad_()
-        inside = leaf[:, :, : len(cover.inside)]
+        inside = self._weighed(leaf[:, :, : len(cover.inside)], cover)
         risk_NG = self._incidence(inside, leaf[:, :, -1] if cover.death is not None else None, days, opens)
         columns = []
         for point in range(risk_NG.shape[1]):

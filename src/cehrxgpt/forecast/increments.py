@@ -78,7 +78,7 @@ def expected(task: Task, verdict: Verdict, pool: Pool, place: int, tokens: npt.N
         unfinished=counted.unfinished,
         died=counted.died,
         end_minutes=counted.end_minutes,
-        chances=np.stack([begin, np.maximum(end, begin)], axis=1),
+        chance_span=np.stack([begin, np.maximum(end, begin)], axis=1),
         rest=rest.reshape(counted.shape),
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -18,6 +19,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -184,12 +186,17 @@ class Journal:
     def clear(self) -> None:
         """The forecast is whole: take its pools away, and nobody else's."""
         shutil.rmtree(self._own, ignore_errors=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # pools of others are in it, or it is gone
             self.folder.rmdir()
 
     def others(self) -> int:
         """Bytes that pools of other forecasts with the same output take; they are never used here."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file() and not file.is_relative_to(self._own))
+        found = 0
+        for folder, _, names in os.walk(self.folder):
+            for name in names if Path(folder) != self._own else ():
+                with suppress(FileNotFoundError):  # they may be at work, and finish
+                    found += Path(folder, name).stat().st_size
+        return found
 
     def _sizes(self) -> list[int]:
         """Prediction times of each pool that is there."""

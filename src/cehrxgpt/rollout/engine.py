@@ -16,10 +16,10 @@ vocabulary; the bookkeeping is NumPy over whole columns. On a CPU each thread wr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Event, Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +166,7 @@ class _Engine:
         self.keys = sampler.keys(seed, np.repeat(self.subject_id, samples), times, np.tile(self.sample_id, len(prompts)))
         self.attempt, self.given_up = np.zeros(len(self.keys), dtype=np.int64), np.zeros(len(self.keys), dtype=np.int64)
         self.finished: list[Rows] = []
-        self.lock = Lock()
+        self.lock, self.stopped = Lock(), Event()
         self.watched: list[Tensor] = []
         self.masked: npt.NDArray[np.bool_] | None = None
         self.dates: Dates | None = None
@@ -196,8 +196,12 @@ class _Engine:
             self._write(shares[0], report)
         else:
             with _one_thread_each(), ThreadPoolExecutor(len(shares)) as pool:
-                for written in [pool.submit(self._write, share, report) for share in shares]:
-                    written.result()
+                try:
+                    for written in as_completed([pool.submit(self._write, share, report) for share in shares]):
+                        written.result()
+                except BaseException:  # Ctrl-C too: the others end with the step they are at, not with their share
+                    self.stopped.set()
+                    raise
         return self._result()
 
     def _writers(self, futures: int) -> int:
@@ -227,7 +231,7 @@ class _Engine:
             if len(self.finished) > reported:
                 reported = len(self.finished)
                 report()
-            if not len(live):
+            if not len(live) or self.stopped.is_set():
                 return
             self._step(cache, live, room)
             self._leave(cache, live, share)
@@ -236,7 +240,7 @@ class _Engine:
 
     def _fill(self, cache: KVCache, live: Rows, share: Share) -> Rows:
         """New futures join until the batch is full, or until the places that are left are too few for a prompt and too few to matter."""
-        while (free := self.batch_rows - len(live)) > 0:
+        while (free := self.batch_rows - len(live)) > 0 and not self.stopped.is_set():
             futures = self._take(share, free, divide=len(live) <= self.batch_rows * JOIN_BELOW)
             if not len(futures):
                 break

@@ -76,8 +76,3 @@ class Rollouts:
     def stopped(self) -> dict[str, int]:
         """Rows by reason."""
         return {reason: int((self.stop_reason == reason).sum()) for reason in STOP_REASONS}
-
-    @property
-    def removed_share(self) -> float:
-        """Mean probability, per drawn token, that the grammar took away."""
-        return float(self.removed_mass.sum() / max(int(self.drawn.sum()), 1))

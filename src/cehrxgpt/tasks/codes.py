@@ -20,8 +20,10 @@ _NAMED = 5  # codes, at most, in a line about those that are absent
 
 def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:
     named = list(map(read_pattern, patterns))
-    exact = {text for text, begins in named if not begins}
+    exact = frozenset(text for text, begins in named if not begins)
     prefixes = tuple(text for text, begins in named if begins)
+    if not prefixes and isinstance(codes, frozenset):
+        return exact & codes
     return frozenset(code for code in codes if code in exact or (prefixes and code.startswith(prefixes)))
 
 
@@ -127,7 +129,7 @@ class DataFacts:
         """Which codes of sets that are in the data are not, in words, with their descendants by the ontology `codes` (as in `resolve`): rightly so,
         or misspelt. `written`: sets as they were before they were widened."""
         pairs, told = _pairs(codes), []
-        parents = pairs["parent"].unique().to_list()
+        parents = frozenset(pairs["parent"].unique().to_list())
         for name, concepts in written.items():
             bare = [code for code in concepts.patterns if not _match([code], self.codes)]
             below = _below([([code], code) for code in bare], pairs, parents).iter_rows() if concepts.descendants else ()

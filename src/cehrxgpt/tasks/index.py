@@ -12,7 +12,6 @@ from cehrxgpt.tasks.outcome import asked_at, concept_events, days, is_after, kno
 
 _INSTANT = pl.Datetime("us")
 _NO_STAY = (pl.lit(None, dtype=_INSTANT).alias("stay_start"), pl.lit(None, dtype=_INSTANT).alias("stay_end"))
-DAYS_PER_YEAR = 365.25
 
 
 def known_end() -> pl.Expr:
