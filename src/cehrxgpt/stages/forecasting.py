@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cehrxgpt.events import EventDataset
     from cehrxgpt.forecast import Forecast, ForecastConfig, Journal
+    from cehrxgpt.tasks import Task
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 _MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
@@ -97,14 +98,14 @@ def _refuse_same_place(trajectories: Path, out: Path) -> None:
             raise InputError(f"--trajectories {trajectories} would replace {other}, which this forecast writes, too; give another folder")
 
 
-def _only_name(tasks: Sequence[str]) -> str | None:
+def _only_name(tasks: Sequence[str | Task]) -> str | None:
     """Name of the task, where there is just one: labels that do not name theirs are of it."""
     from cehrxgpt.tasks import load_task
 
     return load_task(tasks[0]).name if len(tasks) == 1 else None
 
 
-def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str]) -> None:
+def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str | Task]) -> None:
     """Raise `InputError` where a task is given that no row asks for."""
     from cehrxgpt.tasks import load_task
 
@@ -114,7 +115,7 @@ def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str]) ->
         raise InputError(f"--task {unasked[0]}: no row asks for it; the labels are of {', '.join(named)}: give labels of it, or leave --task out")
 
 
-def _refuse_edited(labels: Sequence[Path], asked: Sequence[str]) -> None:
+def _refuse_edited(labels: Sequence[Path], asked: Sequence[str | Task]) -> None:
     """Raise `MismatchError` where labels were made by another definition of a task: they and the forecast would answer different questions."""
     from cehrxgpt.tasks import load_task
     from cehrxgpt.tasks.labeler import question, question_of_file
@@ -126,7 +127,7 @@ def _refuse_edited(labels: Sequence[Path], asked: Sequence[str]) -> None:
             raise MismatchError(f"{path}: these labels were made by another definition of {name} (its outcome or window have changed); label anew")
 
 
-def _asked(rows: pl.DataFrame, tasks: Sequence[str]) -> list[str]:
+def _asked(rows: pl.DataFrame, tasks: Sequence[str | Task]) -> list[str | Task]:
     """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's.
 
     Raises:
@@ -152,7 +153,7 @@ def _forecast(
     model: Path,
     dataset: EventDataset,
     rows: pl.DataFrame,
-    tasks: Sequence[str],
+    tasks: Sequence[str | Task],
     config: ForecastConfig,
     *,
     pools: Path,
@@ -185,7 +186,7 @@ def open_journal(pools: Path, key: str, share: tuple[int, int], say: Callable[[s
 
 
 def _one_pass(
-    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str], timeline: Path | None, curve_points: int, progress: Progress
+    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str | Task], timeline: Path | None, curve_points: int, progress: Progress
 ) -> Any:
     """What the time-to-event head says, with standard errors where there is the store that it was trained on."""
     from cehrxgpt.forecast.hazards import OnePassConfig, asked_events, head_of, one_pass
@@ -283,7 +284,7 @@ def forecast(
     """
     from cehrxgpt.events import EventDataset
     from cehrxgpt.forecast import ForecastConfig
-    from cehrxgpt.objectives.heads import trained_with
+    from cehrxgpt.tasks import load_task
 
     inputs = [model, events, *labels]
     refuse_other_format(out)
@@ -293,32 +294,21 @@ def forecast(
         refuse_existing(trajectories, force=force, inputs=inputs)
         _refuse_same_place(trajectories, out)
     config = None  # of futures; what cannot be is said before anything is read
-    if settings.get("estimator") != TIME_TO_EVENT:
+    if settings.get("estimator") == TIME_TO_EVENT:
+        _refuse_without_head(model, {"--trajectories": trajectories, "--share": share})
+    else:
         drawn = {"trajectories": trajectories is not None} | ({"curve_points": CURVE_POINTS} if curves else {})
         config = from_dict(ForecastConfig, dict(settings) | drawn, where="forecast")
-    dataset = EventDataset(events)
-    tables = {str(path): read_labels(path, unnamed=_only_name(tasks)) for path in labels}
-    _refuse_unasked(tables, tasks)
+    dataset, given = EventDataset(events), [load_task(task) for task in tasks]
+    tables = {str(path): read_labels(path, unnamed=_only_name(given)) for path in labels}
+    _refuse_unasked(tables, given)
     tables, notes = _strangers(tables, dataset, sampled=split is not None or max_rows is not None)
     rows = choose_rows(tables, dataset, split=split, max_rows=max_rows, seed=int(settings.get("seed", 0)))
-    asked = _asked(rows, tasks)
+    asked = _asked(rows, given)
     _refuse_edited(labels, asked)
     if config is None:
-        asked_in_vain = [name for name, value in (("--trajectories", trajectories), ("--share", share)) if value is not None]
-        if asked_in_vain:
-            raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures, so there are none for {' and '.join(asked_in_vain)}; leave it out")
-        if not trained_with(model, TIME_TO_EVENT):
-            raise MismatchError(
-                f"{model} was trained without the objective {TIME_TO_EVENT} and tells no hazards; forecast by futures (--estimator mc, scope or"
-                f" reach), or train with it, as the recipe demo does"
-            )
         told = _one_pass(model, dataset, rows, asked, timeline, CURVE_POINTS if curves else 0, progress)
-        with ExitStack() as outputs:
-            if curves:
-                told.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
-            write_table(told.predictions, out, force=force)
-        if not curves:
-            curves_beside(out).unlink(missing_ok=True)
+        _write(told.predictions, told.curves if curves else None, out, force=force)
         if timeline is None and told.summary["predicted"]:
             notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
         notes += alike(told.predictions, "the model is hardly trained, or these rows are alike", least_rows=_ROWS_THAT_DIFFER)
@@ -328,19 +318,39 @@ def forecast(
     if share is not None:
         notes.append(f"kept in {pools}: when all {share[1]} shares are drawn, the same command without a share writes {out}")
         return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
+    _write(found.predictions, found.curves, out, found, trajectories, force=force)
+    journal.clear()
+    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
+
+
+def _refuse_without_head(model: Path, of_futures: Mapping[str, object]) -> None:
+    """Raise where something is asked of futures, none of which are drawn (`ConfigError`), or the model has no head to ask (`MismatchError`)."""
+    from cehrxgpt.objectives.heads import trained_with
+
+    in_vain = [name for name, value in of_futures.items() if value is not None]
+    if in_vain:
+        raise ConfigError(f"--estimator {TIME_TO_EVENT} draws no futures, so there are none for {' and '.join(in_vain)}; leave it out")
+    if not trained_with(model, TIME_TO_EVENT):
+        raise MismatchError(
+            f"{model} was trained without the objective {TIME_TO_EVENT} and tells no hazards; forecast by futures (--estimator mc, scope or"
+            f" reach), or train with it, as the recipe demo does"
+        )
+
+
+def _write(
+    predictions: pl.DataFrame, curves: pl.DataFrame | None, out: Path, found: Forecast | None = None, trajectories: Path | None = None, *, force: bool
+) -> None:
+    """Predictions, curves and trajectories, all whole before any appears under its name; curves of a former forecast go."""
     with ExitStack() as outputs:
-        # All are whole before any appears under its name.
-        if trajectories is not None and found.trajectories is not None:
+        if found is not None and trajectories is not None and found.trajectories is not None:
             partial = outputs.enter_context(atomic_path(trajectories, folder=True, force=force))
             found.trajectories.write_parquet(partial / "trajectories.parquet")
             found.samples.write_parquet(partial / "samples.parquet")
-        if found.curves is not None:
-            found.curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
-        write_table(found.predictions, out, force=force)
-    if not curves:
+        if curves is not None:
+            curves.write_parquet(outputs.enter_context(atomic_path(curves_beside(out), force=force)))
+        write_table(predictions, out, force=force)
+    if curves is None:
         curves_beside(out).unlink(missing_ok=True)
-    journal.clear()
-    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
 
 
 def _mean_risk(predictions: pl.DataFrame) -> dict[str, float | None]:
