@@ -16,7 +16,7 @@ from cehrxgpt.adapt.expand import expand
 from cehrxgpt.errors import ConfigError, InputError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.stages.data import boundaries
-from cehrxgpt.tasks import library_tasks, load_task, resolve
+from cehrxgpt.tasks import library, library_tasks, load_task, resolve
 from cehrxgpt.tasks.codes import matching_codes
 from cehrxgpt.timeline import Timeline, TimelineConfig
 from cehrxgpt.timeline.back_off import Aliases, ConceptSet, Ontology, aliases, common_ancestors, ontology_facts, rolled_up
@@ -113,7 +113,9 @@ def test_nearest_is_what_a_walk_upwards_finds(edges: list[tuple[int, int]], targ
 def _around_the_library() -> tuple[dict[str, list[str]], list[str]]:
     """For every code that a library task lists: a broad ancestor outside, a child, a grandchild; and a stranger under the ancestor."""
     parents: dict[str, list[str]] = {}
-    listed = sorted({pattern for one in boundaries().values() for pattern in one.patterns if not pattern.endswith("*") and "//" not in pattern})
+    listed = sorted(
+        {pattern for one in boundaries(library().values()).values() for pattern in one.patterns if not pattern.endswith("*") and "//" not in pattern}
+    )
     for pattern in listed:
         prefix = pattern.split("/")[0]
         parents[pattern] = [f"{prefix}/broad"]
@@ -126,7 +128,7 @@ def _around_the_library() -> tuple[dict[str, list[str]], list[str]]:
 def test_memberships_are_those_of_the_labels() -> None:
     parents, _ = _around_the_library()
     codes = codes_table(parents)
-    ontology = Ontology(parents, boundaries())
+    ontology = Ontology(parents, boundaries(library().values()))
     everything = {*parents, *(above for many in parents.values() for above in many)}
     for task in library_tasks():
         for which, concepts in resolve(load_task(task), codes).concept_sets.items():
@@ -144,7 +146,7 @@ def test_no_code_crosses_a_library_sets_edge(known: str) -> None:
     ]
     plain = Vocabulary.from_rows(rows, {})
     codes = codes_table(parents)
-    facts = ontology_facts([row["code"] for row in rows[1:]], codes, boundaries())
+    facts = ontology_facts([row["code"] for row in rows[1:]], codes, boundaries(library().values()))
     vocabulary = Vocabulary(plain.table, {"back_off": True, "ontology": facts})
     found = aliases(vocabulary, codes).target
     assert found["condition/stranger"] == "condition/broad"
@@ -194,7 +196,7 @@ def _dataset(root: Path, *, rare: int = 4) -> EventDataset:
 
 
 def test_rare_codes_are_written_as_ancestors_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cehrxgpt.stages.data.boundaries", lambda: SETS)
+    monkeypatch.setattr("cehrxgpt.stages.data.boundaries", lambda _: SETS)
     dataset = _dataset(tmp_path / "events")
     without = stages.tokenize(dataset.root, tmp_path / "without", {})
     facts = stages.tokenize(dataset.root, tmp_path / "with", {"back_off": True})
@@ -232,7 +234,7 @@ def test_roll_up_comes_before_counting(tmp_path: Path) -> None:
 
 def test_rare_codes_of_enough_patients_bring_their_ancestor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three codes of five patients each under condition/50, which nobody has itself; two under condition/60, ten patients together."""
-    monkeypatch.setattr("cehrxgpt.stages.data.boundaries", lambda: SETS)
+    monkeypatch.setattr("cehrxgpt.stages.data.boundaries", lambda _: SETS)
     rows = []
     for subject in range(25):
         number = subject // 5

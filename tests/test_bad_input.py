@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -190,6 +191,20 @@ def test_a_failing_disk(verb: str, artefacts: Path, tmp_path: Path, monkeypatch:
     assert status == 1, errors
     assert "No space left" in errors
     assert [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_whatever_polars_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wraps what the system says in words of its own."""
+    from cehrxgpt.atomic import atomic_path
+    from cehrxgpt.errors import StorageError
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    for words in ("parquet: File out of specification: underlying IO error: No space left on device", "Invalid thrift: transport error"):
+        with pytest.raises(StorageError, match="No space left on device; nothing was left behind"), atomic_path(tmp_path / "out.parquet"):
+            raise pl.exceptions.ComputeError(words)
+    with pytest.raises(pl.exceptions.ComputeError, match="conversion"), atomic_path(tmp_path / "out.parquet"):
+        raise pl.exceptions.ComputeError("conversion failed")
     assert list(tmp_path.iterdir()) == []
 
 

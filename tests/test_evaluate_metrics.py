@@ -143,12 +143,22 @@ def test_statistics_undefined_in_most_replicates_get_no_interval():
 
 
 def test_kaplan_meier_by_hand():
-    # At 2 one of four is lost, at 5 one of two; the outcome at 5 comes before the loss at 5.
+    # At 2 one of four is lost, at 5 the one who is left: the outcome at 5 comes before the loss at 5.
     before = censoring_survival([2, 3, 5, 5], [True, False, True, False])
-    assert before([1, 2, 2.5, 5, 6]).tolist() == pytest.approx([1, 1, 0.75, 0.75, 0.375])
+    assert before([1, 2, 2.5, 5, 6]).tolist() == pytest.approx([1, 1, 0.75, 0.75, 0])
     weights = censoring_weights([2, 3, 5, 5], [True, False, True, False])
     assert weights.tolist() == pytest.approx([0, 1 / 0.75, 0, 1 / 0.75])
     assert censoring_weights([1.0, 2.0], [False, False]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_weights_undo_censoring_where_times_tie(step: int):
+    """Outcomes and losses known by the day, or by every third: the share of outcomes is that of those who are never lost."""
+    rng = np.random.default_rng(5)
+    event, lost = (np.ceil(rng.exponential(mean, 400_000) / step) * step for mean in (20.0, 6.0))
+    days = np.minimum.reduce([event, lost, np.full(event.size, 12.0)])
+    weights = censoring_weights(days, (lost < event) & (lost < 12))
+    assert np.average(event <= days, weights=weights) == pytest.approx((event <= 12).mean(), abs=0.004)
 
 
 def test_weights_undo_censoring():

@@ -38,7 +38,7 @@ def labels_frame(values, *, days=None, subjects=None, task="t"):
             "observed": [value is True for value in values],
             "end_reason": reasons,
         },
-        schema_overrides={"time_to_event_days": pl.Float32, "boolean_value": pl.Boolean, "prediction_time": pl.Datetime("us")},
+        schema_overrides={"time_to_event_days": pl.Float64, "boolean_value": pl.Boolean, "prediction_time": pl.Datetime("us")},
     )
 
 
@@ -46,7 +46,7 @@ def followed(event: np.ndarray, lost: np.ndarray) -> pl.DataFrame:
     """Labels of a year of people whose outcome and whose loss come after so many days."""
     labels = labels_frame([True if e <= min(x, 365) else None if x < 365 else False for e, x in zip(event, lost, strict=True)])
     reason = pl.col("boolean_value").replace_strict({True: "outcome", False: "horizon"}, default="censored", return_dtype=pl.String)
-    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float32)
+    days = pl.Series(np.minimum(np.minimum(event, lost), 365.0), dtype=pl.Float64)
     return labels.with_columns(reason.alias("end_reason"), days.alias("time_to_event_days"))
 
 
@@ -275,6 +275,24 @@ def test_small_bins_are_no_small_group_together(people: list[int], hidden: int):
     assert table["observed"].is_null().to_list() == [True] * hidden + [False] * (len(people) - hidden)
 
 
+def test_two_methods_that_differ_by_one_person_do_not_tell_of_them():
+    """Bins of a and b hold the same people but for one who has moved to the top: what both have observed would say what became of them."""
+    rng = np.random.default_rng(7)
+    p = np.sort(rng.random(400))
+    labels = labels_frame((rng.random(400) < p).tolist())
+    moved = p.copy()
+    moved[5] = 0.9999
+    curves = calibration_table(
+        pl.concat([predictions_frame(labels, p, method="a"), predictions_frame(labels, moved, method="b")]), labels, replicates=0
+    )
+    told = {method: curves.filter(pl.col("method") == method)["observed"].is_not_null().sum() for method in ("a", "b")}
+    assert told == {"a": 10, "b": 0}
+    # Methods that rank alike share their bins, others differ by many.
+    other = predictions_frame(labels, rng.random(400), method="b")
+    for second in (predictions_frame(labels, p**2, method="b"), other):
+        assert calibration_table(pl.concat([predictions_frame(labels, p, method="a"), second]), labels, replicates=0)["observed"].null_count() == 0
+
+
 def test_times_that_are_not_known_are_neither_early_losses_nor_ranked() -> None:
     """Who is free at an untold time was seen to the end; of outcomes that say no time there is no C-index."""
     rng = np.random.default_rng(4)
@@ -283,7 +301,7 @@ def test_times_that_are_not_known_are_neither_early_losses_nor_ranked() -> None:
     untold = pl.when(pl.col("end_reason") != "horizon").then("time_to_event_days").alias("time_to_event_days")
     told = [
         dict(evaluate_predictions(predictions_frame(one, rng.random(4000).tolist()), one, replicates=0).select("metric", "value").rows())
-        for one in (labels, labels.with_columns(untold), labels.with_columns(pl.lit(None, dtype=pl.Float32).alias("time_to_event_days")))
+        for one in (labels, labels.with_columns(untold), labels.with_columns(pl.lit(None, dtype=pl.Float64).alias("time_to_event_days")))
     ]
     assert told[1]["prevalence"] == pytest.approx(told[0]["prevalence"], rel=0.01)  # the last time that is told stands for the end
     assert told[0]["c_index"] == pytest.approx(0.5, abs=0.05)

@@ -118,6 +118,18 @@ def test_small_levels_together_are_not_small():
     assert metrics.filter(pl.col("metric") == WITHHELD)["value"].to_list() == [3]
 
 
+def test_rows_left_out_are_counted_in_no_level_where_they_are_few_in_one():
+    """Of 60 people in each of two levels, 3 and 20 are lost, 15 and 12 refused."""
+    lost, refused = {*range(3), *range(60, 80)}, {*range(30, 45), *range(90, 102)}
+    labels = labels_frame([None if one in lost else one % 2 == 0 for one in range(120)])
+    predictions = predictions_frame(labels, [None if one in refused else 0.5 for one in range(120)])
+    levels = ["a" if one < 60 else "b" for one in range(120)]
+    metrics = evaluate_predictions(predictions, labels, groups=grouped(labels, levels), replicates=0).filter(pl.col("level").is_not_null())
+    told = {(row["level"], row["metric"]): row["value"] for row in metrics.to_dicts()}
+    assert [told[level, "censored"] for level in "ab"] == [None, None]
+    assert [told[level, "refused"] for level in "ab"] == [15, 12]
+
+
 def test_people_are_counted_and_not_rows():
     labels = labels_frame([row % 2 == 0 for row in range(100)]).with_columns(
         (pl.col("subject_id") % 5).alias("subject_id"), (pl.lit(T0) + pl.duration(days=pl.col("subject_id"))).alias("prediction_time")

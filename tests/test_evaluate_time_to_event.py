@@ -13,10 +13,10 @@ from cehrxgpt.evaluate.time_to_event import COMPETING, FREE, LOST, OUTCOME, Conc
 
 
 def chance(days, end, t):
-    """Kaplan-Meier G(t-), one loop over times."""
+    """Kaplan-Meier G(t-), one loop over times; whatever else is known at the time of a loss comes before it."""
     survival = 1.0
     for moment in sorted({d for d, e in zip(days, end, strict=True) if e == LOST and d < t}):
-        at_risk = sum(d >= moment for d in days)
+        at_risk = sum(d > moment or (d == moment and e == LOST) for d, e in zip(days, end, strict=True))
         survival *= 1 - sum(d == moment and e == LOST for d, e in zip(days, end, strict=True)) / at_risk
     return survival
 

@@ -70,8 +70,8 @@ def test_config_round_trip() -> None:
     [
         ("steps: 1\nstpes: 2", "unknown key 'stpes'; did you mean 'steps'?"),
         ("mode: fast", "key 'steps' is required"),
-        ("steps: one", "expected int"),
-        ("steps: true", "expected int"),
+        ("steps: one", "expected a whole number"),
+        ("steps: true", "expected a whole number"),
         ("steps: 1\nmode: medium", "'fast' | 'slow'"),
         ("steps: 1\ninner: {rat: 1}", "unknown key 'rat'"),
         ("steps: 0", "at least 1"),

@@ -156,7 +156,7 @@ def write(name, text):
         (write("population.json", "{"), InputError, "not readable JSON"),
         (write("vocabulary.parquet", "nonsense"), InputError, "not a vocabulary"),
         (change(model_type="bert"), InputError, "a model of type 'bert'"),
-        (change(width="wide"), ConfigError, "expected int"),
+        (change(width="wide"), ConfigError, "expected a whole number"),
         (change(width=33), ConfigError, "even width"),
         (change(layers=3), MismatchError, "lacks weight"),
         (change(layers=1), MismatchError, "has an unknown weight"),

@@ -65,7 +65,7 @@ def population(tmp_path_factory):
             "subject_id": range(400), "prediction_time": [NOW] * 400, "boolean_value": known,
             "task": ["t"] * 400, "time_to_event_days": [30.0] * 400, "observed": outcome, "end_reason": [REASON[value] for value in known],
         },
-        schema_overrides={"prediction_time": pl.Datetime("us"), "time_to_event_days": pl.Float32},
+        schema_overrides={"prediction_time": pl.Datetime("us"), "time_to_event_days": pl.Float64},
     )  # fmt: skip
     vectors = np.column_stack([count, value, rng.normal(size=(400, 6)), np.ones(400)]).astype(np.float32)
     embeddings = labels.select("subject_id", "prediction_time").with_columns(

@@ -63,6 +63,16 @@ def one(rows, task):
     return found
 
 
+def test_a_loss_at_a_day_s_end_comes_before_an_outcome_of_the_next_day():
+    """By a microsecond, which weights for censoring hang on: who is lost on the second day was not at risk on the third."""
+    midnight = START.replace(hour=0, minute=0, second=0)
+    rows = [row(subject, "condition/1", midnight, day=True) for subject in (1, 2)]
+    rows += [row(1, "condition/3", midnight + timedelta(days=2), day=True), row(2, "condition/2", midnight + timedelta(days=3), day=True)]
+    lost, found = label(table(rows), simple()).labels.sort("subject_id").to_dicts()
+    assert (lost["end_reason"], found["end_reason"]) == ("censored", "outcome")
+    assert 0 < found["time_to_event_days"] - lost["time_to_event_days"] < 2e-11
+
+
 def test_death_before_the_outcome_is_a_negative_not_null():
     rows = [row(1, "condition/1", START), row(1, s.DEATH, START + timedelta(days=2)), *BYSTANDER]
     found = label(table(rows), simple()).labels.filter(pl.col("subject_id") == 1).to_dicts()[0]
@@ -304,7 +314,10 @@ def test_bounds_are_compared_as_numbers_are_kept():
 
 def test_numbers_or_units_that_the_data_lack_are_a_reason():
     rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.5, unit="u"), counted("condition/3", 3, None), END]
-    assert label(table(rows), simple(outcome=Outcome(concepts="b", above=9, unit="v"))).note == "no number of 'b' in unit v is in the data"
+    assert (
+        label(table(rows), simple(outcome=Outcome(concepts="b", above=9, unit="v"))).note
+        == "no number of 'b' in unit v is in the data (units there: u)"
+    )
     without = simple(outcome=Outcome(concepts="c", above=9), concept_sets={"a": SETS["a"], "c": SETS["c"]})
     assert label(table(rows), without).note == "no number of 'c' is in the data"
     either = simple(outcome=Outcome(any=(Outcome(concepts="b", above=9, unit="u"), without.outcome)), concept_sets=ABC)

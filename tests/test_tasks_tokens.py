@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from cehrxgpt import schema as s
 from cehrxgpt.events import conform, sort_events
-from cehrxgpt.stages.data import _library_outcomes, _with_library_edges
-from cehrxgpt.tasks import Index, Outcome, Task, can_be_said, outcome_in_window, outcome_tokens, value_edges
+from cehrxgpt.stages.data import _outcomes, _with_edges, _with_own
+from cehrxgpt.tasks import Index, Outcome, Task, can_be_said, library_tasks, outcome_in_window, outcome_tokens, value_edges
 from cehrxgpt.tasks.definition import ConceptSet
 from cehrxgpt.tasks.tokens import why_no_tokens
 from cehrxgpt.timeline.decode import decode_futures
@@ -257,11 +258,31 @@ def test_tokenize_takes_the_edges_of_the_library() -> None:
     codes = pl.DataFrame(
         {"code": ["measurement/3004410", "measurement/1"], "parent_codes": [[], []]}, schema_overrides={"parent_codes": pl.List(pl.String)}
     )
-    config = _with_library_edges(SimpleNamespace(codes=codes), TimelineConfig(fixed_edges={"measurement/1": (3.0,), "measurement/3004410": (6.0,)}))
+    config = _with_edges(
+        _with_own([]), SimpleNamespace(codes=codes), TimelineConfig(fixed_edges={"measurement/1": (3.0,), "measurement/3004410": (6.0,)})
+    )
     edges = config.fixed_edges
     assert edges["measurement/1"] == (3.0,)
     assert {6.0, float(np.nextafter(np.float32(9), np.float32(10)))} <= set(edges["measurement/3004410"])
     assert 9.0 in edges["measurement/3004410 >"]
+
+
+def test_tokenize_takes_the_edges_and_the_outcome_of_a_task_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "name: own\ndescription: own\nconcept_sets: {ldl: {measurement: [1]}, a: {condition: [1]}}\nindex: {concepts: a}\n"
+        "outcome: {any: [{concepts: ldl, at_least: 130}, {concepts: a}]}\nhorizon_days: 365\n"
+    )
+    codes = pl.DataFrame({"code": ["measurement/1", "condition/1"], "parent_codes": [[], []]}, schema_overrides={"parent_codes": pl.List(pl.String)})
+    data, tasks = SimpleNamespace(codes=codes), _with_own([own])
+    assert len(tasks) == len(library_tasks()) + 1
+    assert _with_edges(tasks, data, TimelineConfig()).fixed_edges["measurement/1"] == (130.0,)
+    assert "measurement/1" not in _with_edges(_with_own([]), data, TimelineConfig()).fixed_edges
+    vocabulary = SimpleNamespace(
+        code=["measurement/1", "measurement/1", "condition/1"], unit=["u", "u", None], operator=[None] * 3,
+        bin_low=np.array([90.0, 130.0, np.nan]), bin_high=np.array([130.0, 200.0, np.nan]), split_values=False,
+    )  # fmt: skip
+    assert _outcomes(tasks, data, vocabulary)["own"] == [1, 2]
 
 
 def test_tokenize_names_the_outcomes_of_the_library() -> None:
@@ -271,7 +292,7 @@ def test_tokenize_names_the_outcomes_of_the_library() -> None:
     vocabulary = SimpleNamespace(
         code=[None, *codes], unit=[None] * 5, operator=[None] * 5, bin_low=np.full(5, np.nan), bin_high=np.full(5, np.nan), split_values=False
     )
-    outcomes = _library_outcomes(SimpleNamespace(codes=rows), vocabulary)
+    outcomes = _outcomes(_with_own([]), SimpleNamespace(codes=rows), vocabulary)
     assert outcomes["t2dm_hf_1y"] == [1, 2]
     assert outcomes["discharge_home_death_1y"] == [4]
     assert not {"cad_cabg_1y", "long_stay_7d"} & outcomes.keys()

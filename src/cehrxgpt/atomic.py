@@ -6,6 +6,7 @@ a result under the final name. What a killed run leaves is a sibling named `.<na
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cehrxgpt.errors import OutputExistsError, StorageError
+
+_FAILED_WRITES = ("underlying IO error", "transport error", "os error")
+_FULL_BYTES = 1 << 20
 
 
 def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = (), closed: bool = True) -> None:
@@ -29,6 +33,11 @@ def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = (), clos
             raise OutputExistsError(f"{out}: the input {given} lies inside the output, which would replace it; give another --out")
         if closed and given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise OutputExistsError(f"{out} lies inside the input {given}, which stays as it is; give another --out")
+
+
+def _failed_to_write(error: Exception) -> bool:
+    """Whether it is Polars' word for a write that failed: it raises no `OSError` then."""
+    return type(error).__module__.startswith("polars") and any(word in str(error) for word in _FAILED_WRITES)
 
 
 def _remove(path: Path) -> None:
@@ -105,6 +114,11 @@ def atomic_path(out: str | Path, *, force: bool = False, folder: bool = False) -
         _replace(partial, out, force=force)
     except OSError as error:
         raise StorageError(f"could not write {out}: {error.strerror or error}; nothing was left behind") from error
+    except Exception as error:
+        if not _failed_to_write(error):
+            raise
+        reason = os.strerror(errno.ENOSPC) if shutil.disk_usage(out.parent).free < _FULL_BYTES else "the disk does not take it"
+        raise StorageError(f"could not write {out}: {reason}; nothing was left behind") from error
     finally:
         _remove(partial)
 

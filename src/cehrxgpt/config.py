@@ -137,17 +137,23 @@ def line_of(text: str, at: Sequence[str | int]) -> int:
     return line
 
 
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", type(None): "null"}
+
+
 def _describe(annotation: Any) -> str:
+    """What is expected, in words for those who write YAML."""
     origin = get_origin(annotation)
     if origin is Literal:
         return " | ".join(repr(choice) for choice in get_args(annotation))
     if origin in (Union, types.UnionType):
         return " | ".join(_describe(option) for option in get_args(annotation))
-    if annotation is type(None):
-        return "null"
     if dataclasses.is_dataclass(annotation):
+        return f"a mapping with keys of {', '.join(field.name for field in dataclasses.fields(annotation) if field.init)}"
+    if origin in (list, tuple):
+        return "a list"
+    if origin is dict:
         return "a mapping"
-    return str(annotation) if origin is not None else getattr(annotation, "__name__", str(annotation))
+    return _WORDS.get(annotation, str(annotation))
 
 
 def _convert_at(step: Any, value: Any, annotation: Any, where: str) -> Any:
@@ -183,7 +189,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         if isinstance(value, annotation):
             return value
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a mapping, found {type(value).__name__}")
+            raise ConfigError(f"{where}: expected {_describe(annotation)}; found {value!r}")
         return from_dict(annotation, value, where=where)
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):

@@ -127,6 +127,7 @@ def plan(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda line: No
     tables = recipe.source if recipe.source is not None and is_url(recipe.source) else source
     simulated = recipe.simulate is not None
     tasks = recipe.tasks
+    own = [task for task in tasks if Path(task).suffix]  # the library's are known to tokenize anyway
     chosen = {"tasks": tasks}
     planned = []
     if recipe.simulate is not None:
@@ -141,7 +142,11 @@ def plan(recipe: Recipe, run: Path, say: Callable[[str], None] = lambda line: No
             lambda p: stages.ingest(tables, events, recipe.ingest, force=True, progress=p),
         ),
         Stage(
-            "tokenize", (events,), (timeline,), recipe.tokenize, lambda p: stages.tokenize(events, timeline, recipe.tokenize, force=True, progress=p)
+            "tokenize",
+            (events,),
+            (timeline,),
+            {**recipe.tokenize, "tasks": [stages.task_settings(task) for task in own]} if own else recipe.tokenize,
+            lambda p: stages.tokenize(events, timeline, recipe.tokenize, tasks=own, force=True, progress=p),
         ),
         Stage(
             "pretrain",

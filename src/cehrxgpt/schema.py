@@ -99,7 +99,7 @@ LABEL_SCHEMA = pa.schema(
         _field("prediction_time", _TIME, nullable=False),
         _field("boolean_value", pa.bool_()),  # null = censored before the outcome could be known
         _field("task", pa.large_string(), nullable=False),
-        _field("time_to_event_days", pa.float32()),  # to the outcome, else to the end of follow-up
+        _field("time_to_event_days", pa.float64()),  # to the outcome, else to the end of follow-up; to the microsecond
         _field("observed", pa.bool_(), nullable=False),  # was the outcome seen within the window?
         _field("end_reason", pa.large_string(), nullable=False),  # one of END_REASONS
     ]

@@ -83,6 +83,10 @@ def tokenize(
     values: Annotated[str, typer.Option("--values", help="A lab and its value as one token (fused) or as two (split).")] = "fused",
     drug_lengths: Annotated[bool, typer.Option("--drug-lengths", help="Write how long each drug is taken, in bins of days.")] = False,
     back_off: Annotated[bool, typer.Option("--back-off", help="Write codes that are too rare as their nearest ancestor.")] = False,
+    task: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--task", help="A task file of your own: its bounds become edges of bins, its outcome the time-to-event head's."),
+    ] = None,
     roll_up: Annotated[Optional[Path], typer.Option("--roll-up", help="A file of codes, one a line: their descendants are written as them.")] = None,  # noqa: UP045
     force: Force = False,
     threads: Threads = None,
@@ -106,7 +110,7 @@ def tokenize(
     if roll_up is not None:
         settings["roll_up"] = stages.read_codes(roll_up)
     with console.progress("tokenize") as progress:
-        console.result(stages.tokenize(events, out, settings, vocabulary=vocabulary, force=force, progress=progress))
+        console.result(stages.tokenize(events, out, settings, vocabulary=vocabulary, tasks=task or (), force=force, progress=progress))
 
 
 @app.command()

@@ -136,11 +136,9 @@ def censoring_survival(days: npt.ArrayLike, censored: npt.ArrayLike) -> Callable
         a function float[m] -> float64[m].
     """
     time, lost = np.asarray(days, dtype=np.float64), np.asarray(censored, dtype=bool)
-    at = np.unique(time[lost])
-    ordered = np.sort(time)
-    # Whoever's label became known at the very time of a censoring counts as at risk of it.
-    at_risk = time.size - np.searchsorted(ordered, at, side="left")
-    leaving = np.searchsorted(np.sort(time[lost]), at, side="right") - np.searchsorted(np.sort(time[lost]), at, side="left")
+    at, leaving = np.unique(time[lost], return_counts=True)
+    # At one instant labels become known first: who knows theirs is not at risk of a censoring any more, as G(t-) has it too.
+    at_risk = leaving + time.size - np.searchsorted(np.sort(time), at, side="right")
     survival = np.cumprod(1.0 - leaving / np.maximum(at_risk, 1))
 
     def before(moment: npt.ArrayLike) -> Array:

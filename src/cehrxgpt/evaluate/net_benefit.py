@@ -44,17 +44,18 @@ def net_benefit(
     return np.divide(true_positives - false_positives * (at / (1 - at)), total, out=np.full(true_positives.shape, np.nan), where=total > 0)
 
 
-def tellable(treated: Iterable[Mask], known: Iterable[Mask], subject_id: npt.ArrayLike, least: int) -> Mask:
-    """Of which sets of rows a net benefit may be told, one after another, without giving anybody away; bool[k].
+def tellable(treated: Iterable[Mask], known: Iterable[Mask], subject_id: npt.ArrayLike, least: int, *, add: bool = True) -> Mask:
+    """Of which sets of rows a net benefit, or another sum over them, may be told, one after another, without giving anybody away; bool[k].
 
-    The outcomes of those who are in one set and not in another can be worked out from two net benefits, so any two that are told differ by `least`
+    The outcomes of those who are in one set and not in another can be worked out from the two sums, so any two that are told differ by `least`
     people, or not at all.
 
     Args:
         treated: bool[n] each, k of them.
-        known: bool[n] each: sets of which the net benefit is known anyway.
+        known: bool[n] each: sets of which it is known anyway.
         subject_id: int[n], of the rows.
         least: people.
+        add: hold each that may be told against those after it, too.
     """
     person = np.asarray(subject_id)
     of_one = int(np.unique(person, return_counts=True)[1].max(initial=0))
@@ -71,7 +72,7 @@ def tellable(treated: Iterable[Mask], known: Iterable[Mask], subject_id: npt.Arr
         differences = np.array(there) ^ packed
         rows = np.bitwise_count(differences).sum(axis=1)
         told.append(bool((rows == 0).any()) or all(map(apart, differences, rows.tolist())))
-        if told[-1]:
+        if told[-1] and add:
             there.append(packed)
     return np.array(told, dtype=bool)
 

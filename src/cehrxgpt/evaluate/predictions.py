@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from cehrxgpt import schema as s
@@ -118,12 +119,13 @@ def _subgroup_rows(
     for subgroup in groups["subgroup"].unique(maintain_order=True).to_list():
         mine = placed.filter(pl.col("subgroup") == subgroup)
         levels = {level: mine.filter(pl.col("level") == level) for level in mine["level"].unique().sort().to_list()}
-        withheld = _withheld(levels)
+        withheld, few = _withheld(levels), _few(levels)
         for level, rows in levels.items():
             if level in withheld:
                 continue
             part = None if incidence is None else (incidence[0], incidence[1][rows["_place"].to_numpy()])
-            yield _rows(named | {"subgroup": subgroup, "level": level}, rows, part, weighted=weighted, **settings)
+            found = _rows(named | {"subgroup": subgroup, "level": level}, rows, part, weighted=weighted, **settings)
+            yield found.with_columns(pl.when(~pl.col("metric").is_in(few)).then("value").alias("value"))
         if withheld:
             yield _table(named | {"subgroup": subgroup}, {WITHHELD: (float(len(withheld)), np.nan, np.nan)}, 0, 0)
 
@@ -134,6 +136,16 @@ def _withheld(levels: dict[str, pl.DataFrame]) -> list[str]:
     withheld = [level for level, counts in people.items() if min(counts) < s.SMALL_CELL]
     rest = sorted((level for level in levels if level not in withheld), key=lambda level: people[level])
     return _hidden(withheld, rest, lambda those: min(Judged.of(pl.concat([levels[level] for level in those]), weighted=False).subjects))
+
+
+def _few(levels: dict[str, pl.DataFrame]) -> list[str]:
+    """Which counts of rows that are left out are of few people in some level, and so are told of none: the rest would tell them by subtraction."""
+    said = {
+        "censored": pl.col("label").is_null(),
+        "refused": pl.col("predicted_boolean_probability").is_null() & pl.col("label").is_not_null(),
+    }
+    people = {name: [rows.filter(left_out)["subject_id"].n_unique() for rows in levels.values()] for name, left_out in said.items()}
+    return [name for name, counts in people.items() if any(0 < count < s.SMALL_CELL for count in counts)]
 
 
 def _hidden(small: list[_Part], rest: list[_Part], people: Callable[[list[_Part]], float]) -> list[_Part]:
@@ -230,27 +242,71 @@ def calibration_table(
 ) -> pl.DataFrame:
     """`task`, `method`, and what `calibration.calibration_curve` says of each bin of equal mass.
 
-    Of a bin of fewer than 11 people only `predicted` is told, the rest is null; nor do the next smallest say more, as long as there is one such
-    bin or all of them together are so small: else subtraction would tell.
+    Of a bin of fewer than 11 people only `predicted` is told, the rest is null, and so of one that, or an edge of which, parts from those of the
+    task's other methods by so few; nor do the next smallest say more, as long as there is one such bin or all of them together are so small: else
+    subtraction would tell.
     """
     figures = ("predicted", "observed", "lower", "upper", "rows", "subjects")
     types: dict[str, pl.DataType] = {"task": pl.String(), "method": pl.String(), **dict.fromkeys(figures, pl.Float64())}
     parts: list[dict[str, str | float | None]] = []
-    for task, method, group in by_method(join_labels(predictions, labels)):
-        rows = Judged.of(group, weighted=weighted)
-        curve = calibration.calibration_curve(
-            rows.truth, rows.probability, rows.weight, bins=bins, subject_id=rows.subject_id, replicates=replicates, seed=seed
-        )
-        parts += [{"task": task, "method": method, **point} for point in _told(curve)]
+    for task, judged in _judged(predictions, labels, weighted=weighted).items():
+        person, places = _common_rows(list(judged.values()))
+        known = [np.zeros(person.size, dtype=bool), *(_members(place, person.size) for place in places)]
+        for (method, rows), place in zip(judged.items(), places, strict=True):
+            curve = calibration.calibration_curve(
+                rows.truth, rows.probability, rows.weight, bins=bins, subject_id=rows.subject_id, replicates=replicates, seed=seed
+            )
+            number = calibration.bins_of(rows.probability, bins=bins)
+            members = [_members(place[number == one], person.size) for one in np.unique(number)]
+            parts += [{"task": task, "method": method, **point} for point in _told(curve, members, known, person)]
     return pl.DataFrame(parts, schema=types).with_columns(pl.col("rows", "subjects").cast(pl.Int64))
 
 
-def _told(curve: list[dict[str, float]]) -> list[dict[str, float | None]]:
-    """The bins, without what small ones have observed."""
-    order = sorted(range(len(curve)), key=lambda index: curve[index]["subjects"])
-    small = sum(point["subjects"] < s.SMALL_CELL for point in curve)
-    hidden = _hidden(order[:small], order[small:], lambda those: sum(curve[index]["subjects"] for index in those))
+def _told(curve: list[dict[str, float]], members: list[Mask], known: list[Mask], person: npt.NDArray[np.int64]) -> list[dict[str, float | None]]:
+    """The bins, without what small ones have observed, and those that differ by few people from what is `known` already: of these sets of rows the
+    outcomes have been told. What is told here is added to them.
+
+    Args:
+        curve: of one method.
+        members: of each bin, bool[n].
+        known: bool[n] each.
+        person: int64[n].
+    """
+    below = list(np.logical_or.accumulate(np.array(members))) if members else []
+    apart = tellable([*members, *below], known, person, s.SMALL_CELL, add=False)
+    fine, edge = apart[: len(members)], np.concatenate([[True], apart[len(members) :]])
+    fine &= np.array([point["subjects"] >= s.SMALL_CELL for point in curve], dtype=bool)
+    small = [index for index in range(len(curve)) if not (fine[index] and edge[index] and edge[index + 1])]
+    rest = sorted((index for index in range(len(curve)) if index not in small), key=lambda index: curve[index]["subjects"])
+    hidden = set(_hidden(small, rest, lambda those: sum(curve[index]["subjects"] for index in those)))
+    known += [one for index, one in enumerate(members) if index not in hidden]
+    known += [one for index, one in enumerate(below) if not {index, index + 1} <= hidden]
     return [{name: None if index in hidden and name != "predicted" else value for name, value in point.items()} for index, point in enumerate(curve)]
+
+
+def _judged(predictions: pl.DataFrame, labels: pl.DataFrame, *, weighted: bool) -> dict[str, dict[str, Judged]]:
+    """task -> method -> its rows, where there are any."""
+    methods: dict[str, dict[str, Judged]] = {}
+    for task, method, group in by_method(join_labels(predictions, labels)):
+        rows = Judged.of(group, weighted=weighted)
+        if rows.counts["rows"]:
+            methods.setdefault(task, {})[method] = rows
+    return methods
+
+
+def _common_rows(methods: list[Judged]) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
+    """The people of all rows that some method has, int64[n], and where the rows of each method stand among them."""
+    key = ["subject_id", "prediction_time"]
+    rows = pl.concat([judged.table.select(key) for judged in methods]).unique(maintain_order=True).with_row_index("_row")
+    places = [judged.table.select(key).join(rows, on=key, how="left", maintain_order="left")["_row"].to_numpy() for judged in methods]
+    return rows["subject_id"].to_numpy(), places
+
+
+def _members(places: npt.NDArray[np.int64], rows: int) -> Mask:
+    """These places of so many rows, bool[rows]."""
+    found = np.zeros(rows, dtype=bool)
+    found[places] = True
+    return found
 
 
 def net_benefit_table(
@@ -263,12 +319,7 @@ def net_benefit_table(
     """
     types = {"task": pl.String()} | {"method": pl.String()} | dict.fromkeys(("threshold", "net_benefit", "lower", "upper", "treat_all"), pl.Float64())
     parts = [pl.DataFrame(schema=types)]
-    methods: dict[str, dict[str, Judged]] = {}
-    for task, method, group in by_method(join_labels(predictions, labels)):
-        rows = Judged.of(group, weighted=weighted)
-        if rows.counts["rows"]:
-            methods.setdefault(task, {})[method] = rows
-    for task, judged in methods.items():
+    for task, judged in _judged(predictions, labels, weighted=weighted).items():
         for (method, rows), told in zip(judged.items(), _tellable(list(judged.values())), strict=True):
 
             def worth(every: Array, rows: Judged = rows) -> Array:
@@ -284,12 +335,11 @@ def net_benefit_table(
 
 def _tellable(methods: list[Judged]) -> Mask:
     """At which thresholds the net benefits of a task's methods may be told, bool[methods, m]; the highest of all methods come first."""
-    key = ["subject_id", "prediction_time"]
-    rows = pl.concat([judged.table.select(key) for judged in methods]).unique(maintain_order=True).with_row_index("_row")
-    risk = np.full((len(methods), rows.height), np.nan)
-    for mine, judged in zip(risk, methods, strict=True):
-        mine[judged.table.select(key).join(rows, on=key, how="left", maintain_order="left")["_row"].to_numpy()] = judged.probability
+    person, places = _common_rows(methods)
+    risk = np.full((len(methods), person.size), np.nan)
+    for mine, place, judged in zip(risk, places, methods, strict=True):
+        mine[place] = judged.probability
     asked = ~np.isnan(risk)
     treated = (mine >= threshold for threshold in reversed(THRESHOLDS) for mine in risk)
-    told = tellable(treated, [*asked, np.zeros(rows.height, dtype=bool)], rows["subject_id"].to_numpy(), s.SMALL_CELL)
+    told = tellable(treated, [*asked, np.zeros(person.size, dtype=bool)], person, s.SMALL_CELL)
     return told.reshape(len(THRESHOLDS), len(methods)).T[:, ::-1]

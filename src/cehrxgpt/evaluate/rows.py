@@ -31,6 +31,8 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
     s.check_columns(
         predictions.to_arrow(), s.PREDICTION_SCHEMA, where="predictions", optional=[f.name for f in s.PREDICTION_SCHEMA if f.name not in needed]
     )
+    if labels.schema.get("time_to_event_days") == pl.Float32:  # as label files once had it
+        labels = labels.with_columns(pl.col("time_to_event_days").cast(pl.Float64))
     s.check_columns(labels.to_arrow(), s.LABEL_SCHEMA, where="labels", optional=("observed",))
     told = predictions["predicted_boolean_probability"].drop_nulls()
     wrong = int((~told.is_between(0, 1)).sum())  # NaN is not between

@@ -314,6 +314,7 @@ def curves(evidence: Evidence, grid_minutes: Int, risk: Risk | None = None, *, o
     else:
         unseen = _unseen_error(evidence, evidence.chance_span, grid_minutes, open_minutes, finished)
         error = _mean_error(by_future, by_future.sum(axis=1), decided, unseen)
+    error[:, np.asarray(grid_minutes) <= open_minutes] = 0.0  # nothing counts yet
     if risk is not None:
         error[:, -1] = risk.std_error
     dead = np.flatnonzero(evidence.died & ~evidence.outcome)

@@ -219,7 +219,7 @@ def _unaskable(
     if head is None:
         return NO_HEAD
     if outcome is None:
-        return f"{NO_SET}: {why_no_tokens(task, cast(HasCodes, vocabulary), by_stay=True)}"
+        return f"{NO_SET}: {why_no_tokens(task, cast(HasCodes, vocabulary), by_stay=True)}; futures can tell it (--estimator mc)"
     assert cover is not None
     if not outcome:
         return NO_TOKEN

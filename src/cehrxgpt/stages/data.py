@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from cehrxgpt.stages.tables import Settings, silent
 
 if TYPE_CHECKING:
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.tasks import Task
     from cehrxgpt.timeline import TimelineConfig
     from cehrxgpt.timeline.vocabulary import Vocabulary
 
@@ -61,9 +63,20 @@ def _check_dialect(source: str | Path, settings: Settings) -> None:
 
 
 def tokenize(
-    events: Path, out: Path, settings: Settings, *, vocabulary: Path | None = None, force: bool = False, progress: Progress = silent
+    events: Path,
+    out: Path,
+    settings: Settings,
+    *,
+    vocabulary: Path | None = None,
+    tasks: Sequence[str | Path] = (),
+    force: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Events to a token store; fits the vocabulary on `train` unless one is given. What is true of each split stands in `tokenize.json`."""
+    """Events to a token store; fits the vocabulary on `train` unless one is given. What is true of each split stands in `tokenize.json`.
+
+    Bounds of values that the library's tasks name, and those of `tasks` (names or files), are edges between bins, and their outcomes are what the
+    time-to-event head learns.
+    """
     from cehrxgpt.events import EventDataset
     from cehrxgpt.store.writer import write_store
     from cehrxgpt.timeline import Timeline, TimelineConfig
@@ -75,37 +88,46 @@ def tokenize(
             raise InputError(f"{', '.join(unheard)}: {vocabulary} was fitted already and is used as it is; leave them out, or leave out --vocabulary")
     dataset = EventDataset(events)
     refuse_existing(out, force=force, inputs=[events, *([vocabulary] if vocabulary else [])])
+    asked = _with_own(tasks)
     if vocabulary is not None:
         timeline, notes = Timeline.load(vocabulary).on(dataset), []
     else:
-        config = _with_library_edges(dataset, from_dict(TimelineConfig, dict(settings), where="tokenize"))
+        config = _with_edges(asked, dataset, from_dict(TimelineConfig, dict(settings), where="tokenize"))
         notes = _ontology_notes(dataset, config)
-        timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=boundaries() if config.roll_up or config.back_off else None)
+        sets = boundaries(asked) if config.roll_up or config.back_off else None
+        timeline = Timeline.fit(dataset, split=s.TRAIN, config=config, concept_sets=sets)
         if config.values == "split" and not timeline.vocabulary.split_values:
             notes.append(
                 f"--values split: no code has bins of numeric values from {config.min_subjects} training patients, so that nothing was split"
             )
-    outcomes = _library_outcomes(dataset, timeline.vocabulary)
+    outcomes = _outcomes(asked, dataset, timeline.vocabulary)
     facts = write_store(dataset, timeline, out, outcomes=outcomes, force=force, progress=progress)
     return {name: value for name, value in facts.items() if name != "splits"} | ({"notes": notes} if notes else {})
 
 
-def _with_library_edges(dataset: EventDataset, config: TimelineConfig) -> TimelineConfig:
-    """The settings with the bounds that library tasks name among the edges of value bins: no bin lies across one."""
-    from cehrxgpt.tasks import library, resolve_all, value_edges
+def _with_own(tasks: Sequence[str | Path]) -> list[Task]:
+    """The library's tasks, and these."""
+    from cehrxgpt.tasks import library, load_task
 
-    asking = [task for task in library().values() if any(task.valued())]
+    return list({**library(), **{task.name: task for task in map(load_task, tasks)}}.values())
+
+
+def _with_edges(tasks: Sequence[Task], dataset: EventDataset, config: TimelineConfig) -> TimelineConfig:
+    """The settings with the bounds that the tasks name among the edges of value bins: no bin lies across one."""
+    from cehrxgpt.tasks import resolve_all, value_edges
+
+    asking = [task for task in tasks if any(task.valued())]
     edges = value_edges(resolve_all(asking, dataset.codes), dataset.codes["code"].to_list())
     merged = {code: tuple(sorted({*edges.get(code, ()), *config.fixed_edges.get(code, ())})) for code in sorted({*edges, *config.fixed_edges})}
     return replace(config, fixed_edges=merged)
 
 
-def _library_outcomes(dataset: EventDataset, vocabulary: Vocabulary) -> dict[str, list[int]]:
-    """Library task -> the events that are its outcome, where it is a set of tokens and the vocabulary has some."""
+def _outcomes(tasks: Sequence[Task], dataset: EventDataset, vocabulary: Vocabulary) -> dict[str, list[int]]:
+    """Task -> the events that are its outcome, where it is a set of tokens and the vocabulary has some."""
     from cehrxgpt.forecast.cover import events_of
-    from cehrxgpt.tasks import library, resolve_all
+    from cehrxgpt.tasks import resolve_all
 
-    found = {task.name: events_of(task, vocabulary) for task in resolve_all(library().values(), dataset.codes)}
+    found = {task.name: events_of(task, vocabulary) for task in resolve_all(tasks, dataset.codes)}
     return {name: events for name, events in found.items() if events}
 
 
@@ -146,15 +168,12 @@ def read_codes(path: Path) -> list[str]:
     return codes
 
 
-def boundaries() -> dict[str, Any]:
-    """The concept sets of the task library, as the timeline takes them: it may not know the tasks."""
-    from cehrxgpt.tasks import library
+def boundaries(tasks: Iterable[Task]) -> dict[str, Any]:
+    """The concept sets of the tasks, as the timeline takes them: it may not know the tasks."""
     from cehrxgpt.timeline.back_off import ConceptSet
 
     return {
-        f"{name}/{which}": ConceptSet(concepts.patterns, concepts.descendants)
-        for name, task in library().items()
-        for which, concepts in task.concept_sets.items()
+        f"{task.name}/{which}": ConceptSet(concepts.patterns, concepts.descendants) for task in tasks for which, concepts in task.concept_sets.items()
     }
 
 

@@ -319,6 +319,8 @@ def forecast(
         notes.append(f"kept in {pools}: when all {share[1]} shares are drawn, the same command without a share writes {out}")
         return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
     _write(found.predictions, found.curves, out, found, trajectories, force=force)
+    if curves:
+        notes += _without_curves(asked)
     journal.clear()
     return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
 
@@ -351,6 +353,13 @@ def _write(
         write_table(predictions, out, force=force)
     if curves is None:
         curves_beside(out).unlink(missing_ok=True)
+
+
+def _without_curves(asked: Sequence[str | Task]) -> list[str]:
+    """A line for each task whose window has no length of its own."""
+    from cehrxgpt.tasks import load_task
+
+    return [f"{task.name}: no curve, as its window ends with a stay" for task in map(load_task, asked) if task.follow_days is None]
 
 
 def _mean_risk(predictions: pl.DataFrame) -> dict[str, float | None]:

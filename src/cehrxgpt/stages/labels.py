@@ -34,15 +34,16 @@ def label(events: Path, task: str | None, out: Path, settings: Settings | None =
     """Labels of one task, with `<out>.attrition.json` beside them; `settings` say where index and outcome come from, if not from the task."""
     from cehrxgpt.atomic import write_json
     from cehrxgpt.events import EventDataset
+    from cehrxgpt.tasks import load_task
     from cehrxgpt.tasks.elsewhere import Elsewhere, label_elsewhere
 
     elsewhere = from_dict(Elsewhere, dict(settings or {}), where="label")
+    asked = None if task is None else load_task(task)  # its mistakes come before those of the output
     refuse_other_format(out)
     attrition = out.with_suffix(".attrition.json")
     tables = [path for path in (elsewhere.cohort, elsewhere.outcome, elsewhere.labels) if path is not None]
-    refuse_existing(out, force=force, inputs=[events, *tables])
-    refuse_existing(attrition, force=force)
-    labelled = label_elsewhere(EventDataset(events), task, elsewhere)
+    refuse_existing(out, force=force, inputs=[events, *tables])  # the attrition belongs to it, and is no output of its own
+    labelled = label_elsewhere(EventDataset(events), asked, elsewhere)
     labelled.write(out, force=force)
     write_json(attrition, labelled.attrition)
     told = "; ".join(step["note"] for step in labelled.attrition if step["note"]) or None

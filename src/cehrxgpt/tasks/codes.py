@@ -165,7 +165,9 @@ class DataFacts:
         elif not here:
             yield f"the one code of '{asked.concepts}' ({concepts.patterns[0]}) is not in the data"
         elif asked.by_value and not any(code in here and (not asked.units or unit in asked.units) for code, unit in self.numbers):
-            yield f"no number of '{asked.concepts}'{' in unit ' + ' or '.join(asked.units) if asked.units else ''} is in the data"
+            there = sorted({unit or "none" for code, unit in self.numbers if code in here})
+            said = f" in unit {' or '.join(asked.units)}" if asked.units else ""
+            yield f"no number of '{asked.concepts}'{said} is in the data" + (f" (units there: {', '.join(there)})" if there else "")
 
 
 def discharge_codes(task: Task) -> tuple[str, ...]:

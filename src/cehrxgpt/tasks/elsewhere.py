@@ -11,6 +11,7 @@ from cehrxgpt.errors import ConfigError
 from cehrxgpt.events import EventDataset
 from cehrxgpt.tasks.checks import check_numbers
 from cehrxgpt.tasks.cohorts import cohort_task, read_cohort
+from cehrxgpt.tasks.definition import Task
 from cehrxgpt.tasks.entries import Censoring, asked_of, label_entries
 from cehrxgpt.tasks.files import load_task
 from cehrxgpt.tasks.labeler import Labelled, label
@@ -58,7 +59,7 @@ class Elsewhere:
         return tuple(name for name, value in given.items() if value is not None) + (("--first-onset",) if self.first_onset else ())
 
 
-def label_elsewhere(events: EventDataset | pl.DataFrame, task: str | Path | None, elsewhere: Elsewhere) -> Labelled:
+def label_elsewhere(events: EventDataset | pl.DataFrame, task: Task | str | Path | None, elsewhere: Elsewhere) -> Labelled:
     """Labels of a task, of which `elsewhere` replaces index or outcome or both; without a task it has to give both, and the horizon.
 
     Raises:

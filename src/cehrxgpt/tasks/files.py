@@ -49,7 +49,7 @@ def task_text(name: str) -> str:
     """
     if name not in library_tasks():
         hint = did_you_mean(name, library_tasks(), count=3)
-        own = "task of your own is a YAML file, given with --task; `cehrxgpt tasks` lists the library"
+        own = "task of your own is given as its YAML file; `cehrxgpt tasks` lists the library"
         raise TaskError(f"no library task '{name}'; {f'{hint} A' if hint else 'a'} {own}")
     return (resources.files("cehrxgpt.tasks") / "library" / f"{name}.yaml").read_text(encoding="utf-8")
 
@@ -75,6 +75,9 @@ def load_task(name_or_path: str | Path | Task) -> Task:
         task = load_aces(path) if is_aces(text) else parse_task(text, where=str(path))
         if task.name in library_tasks() and task != load_task(task.name):
             # Labels carry a task's name alone: a forecast of them would look for the library's outcome.
-            raise TaskError(f"{path}: name '{task.name}' is that of a library task that asks something else; give this one a name of its own")
+            line = line_of(text, ("name",))
+            raise TaskError(
+                f"{path}: line {line}: name '{task.name}' is that of a library task that asks something else; give this one a name of its own"
+            )
         return task
     return parse_task(task_text(str(name_or_path)), where=f"task {name_or_path}")

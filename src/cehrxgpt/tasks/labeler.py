@@ -31,7 +31,7 @@ LABEL_DTYPES: dict[str, pl.DataType] = {
     "prediction_time": pl.Datetime("us"),
     "boolean_value": pl.Boolean(),
     "task": pl.String(),
-    "time_to_event_days": pl.Float32(),
+    "time_to_event_days": pl.Float64(),
     "observed": pl.Boolean(),
     "end_reason": pl.String(),
 }

@@ -42,6 +42,8 @@ def read_labels(path: str | Path, *, unnamed: str | None = None) -> pl.DataFrame
         frame = _completed(_typed(frame, path), path, name)
     elif "task" not in frame.columns:
         frame = _typed(frame, path).with_columns(pl.lit(name).alias("task"))
+    if frame.schema.get("time_to_event_days") == pl.Float32:  # as label files once had it
+        frame = frame.with_columns(pl.col("time_to_event_days").cast(pl.Float64))
     try:
         s.check_columns(frame.to_arrow(), s.LABEL_SCHEMA, where=str(path))
     except SchemaError as error:
@@ -135,7 +137,7 @@ def _completed(frame: pl.DataFrame, path: Path, task: str) -> pl.DataFrame:
         (pl.col("task").cast(pl.String).fill_null(task) if named else pl.lit(task)).alias("task"),
         value.fill_null(False).alias("observed"),
         pl.when(value).then(pl.lit("outcome")).when(~value).then(pl.lit("horizon")).otherwise(pl.lit("censored")).alias("end_reason"),
-        pl.lit(None, dtype=pl.Float32).alias("time_to_event_days"),
+        pl.lit(None, dtype=pl.Float64).alias("time_to_event_days"),
     )
     ordered = completed.select(pl.col(name).cast(dtype) for name, dtype in LABEL_DTYPES.items())
     return ordered.sort("subject_id", "prediction_time", maintain_order=True)

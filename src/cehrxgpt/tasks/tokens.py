@@ -150,7 +150,7 @@ def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | str:
     top = np.where(closed, high, np.maximum(np.nextafter(high, np.float32(-np.inf)), low))
     answers = _answers(asked, [(unit, operator) for _, unit, operator in keys], low, top)
     if (answers.any(axis=0) != answers.all(axis=0)).any():
-        return f"a bin of the vocabulary lies across a bound of '{asked.describe_concepts()}'"
+        return f"a bin of the vocabulary lies across a bound of '{asked.describe_concepts()}' (tokenize --task FILE puts bounds between bins)"
     inside = np.zeros(len(tokens), dtype=np.bool_)
     inside[binned[answers[0]]] = True
     return inside

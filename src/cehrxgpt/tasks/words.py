@@ -24,21 +24,20 @@ MOST_DAYS = 100_000.0
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that may stand under a key: from `least` (above it, if `above`) to `most`."""
+    """The numbers that may stand under a key: from `least` to `most`."""
 
     least: float
     most: float
-    above: bool = False
 
     def __contains__(self, number: float) -> bool:
-        return (self.least < number if self.above else self.least <= number) and number <= self.most
+        return self.least <= number <= self.most
 
     def __str__(self) -> str:
-        return f"{'above' if self.above else 'at least'} {self.least:,.15g} and at most {self.most:,.15g}"
+        return f"at least {self.least:,.15g} and at most {self.most:,.15g}"
 
 
 RANGES = {
-    **dict.fromkeys(("horizon_days", "stay_over_days"), Range(0, MOST_DAYS, above=True)),
+    **dict.fromkeys(("horizon_days", "stay_over_days"), Range(0.001, MOST_DAYS)),  # futures count minutes, and this is one and a half
     **dict.fromkeys(("history_days", "gap_days", "grace_days", "days_after_first_event"), Range(0, MOST_DAYS)),
     "hours_after": Range(0, 24 * MOST_DAYS),
     "within_days": Range(1, MOST_DAYS),
