@@ -43,7 +43,7 @@ def evaluate_predictions(
 
     console = prepare(None, quiet=quiet, json_only=json_only)
     figures = stages.evaluate_predictions(risk, labels, out, events=events, tasks=task or (), recalibrate=recalibrate, seed=seed, force=force)
-    for title, columns, rows in (*figures.pop("tables"), *figures.pop("subgroups")):
+    for title, columns, rows in (*figures.pop("subgroups"), *figures.pop("tables")):  # what concerns everybody is left on the screen
         console.table(title, columns, rows)
     console.notes(figures["notes"])
     console.result(figures)
