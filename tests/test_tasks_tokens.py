@@ -17,7 +17,7 @@ from cehrxgpt.events import conform, sort_events
 from cehrxgpt.stages.data import _outcomes, _with_edges, _with_own
 from cehrxgpt.tasks import Index, Outcome, Task, can_be_said, library_tasks, outcome_in_window, outcome_tokens, value_edges
 from cehrxgpt.tasks.definition import ConceptSet
-from cehrxgpt.tasks.tokens import why_no_tokens
+from cehrxgpt.tasks.tokens import across_bounds, why_no_tokens
 from cehrxgpt.timeline.decode import decode_futures
 from cehrxgpt.timeline.fit import TimelineConfig, fit_vocabulary
 from cehrxgpt.timeline.grammar import Grammar, State
@@ -296,6 +296,14 @@ def test_tokenize_names_the_outcomes_of_the_library() -> None:
     assert outcomes["t2dm_hf_1y"] == [1, 2]
     assert outcomes["discharge_home_death_1y"] == [4]
     assert not {"cad_cabg_1y", "long_stay_7d"} & outcomes.keys()
+
+
+def test_bounds_that_bins_lie_across_are_named():
+    """Whatever else keeps the outcome from being a set of tokens: their values are told by the median of a bin."""
+    odd, edge, disease = Outcome(concepts="lab", above=5.3), Outcome(concepts="lab", above=5.0), Outcome(concepts="disease")
+    assert [across_bounds(task(one), VOCABULARY) for one in (odd, edge, disease)] == [["lab above 5.3"], [], []]
+    assert across_bounds(task(Outcome(all=(disease, odd)), competing=(edge,)), VOCABULARY) == ["lab above 5.3"]
+    assert across_bounds(task(odd), SPLIT) == []
 
 
 def test_why_an_outcome_is_no_set_of_tokens():

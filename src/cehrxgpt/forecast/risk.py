@@ -31,7 +31,7 @@ from cehrxgpt.forecast.journal import Found, Journal, Removed
 from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, LEFT, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
-from cehrxgpt.tasks.tokens import HasCodes, hangs_on_length, why_no_tokens
+from cehrxgpt.tasks.tokens import HasCodes, across_bounds, hangs_on_length, why_no_tokens
 from cehrxgpt.timeline.kinds import Kind
 from cehrxgpt.timeline.moments import Moments, encode_moments
 from cehrxgpt.timeline.time import MINUTES_PER_DAY
@@ -349,6 +349,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "refused": refused,
         "methods": dict(predictions.drop_nulls("predicted_boolean_probability")["method"].value_counts(sort=True).iter_rows()),
         "monte_carlo_instead": worker.fallbacks(),
+        "across_bounds": {name: asked for name, task in worker.tasks.items() if (asked := across_bounds(task, cast(HasCodes, worker.vocabulary)))},
         "idle_competitors": {name: idle for name, task in worker.tasks.items() if (idle := idle_competitors(task, worker.vocabulary.code))},
         "prediction_times": len(worker.asked),
         "futures": found.counts["futures"],

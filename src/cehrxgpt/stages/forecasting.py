@@ -226,6 +226,11 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
         f"{task}: no future meets {', '.join(sets)}, which should compete: not in the vocabulary"
         for task, sets in summary["idle_competitors"].items()
     ]
+    coarse = [
+        f"{task}: bins of values lie across the bounds of {', '.join(asked)}, and count whole or not (tokenize --task FILE ends them there)"
+        for task, asked in summary["across_bounds"].items()
+        if task not in summary["monte_carlo_instead"]  # where the reason says so
+    ]
     none, missed = summary["none_finished"], summary["error_above_target"]
     guessed = [f"no future was finished in {none:,} of {summary['rows']:,} rows: these risks are extrapolations"] if none else []
     completion = 1.0 if summary["completion"] is None else summary["completion"]
@@ -239,7 +244,7 @@ def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
         if removed > _MUCH_REMOVED
         else []
     )
-    return [*again, *instead, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
+    return [*again, *instead, *coarse, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
 
 
 def _remedy(stopped: Mapping[str, int]) -> str:

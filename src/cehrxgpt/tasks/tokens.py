@@ -16,6 +16,7 @@ from cehrxgpt.tasks.definition import Outcome, Task
 from cehrxgpt.tasks.outcome import value_holds
 from cehrxgpt.tasks.words import INTENSIVE_CARE
 
+_ACROSS = "a bin of the vocabulary lies across a bound of"
 _SHORT, _LONG = (0.0,), (10.0 * 365 * 1440,)  # minutes that a visit may last
 Mask = npt.NDArray[np.bool_]
 
@@ -73,6 +74,13 @@ def hangs_on_length(task: Task, vocabulary: HasCodes) -> bool:
     """Does how long a visit lasts decide whether it is the outcome, part of it, or competes?"""
     leaves = [leaf for one in (task.outcome, *task.competing) for _, leaf in one.leaves()]
     return any(isinstance(_visits(leaf, vocabulary, (*_SHORT, *_LONG)), str) for leaf in leaves if leaf.visit)
+
+
+def across_bounds(task: Task, vocabulary: HasCodes) -> list[str]:
+    """What is asked of values, in words, where a bin of the vocabulary lies across a bound: a future's value is the median of its bin there."""
+    asked = [leaf for one in (task.outcome, *task.competing) for _, leaf in one.leaves() if leaf.by_value]
+    found = [(leaf.describe_concepts(), _in_range(leaf, _concepts(task, leaf, vocabulary), vocabulary)) for leaf in asked]
+    return list(dict.fromkeys(words for words, tokens in found if isinstance(tokens, str) and tokens.startswith(_ACROSS)))
 
 
 def can_be_said(task: Task, vocabulary: HasCodes) -> bool:
@@ -150,7 +158,7 @@ def _in_range(asked: Outcome, tokens: Mask, vocabulary: HasCodes) -> Mask | str:
     top = np.where(closed, high, np.maximum(np.nextafter(high, np.float32(-np.inf)), low))
     answers = _answers(asked, [(unit, operator) for _, unit, operator in keys], low, top)
     if (answers.any(axis=0) != answers.all(axis=0)).any():
-        return f"a bin of the vocabulary lies across a bound of '{asked.describe_concepts()}' (tokenize --task FILE puts bounds between bins)"
+        return f"{_ACROSS} '{asked.describe_concepts()}' (tokenize --task FILE puts bounds between bins)"
     inside = np.zeros(len(tokens), dtype=np.bool_)
     inside[binned[answers[0]]] = True
     return inside
