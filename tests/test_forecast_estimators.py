@@ -126,6 +126,14 @@ def test_the_curve_ends_at_the_estimate_and_is_the_aalen_johansen_curve(data: st
     assert (found.incidence + found.death <= 1 + 1e-12).all()
 
 
+def test_before_the_window_opens_nothing_counts_and_nothing_is_unsure() -> None:
+    outcome, end = np.array([[True, False, False]]), np.array([[70, 90, 90]])
+    evidence = estimators.monte_carlo(outcome, np.zeros_like(outcome), end)
+    found = curves(evidence, np.array([30, 60, 75, 90]), open_minutes=60)
+    assert found.incidence[0].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3])
+    assert (found.std_error[0] > 0).tolist() == [False, False, True, True]
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.integers(2, 6))
 def test_curves_end_at_the_risk_whatever_was_left_unfinished(data: st.DataObject, samples: int) -> None:

@@ -445,6 +445,8 @@ def test_meds_labels_go_where_labels_go(events: Path, tmp_path: Path) -> None:
     stages.tokenize(events, tmp_path / "timeline", {})
     stages.pretrain(tmp_path / "timeline", tmp_path / "model", "tiny", overrides={"steps": 2})
     figures = stages.label(events, "t2dm_hf_1y", tmp_path / "ours.parquet")
+    (tmp_path / "ours.parquet").unlink()  # its attrition is no reason not to label again
+    assert stages.label(events, "t2dm_hf_1y", tmp_path / "ours.parquet") == figures
     ours = pl.read_parquet(tmp_path / "ours.parquet")
     (tmp_path / "meds" / "held_out").mkdir(parents=True)
     ours.select("subject_id", "prediction_time", "boolean_value").write_parquet(tmp_path / "meds" / "held_out" / "0.parquet")
