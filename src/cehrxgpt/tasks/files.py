@@ -75,9 +75,7 @@ def load_task(name_or_path: str | Path | Task) -> Task:
         task = load_aces(path) if is_aces(text) else parse_task(text, where=str(path))
         if task.name in library_tasks() and task != load_task(task.name):
             # Labels carry a task's name alone: a forecast of them would look for the library's outcome.
-            line = line_of(text, ("name",))
-            raise TaskError(
-                f"{path}: line {line}: name '{task.name}' is that of a library task that asks something else; give this one a name of its own"
-            )
+            line = "" if is_aces(text) else f" line {line_of(text, ('name',))}:"
+            raise TaskError(f"{path}:{line} name '{task.name}' is that of a library task that asks something else; give this one a name of its own")
         return task
     return parse_task(task_text(str(name_or_path)), where=f"task {name_or_path}")
