@@ -35,9 +35,13 @@ def refuse_existing(out: Path, *, force: bool, inputs: Iterable[Path] = (), clos
             raise OutputExistsError(f"{out} lies inside the input {given}, which stays as it is; give another --out")
 
 
-def _failed_to_write(error: Exception) -> bool:
-    """Whether it is Polars' word for a write that failed: it raises no `OSError` then."""
-    return type(error).__module__.startswith("polars") and any(word in str(error) for word in _FAILED_WRITES)
+def _why_not_written(error: Exception, folder: Path) -> str | None:
+    """What the machine says where it failed, or what Polars makes of it, which raises no `OSError` then; None where it did not fail."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not (type(error).__module__.startswith("polars") and any(word in str(error) for word in _FAILED_WRITES)):
+        return None
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _FULL_BYTES else "the disk does not take it"
 
 
 def _remove(path: Path) -> None:
@@ -112,12 +116,10 @@ def atomic_path(out: str | Path, *, force: bool = False, folder: bool = False) -
             partial.mkdir()
         yield partial
         _replace(partial, out, force=force)
-    except OSError as error:
-        raise StorageError(f"could not write {out}: {error.strerror or error}; nothing was left behind") from error
     except Exception as error:
-        if not _failed_to_write(error):
+        reason = _why_not_written(error, out.parent)
+        if reason is None:
             raise
-        reason = os.strerror(errno.ENOSPC) if shutil.disk_usage(out.parent).free < _FULL_BYTES else "the disk does not take it"
         raise StorageError(f"could not write {out}: {reason}; nothing was left behind") from error
     finally:
         _remove(partial)

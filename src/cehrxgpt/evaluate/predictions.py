@@ -19,7 +19,7 @@ from cehrxgpt.errors import MismatchError
 from cehrxgpt.evaluate import calibration, discrimination
 from cehrxgpt.evaluate.bootstrap import bootstrap, bootstrap_curve
 from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, tellable, treat_all
-from cehrxgpt.evaluate.rows import KEY, Array, Judged, Mask, follow_up, join_labels
+from cehrxgpt.evaluate.rows import KEY, LEFT_OUT, Array, Judged, Mask, follow_up, join_labels
 from cehrxgpt.evaluate.time_to_event import Concordance, IntegratedBrier
 
 METRIC_DTYPES: dict[str, pl.DataType] = {
@@ -37,7 +37,7 @@ METRIC_DTYPES: dict[str, pl.DataType] = {
 """Metric rows as Polars types (twin of `schema.METRIC_SCHEMA`)."""
 
 METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "ece", "prevalence", "mean_predicted", "c_index")
-COUNTS = ("rows", "censored", "refused")
+COUNTS = ("rows", *LEFT_OUT)
 WITHHELD = "levels_withheld"
 GROUP_REPLICATES = 200
 """Resamples for the intervals of a subgroup, where there are many of them."""
@@ -140,11 +140,7 @@ def _withheld(levels: dict[str, pl.DataFrame]) -> list[str]:
 
 def _few(levels: dict[str, pl.DataFrame]) -> list[str]:
     """Which counts of rows that are left out are of few people in some level, and so are told of none: the rest would tell them by subtraction."""
-    said = {
-        "censored": pl.col("label").is_null(),
-        "refused": pl.col("predicted_boolean_probability").is_null() & pl.col("label").is_not_null(),
-    }
-    people = {name: [rows.filter(left_out)["subject_id"].n_unique() for rows in levels.values()] for name, left_out in said.items()}
+    people = {name: [rows.filter(which)["subject_id"].n_unique() for rows in levels.values()] for name, which in LEFT_OUT.items()}
     return [name for name, counts in people.items() if any(0 < count < s.SMALL_CELL for count in counts)]
 
 

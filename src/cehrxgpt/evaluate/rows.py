@@ -90,6 +90,13 @@ def ipcw(joined: pl.DataFrame) -> npt.NDArray[np.float64]:
     return censoring_weights(_days(joined), lost)
 
 
+LEFT_OUT = {
+    "censored": pl.col("label").is_null(),
+    "refused": pl.col("label").is_not_null() & pl.col("predicted_boolean_probability").is_null(),
+}
+"""Which joined rows are not judged: the label is not known; it is, the prediction is not there."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """The n rows of one task and method that have both a prediction and a known label.
@@ -100,7 +107,7 @@ class Judged:
         probability: float64[n].
         weight: float64[n], of censoring.
         logit: float64[n], of the probability, kept `clip` away from 0 and 1.
-        counts: `rows`, `censored` (the label is not known), `refused` (it is, the prediction is not there).
+        counts: `rows`, and those that are `LEFT_OUT`.
     """
 
     table: pl.DataFrame
@@ -114,11 +121,11 @@ class Judged:
     def of(cls, group: pl.DataFrame, *, weighted: bool = True) -> Judged:
         """From joined rows of one task and method; weights are estimated on them."""
         weights = ipcw(group) if weighted else np.ones(group.height)
-        refused, censored = group["predicted_boolean_probability"].is_null(), group["label"].is_null()
-        use = (~refused & ~censored).to_numpy()
+        left_out = group.select(**LEFT_OUT)
+        use = ~left_out.to_numpy().any(axis=1)
         rows = group.filter(pl.Series(use))
         p = rows["predicted_boolean_probability"].cast(pl.Float64).to_numpy()
-        counts = {"rows": rows.height, "censored": int(censored.sum()), "refused": int((refused & ~censored).sum())}
+        counts = {"rows": rows.height} | {name: int(left_out[name].sum()) for name in LEFT_OUT}
         truth = rows["label"].cast(pl.Boolean).to_numpy().astype(bool)
         return cls(rows, truth, p, weights[use], calibration.logit(p, clip=clip(rows)), counts)
 

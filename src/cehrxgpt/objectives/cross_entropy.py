@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cehrxgpt.model.lines import empty_rows
+from cehrxgpt.model.precision import wide_dtype
 
 CHUNK_ROWS = 1024  # places whose logits are there at once
 
@@ -41,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, dtype: torch.dtype, learns: bool) -> Tensor:
         V = len(weight_VD)
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        wide = wide_dtype(weight)
         wanted = [learns and needed for needed in ctx.needs_input_grad[:3]]
         by_hidden = torch.empty_like(hidden) if wanted[0] else None
         by_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None

@@ -14,6 +14,7 @@ from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.manifest import code_fingerprint, content_fingerprint, versions
+from cehrxgpt.stages.forecast_notes import notes_of, unanswered
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.stages.metric_tables import alike
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, refuse_other_format, silent, write_table
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from cehrxgpt.tasks import Task
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
-_MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
-_COMPLETE = 0.95  # share of answers that are known, below which one is told
 _ROWS_THAT_DIFFER = 20  # so many risks that are all but one are a thing to tell
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
@@ -98,37 +97,32 @@ def _refuse_same_place(trajectories: Path, out: Path) -> None:
             raise InputError(f"--trajectories {trajectories} would replace {other}, which this forecast writes, too; give another folder")
 
 
-def _only_name(tasks: Sequence[str | Task]) -> str | None:
+def _only_name(tasks: Sequence[Task]) -> str | None:
     """Name of the task, where there is just one: labels that do not name theirs are of it."""
-    from cehrxgpt.tasks import load_task
-
-    return load_task(tasks[0]).name if len(tasks) == 1 else None
+    return tasks[0].name if len(tasks) == 1 else None
 
 
-def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[str | Task]) -> None:
+def _refuse_unasked(tables: Mapping[str, pl.DataFrame], tasks: Sequence[Task]) -> None:
     """Raise `InputError` where a task is given that no row asks for."""
-    from cehrxgpt.tasks import load_task
-
     named = list(dict.fromkeys(name for table in tables.values() for name in table["task"].unique(maintain_order=True).to_list()))
-    unasked = [name for name in (load_task(task).name for task in tasks) if name not in named]
+    unasked = [task.name for task in tasks if task.name not in named]
     if unasked and all(table.height for table in tables.values()):
         raise InputError(f"--task {unasked[0]}: no row asks for it; the labels are of {', '.join(named)}: give labels of it, or leave --task out")
 
 
-def _refuse_edited(labels: Sequence[Path], asked: Sequence[str | Task]) -> None:
+def _refuse_edited(labels: Sequence[Path], asked: Sequence[Task]) -> None:
     """Raise `MismatchError` where labels were made by another definition of a task: they and the forecast would answer different questions."""
-    from cehrxgpt.tasks import load_task
     from cehrxgpt.tasks.labeler import question, question_of_file
 
-    tasks = {task.name: task for task in map(load_task, asked)}
+    tasks = {task.name: task for task in asked}
     for path in labels:
         name, made_by = question_of_file(path) or (None, None)
         if name in tasks and question(tasks[name]) != made_by:
             raise MismatchError(f"{path}: these labels were made by another definition of {name} (its outcome or window have changed); label anew")
 
 
-def _asked(rows: pl.DataFrame, tasks: Sequence[str | Task]) -> list[str | Task]:
-    """The task of each name in the rows: one of `tasks` (names or files) that is called so, else the library's.
+def _asked(rows: pl.DataFrame, tasks: Sequence[Task]) -> list[Task]:
+    """The task of each name in the rows: one of `tasks` that is called so, else the library's.
 
     Raises:
         InputError: the outcome is that of a cohort table, which futures do not have, or the task is neither given nor of the library.
@@ -136,24 +130,24 @@ def _asked(rows: pl.DataFrame, tasks: Sequence[str | Task]) -> list[str | Task]:
     from cehrxgpt.tasks import library_tasks, load_task
     from cehrxgpt.tasks.cohorts import is_cohort_outcome
 
-    given = {load_task(task).name: task for task in tasks}
-    hidden = [name for name in rows["task"].unique(maintain_order=True).to_list() if name not in given and is_cohort_outcome(name)]
+    given = {task.name: task for task in tasks}
+    asked = rows["task"].unique(maintain_order=True).to_list()
+    hidden = [name for name in asked if name not in given and is_cohort_outcome(name)]
     if hidden:
         raise InputError(
             f"the outcome of {hidden[0]} is entering a cohort, which no simulated future holds: forecast a task whose outcome is in the events"
             f" (label EVENTS --cohort TABLE --task NAME) and judge it by these labels (evaluate predictions RISK --labels LABELS --task NAME)"
         )
-    asked = rows["task"].unique(maintain_order=True).to_list()
     if strangers := [name for name in asked if name not in given and name not in library_tasks()]:
         raise InputError(f"the labels are of the task {strangers[0]}, which is not in the library; give its file as well: --task FILE.yaml")
-    return [given.get(name, name) for name in asked]
+    return [load_task(given.get(name, name)) for name in asked]
 
 
 def _forecast(
     model: Path,
     dataset: EventDataset,
     rows: pl.DataFrame,
-    tasks: Sequence[str | Task],
+    tasks: Sequence[Task],
     config: ForecastConfig,
     *,
     pools: Path,
@@ -165,9 +159,9 @@ def _forecast(
     from cehrxgpt.config import to_dict
     from cehrxgpt.forecast import forecast as run
     from cehrxgpt.stages.loading import load
-    from cehrxgpt.tasks import load_task, resolve_all
+    from cehrxgpt.tasks import resolve_all
 
-    loaded, known = resolve_all(map(load_task, tasks), dataset.codes), load(model)
+    loaded, known = resolve_all(tasks, dataset.codes), load(model)
     device = known.decoder.embedding.weight.device.type  # its float32 is not another's
     inputs = [content_fingerprint(model), device, _stamps(dataset.root), hashlib.blake2b(rows.write_csv().encode(), digest_size=8).hexdigest()]
     key = fingerprint([inputs, to_dict(config), [repr(task) for task in loaded], versions(), code_fingerprint()])
@@ -186,16 +180,16 @@ def open_journal(pools: Path, key: str, share: tuple[int, int], say: Callable[[s
 
 
 def _one_pass(
-    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[str | Task], timeline: Path | None, curve_points: int, progress: Progress
+    model: Path, dataset: EventDataset, rows: pl.DataFrame, tasks: Sequence[Task], timeline: Path | None, curve_points: int, progress: Progress
 ) -> Any:
     """What the time-to-event head says, with standard errors where there is the store that it was trained on."""
     from cehrxgpt.forecast.hazards import OnePassConfig, asked_events, head_of, one_pass
     from cehrxgpt.objectives.event_errors import hazard_errors
     from cehrxgpt.stages.loading import load
     from cehrxgpt.store.format import TokenStore
-    from cehrxgpt.tasks import load_task, resolve_all
+    from cehrxgpt.tasks import resolve_all
 
-    loaded, known = load(model), resolve_all(map(load_task, tasks), dataset.codes)
+    loaded, known = load(model), resolve_all(tasks, dataset.codes)
     head, errors = head_of(loaded), None
     if head is not None and timeline is not None:
         store = TokenStore(timeline)
@@ -214,51 +208,6 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 def pools_folder(out: Path) -> Path:
     """Where forecasts keep the pools they have drawn until they are whole: beside the output, a folder each."""
     return out.parent / f".{out.name}.pools"
-
-
-def _notes(summary: Mapping[str, Any], journal: Journal) -> list[str]:
-    """What the reader ought to know, a line each."""
-    again = [f"went on from what was drawn before: pools of futures in {journal.folder} ({journal.pools_read:,})"] if journal.pools_read else []
-    size = journal.others()
-    left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
-    instead = [f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()]
-    unmet = [
-        f"{task}: no future meets {', '.join(sets)}, which should compete: not in the vocabulary"
-        for task, sets in summary["idle_competitors"].items()
-    ]
-    coarse = [
-        f"{task}: bins of values lie across the bounds of {', '.join(asked)}, and count whole or not (tokenize --task FILE ends them there)"
-        for task, asked in summary["across_bounds"].items()
-        if task not in summary["monte_carlo_instead"]  # where the reason says so
-    ]
-    none, missed = summary["none_finished"], summary["error_above_target"]
-    guessed = [f"no future was finished in {none:,} of {summary['rows']:,} rows: these risks are extrapolations"] if none else []
-    completion = 1.0 if summary["completion"] is None else summary["completion"]
-    if completion < _COMPLETE:
-        guessed.append(f"{1 - completion:.0%} of futures end before the answer is known (completion): report the bounds{_remedy(summary['stopped'])}")
-    if missed:
-        guessed.append(f"--target-std-error was missed in {missed:,} of {summary['rows']:,} rows; more --samples would reach it")
-    removed = (summary["removed_by_grammar"] or {"per_token": 0.0})["per_token"]
-    untaught = (
-        [f"the model gave {removed:.0%} of its probability to tokens that cannot follow: it is hardly trained, and these risks say little"]
-        if removed > _MUCH_REMOVED
-        else []
-    )
-    return [*again, *instead, *coarse, *unmet, *guessed, *untaught, *_unanswered(summary), *left]
-
-
-def _remedy(stopped: Mapping[str, int]) -> str:
-    """What lets more futures end: where none ran out of tokens, it is stays that last longer than they are followed."""
-    return "; a larger --max-tokens would help" if stopped["budget"] else "; stays go on for longer than they are simulated (stay_days)"
-
-
-def _unanswered(summary: Mapping[str, Any]) -> list[str]:
-    """A line where no row at all has a forecast: why not."""
-    if not summary["rows"]:
-        return [] if summary.get("left_to_other_shares") else ["there is nothing to forecast: the labels have no row that was asked for"]
-    if summary["predicted"]:
-        return []
-    return [f"no row has a forecast: {'; '.join(f'{why} ({count:,})' for why, count in summary['refused'].items())}"]
 
 
 def forecast(
@@ -317,17 +266,17 @@ def forecast(
         if timeline is None and told.summary["predicted"]:
             notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
         notes += alike(told.predictions, "the model is hardly trained, or these rows are alike", least_rows=_ROWS_THAT_DIFFER)
-        return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *_unanswered(told.summary)]}
+        return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *unanswered(told.summary)]}
     pools = pools_folder(out)
     found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, share=share or (0, 1), progress=progress, say=say)
     if share is not None:
         notes.append(f"kept in {pools}: when all {share[1]} shares are drawn, the same command without a share writes {out}")
-        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
+        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *notes_of(found.summary, journal)]}
     _write(found.predictions, found.curves, out, found, trajectories, force=force)
     if curves:
-        notes += _without_curves(asked)
+        notes += [f"{task.name}: no curve, as its window ends with a stay" for task in asked if task.follow_days is None]
     journal.clear()
-    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *_notes(found.summary, journal)]}
+    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *notes_of(found.summary, journal)]}
 
 
 def _refuse_without_head(model: Path, of_futures: Mapping[str, object]) -> None:
@@ -360,13 +309,6 @@ def _write(
         curves_beside(out).unlink(missing_ok=True)
 
 
-def _without_curves(asked: Sequence[str | Task]) -> list[str]:
-    """A line for each task whose window has no length of its own."""
-    from cehrxgpt.tasks import load_task
-
-    return [f"{task.name}: no curve, as its window ends with a stay" for task in map(load_task, asked) if task.follow_days is None]
-
-
 def _mean_risk(predictions: pl.DataFrame) -> dict[str, float | None]:
     """Of each task, over the rows that were predicted."""
     import polars as pl
@@ -387,6 +329,7 @@ def forecast_all(
     from cehrxgpt.events import EventDataset
     from cehrxgpt.forecast import ForecastConfig
     from cehrxgpt.objectives.heads import trained_with
+    from cehrxgpt.tasks import load_task
 
     dataset = EventDataset(events)
     tables = {path.stem: read_labels(path) for path in label_files(labels)}
@@ -394,7 +337,7 @@ def forecast_all(
     chosen = {name: getattr(settings, name) for name in ("estimator", "samples", "seed", "max_new_tokens", "target_std_error")}
     pools = pools_folder(out)
     config = from_dict(ForecastConfig, chosen | {"trajectories": settings.estimator != "reach"}, where="forecast")
-    asked = _asked(rows, tasks)
+    asked = _asked(rows, [load_task(task) for task in tasks])
     found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, progress=progress)
     told = found.predictions
     if trained_with(model, TIME_TO_EVENT):
@@ -412,4 +355,4 @@ def forecast_all(
             kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
             kept.write_parquet(partial / "trajectories" / "0.parquet")
     journal.clear()
-    return {**found.summary, "notes": _notes(found.summary, journal)}
+    return {**found.summary, "notes": notes_of(found.summary, journal)}

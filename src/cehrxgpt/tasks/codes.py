@@ -3,7 +3,7 @@ set lacks of what a task asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,16 +18,15 @@ from cehrxgpt.tasks.words import INTENSIVE_CARE
 _NAMED = 5  # codes, at most, in a line about those that are absent
 
 
-def _match(patterns: Iterable[str], codes: Iterable[str]) -> frozenset[str]:
+def _match(patterns: Iterable[str], codes: Collection[str]) -> frozenset[str]:
     named = list(map(read_pattern, patterns))
     exact = frozenset(text for text, begins in named if not begins)
     prefixes = tuple(text for text, begins in named if begins)
-    if not prefixes and isinstance(codes, frozenset):
-        return exact & codes
-    return frozenset(code for code in codes if code in exact or (prefixes and code.startswith(prefixes)))
+    found = exact.intersection(codes)
+    return found.union(code for code in codes if code.startswith(prefixes)) if prefixes else found
 
 
-def matching_codes(concepts: ConceptSet, codes: Iterable[str]) -> frozenset[str]:
+def matching_codes(concepts: ConceptSet, codes: Collection[str]) -> frozenset[str]:
     """Those of `codes` that belong to the concept set, as it stands (widen it first with `resolve`)."""
     return _match(concepts.patterns, codes)
 
@@ -70,7 +69,7 @@ def _widen(concepts: ConceptSet, pairs: pl.DataFrame, parents: list[str]) -> Con
     return replace(concepts, codes=tuple(concepts.codes) + tuple(sorted(set(below) - set(concepts.patterns))))
 
 
-def _below(roots: Iterable[tuple[Sequence[str], str]], pairs: pl.DataFrame, parents: Iterable[str]) -> pl.DataFrame:
+def _below(roots: Iterable[tuple[Sequence[str], str]], pairs: pl.DataFrame, parents: Collection[str]) -> pl.DataFrame:
     """`root`, `code`: of each root (patterns, name) the codes that it names among `parents`, and all below them by the ontology `pairs`."""
     rows = [(root, code) for patterns, root in roots for code in sorted(_match(patterns, parents))]
     fresh = found = pl.DataFrame(rows, schema={"root": pl.String(), "code": pl.String()}, orient="row")
