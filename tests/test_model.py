@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cehrxgpt.model import cache as cache_module
 from cehrxgpt.model.attention import causal_attention, explicit_attention, packed_attention, varlen_attention
 from cehrxgpt.model.cache import KVCache
 from cehrxgpt.model.config import ModelConfig
@@ -240,6 +241,44 @@ def test_rows_that_share_what_they_have_read_have_the_logits_of_a_whole_reading(
     cache.drop(torch.tensor([False, True, *[False] * (len(owner) - 2)]))
     cache.share(read([1], [3]), torch.tensor([0]))
     assert (cache.layout == layout) == stays
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_what_is_laid_out_anew_takes_the_memory_of_another_and_nothing_of_its_content(by_column, monkeypatch):
+    kept_memory, asked = cache_module._kept_memory, []
+
+    def poisoned(used, like_BKSE, numbers):
+        flat = kept_memory(used, like_BKSE, numbers)
+        asked.append(used is None or flat.data_ptr() != used.untyped_storage().data_ptr())
+        return flat.fill_(float("nan"))
+
+    monkeypatch.setattr(cache_module, "_kept_memory", poisoned)
+    decoder = make()
+    documents = [document(length, length) for length in (60, 50)]
+    expected = [alone(decoder, parts) for parts in documents]
+    cache, owner = KVCache(decoder.config, 0, 1, torch.float64, by_column=by_column), [0]
+    token, position, age = (values[None, :3] for values in documents[0])
+    prompt = KVCache(decoder.config, 1, 3, torch.float64, by_column=by_column)
+    decoder(token, position=position, age_minutes=age, cache=prompt)
+    cache.append(prompt, torch.tensor([0]))
+    widths = set()
+    for count in range(50):
+        if count == 40:  # one that has just begun joins, and the long one goes
+            token, position, age = (values[None, :2] for values in documents[1])
+            other = KVCache(decoder.config, 1, 2, torch.float64, by_column=by_column)
+            decoder(token, position=position, age_minutes=age, cache=other)
+            cache.append(other, torch.tensor([0]))
+            cache.drop(torch.tensor([True, False]))
+            owner = [1]
+        at = int(cache.lengths)
+        token, position, age = (values[None, at : at + 1] for values in documents[owner[0]])
+        assert_same_logits(decoder, decoder(token, position=position, age_minutes=age, cache=cache)[0, 0], expected[owner[0]][at])
+        widths.add(cache.capacity)
+    assert widths == {16, 32, 48}
+    stores = len(cache.key_BKSE) * 2
+    assert len(asked) > 4 * stores
+    assert sum(asked[-stores:]) == 0, "narrower again, and yet in new memory"
+    assert sum(asked) <= len(asked) / 2
 
 
 @ROTARY

@@ -505,7 +505,7 @@ def test_what_ends_one_thread_or_the_wait_for_them_ends_all_with_the_step_they_a
             raise OSError
         if steps.total() == 6:
             pthread_kill(main_thread().ident, SIGINT)  # as Ctrl-C does
-        sleep(0.01)
+        sleep(0.01 if steps.total() < 6 else 0.1)  # on a busy machine the main thread is not there at once
         return step(self, *args)
 
     monkeypatch.setattr(_Engine, "_step", stopped)
@@ -516,7 +516,7 @@ def test_what_ends_one_thread_or_the_wait_for_them_ends_all_with_the_step_they_a
             rollout(make_decoder(), VOCABULARY, PROMPTS, samples=40, seed=0, max_new_tokens=24, batch_rows=16)
     finally:
         torch.set_num_threads(threads)
-    assert steps.total() < 20, "its share would take hundreds"
+    assert steps.total() < 40, "its share would take hundreds"
 
 
 def test_futures_that_end_with_their_first_token_leave_a_batch_empty_and_the_next_is_begun(monkeypatch):

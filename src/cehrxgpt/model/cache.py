@@ -4,10 +4,10 @@ Rows are aligned left, so that row r owns places 0 .. lengths[r] - 1 and a new t
 never seen. One layer costs rows x kv_heads x capacity x head_width numbers, twice.
 
 Shapes come in steps (`prefix.PLACES`, `ROWS`), because kernels are prepared once for each shape. On a CPU the tensors are exactly as wide as
-what is attended, for products of strided views would copy them first: they are laid out anew each time that a step is passed, which costs one copy
-in `PLACES` readings. On a GPU room is doubled when it runs out and everything stays where it is, so that a captured step can be
-replayed; `layout` counts the times that it could not stay. On a CPU in 16 bits values stand column by column ([B, K, E, S] in
-memory, seen as [B, K, S, E]), for their products are quicker where what is summed over lies side by side.
+what is attended, for products of strided views would copy them first: they are laid out anew each time that a step is passed, each in the
+memory of the one before, which costs one copy in `PLACES` readings. On a GPU room is doubled when it runs out and everything stays where it
+is, so that a captured step can be replayed; `layout` counts the times that it could not stay. On a CPU in 16 bits values stand column by
+column ([B, K, E, S] in memory, seen as [B, K, S, E]), for their products are quicker where what is summed over lies side by side.
 
 A prompt is read once. `append` copies its row for a single sample; `share` gives many samples the same row to look at, as a *prefix* (`prefix.py`)
 that stands once in memory and is attended for all its samples in one matrix product. When rows are done, `drop` moves live rows from
@@ -18,6 +18,7 @@ How far each row has got is kept twice, here and on the device, so that nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,10 +33,22 @@ ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens come in multiples of
 PREFIXES = 16  # and prefixes of this, where tensors are to stay
 
 
-def _any_memory(like_BKSE: Tensor, rows: int, places: int, by_column: bool) -> Tensor:
-    """Such a tensor of so many rows and places, of any content; in memory by place, or column by column."""
+def _any_memory(like_BKSE: Tensor, rows: int, places: int, by_column: bool, flat: Tensor | None = None) -> Tensor:
+    """Such a tensor of so many rows and places, of any content, by place or column by column; at the beginning of `flat`, if it is given."""
     _, K, _, E = like_BKSE.shape
-    return like_BKSE.new_empty(rows, K, E, places).mT if by_column else like_BKSE.new_empty(rows, K, places, E)
+    shape = (rows, K, E, places) if by_column else (rows, K, places, E)
+    store = like_BKSE.new_empty(shape) if flat is None else flat[: math.prod(shape)].view(shape)
+    return store.mT if by_column else store
+
+
+def _kept_memory(used: Tensor | None, like_BKSE: Tensor, numbers: int) -> Tensor:
+    """Memory for so many numbers, flat: all that of a store that is `used` no more, where that is large enough; else new, and twice as much.
+
+    Memory asked for anew comes from the system page by page, which takes ten times as long as what is written to it; pages that are not written to
+    cost nothing.
+    """
+    held = 0 if used is None else used.untyped_storage().nbytes() // used.element_size()
+    return like_BKSE.new_empty(2 * numbers) if used is None or held < numbers else used.as_strided((held,), (1,), 0)
 
 
 def _put(store_BKSE: Tensor, place: Tensor, new_BTKE: Tensor) -> None:
@@ -93,6 +106,7 @@ class KVCache:
         self.mask_NQS: Tensor | None = None  # during a forward pass: 0 where a query may look, -inf elsewhere; N = rows * kv_heads
         self._new = 0
         self._batch = 0
+        self._used: Tensor | None = None  # a store that was laid out anew: the next is laid out in its memory
         self._added: Tensor | None = None
         self._places: Tensor | None = None  # where the new keys go, as rows of [rows * kv_heads * capacity, head_width]
         self._cells: Tensor | None = None  # where the new values go, as numbers of the store, where these stand by column
@@ -218,7 +232,7 @@ class KVCache:
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for at least so many rows and places."""
-        held, _, places, _ = self.key_BKSE[0].shape
+        held, heads, places, width = self.key_BKSE[0].shape
         wanted = round_up(max(capacity, 1), self._step)
         if not self.stays:
             to_rows, to_places = max(rows, held), wanted
@@ -231,7 +245,9 @@ class KVCache:
         kept = min(self.longest, to_places)
         for stores in (self.key_BKSE, self.value_BKSE):
             for layer, old in enumerate(stores):
-                new = stores[layer] = _any_memory(old, to_rows, to_places, self._by_column and stores is self.value_BKSE)
+                flat = None if self.stays else _kept_memory(self._used, old, to_rows * heads * to_places * width)
+                new = _any_memory(old, to_rows, to_places, self._by_column and stores is self.value_BKSE, flat)
+                stores[layer], self._used = new, None if self.stays else old
                 new[: self.rows, :, :kept] = old[: self.rows, :, :kept]
                 new[: self.rows, :, kept:] = 0.0
                 new[self.rows :] = 0.0
