@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -72,6 +73,18 @@ def test_no_window_is_needed_where_the_context_suffices() -> None:
     windowed = rollout_through_windows(model.decoder, words, asked, birth_date=[0], samples=20, seed=1, max_new_tokens=200)
     assert np.array_equal(plain.token_id, windowed.token_id)
     assert np.array_equal(plain.end_clock_minutes, windowed.end_clock_minutes)
+
+
+def test_progress_counts_futures_that_have_really_ended() -> None:
+    model, told = markov(bare_chain(SHARES, 0.02, 0.01), context=48), []
+    forecast(
+        model, history(3), at(3, LAST), [task(horizon=300)], ForecastConfig(samples=40, max_new_tokens=1000), progress=lambda *said: told.append(said)
+    )
+    done, total, _ = zip(*told, strict=True)
+    assert set(total) == {120}
+    assert done[-1] == 120
+    assert any(later < before for before, later in itertools.pairwise(done)), "no future went on in a window of its own"
+    assert 0 < min(done[done.index(120) :]) < 120
 
 
 TAILS = [

@@ -60,6 +60,7 @@ def rollout_through_windows(
         birth_date: of each prompt's person, days since 1970-01-01 (BIRTH_UNKNOWN where it is not known), for the windows' prompts.
         max_new_tokens: budget of a future. It is looked at when the context is full, so a future that needs windows may write up to
             half a context more.
+        progress: as in `rollout`; a future that goes on from a window of its own is no longer among those done.
         All else as in `rollout`; prompts must hold the whole demographic prompt.
 
     Returns:
@@ -89,6 +90,7 @@ def rollout_through_windows(
         if not len(rows) or half < shortest(vocabulary):
             break
         following, shift = _next_prompts(vocabulary, prompts, drawn, rows, births, half, seed)
+        report = None if progress is None else _beside(len(drawn) - len(rows), progress)
         more = rollout(
             decoder,
             vocabulary,
@@ -102,9 +104,15 @@ def rollout_through_windows(
             watched=watched,
             masked_tokens=masked_tokens,
             dates=None if dates is None else dates.shifted(drawn.prompt_index[rows], shift),
+            progress=report,
         )
         drawn = _joined(_without_undated(vocabulary, drawn, rows, more), rows, more, shift)
     return drawn
+
+
+def _beside(ended: int, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """`progress` where so many futures need no further window."""
+    return lambda done, going_on: progress(ended + done, ended + going_on)
 
 
 def _next_prompts(
