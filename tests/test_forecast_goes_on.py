@@ -238,6 +238,16 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
             from_dict(ForecastConfig, settings, where="forecast")
 
 
+def test_futures_are_kept_of_the_first_prediction_times_alone() -> None:
+    every, some = run(), run(config=replace(CONFIG, trajectories_of=4))  # pools of three
+    first = ROWS.head(4)
+    assert every.trajectories["subject_id"].n_unique() > 4
+    assert some.trajectories.equals(every.trajectories.filter(pl.col("subject_id").is_in(first["subject_id"].to_list())))
+    assert some.predictions.equals(every.predictions)
+    with pytest.raises(ValueError, match="trajectories_of is 0"):
+        replace(CONFIG, trajectories_of=0)
+
+
 def test_deaths_after_a_window_are_no_competing_events_of_it() -> None:
     """A pool that runs on for a longer task: what competes by day ten is what it is when the shorter task asks alone."""
     model = markov(bare_chain({1: 1.0}, 0.001, 0.03))

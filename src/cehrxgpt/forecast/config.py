@@ -30,7 +30,8 @@ class ForecastConfig:
         max_unknown_share: a history with a larger share of events outside the vocabulary is refused.
         stop_at_outcome: where one task alone asks about a prediction time and its outcome is a set of tokens.
         stay_days: how long futures run for tasks whose window ends with the stay.
-        trajectories: keep the futures as events (memory grows with rows x samples).
+        trajectories: keep the futures as events (memory grows with prediction times x samples).
+        trajectories_of: keep those of the first so many prediction times alone; None: of all.
         curve_points: times, evenly over the window, at which the cumulative incidence is told; 0 = no curves.
     """
 
@@ -47,6 +48,7 @@ class ForecastConfig:
     stop_at_outcome: bool = True
     stay_days: int = 90
     trajectories: bool = False
+    trajectories_of: int | None = None
     curve_points: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +76,8 @@ class ForecastConfig:
             )
         if self.trajectories and self.estimator == "reach":
             raise ValueError("estimator reach draws futures without the outcome, which nobody should keep as trajectories; use mc or scope")
+        if self.trajectories_of is not None and self.trajectories_of < 1:
+            raise ValueError(f"trajectories_of is {self.trajectories_of}; it must be at least 1")
         if self.curve_points < 0:
             raise ValueError(f"curve_points is {self.curve_points}; it must not be negative")
 

@@ -270,8 +270,18 @@ class _Worker:
         if not group.masked:
             found.samples.append(pool.samples)
             if self.config.trajectories:
-                found.trajectories.append(pool.trajectories)
+                found.trajectories.append(self._kept(pool))
         return pool
+
+    def _kept(self, pool: Pool) -> pl.DataFrame:
+        """The futures, as events, of those prediction times whose futures are kept."""
+        first = self.config.trajectories_of
+        if first is None:
+            return pool.trajectories
+        kept = [case.prompt for case in pool.cases if case.moment < first]
+        times = np.array([prompt.prediction_time for prompt in kept], dtype="datetime64[us]")
+        keys = pl.DataFrame({"subject_id": np.array([prompt.subject_id for prompt in kept], dtype=np.int64), "prediction_time": times})
+        return pool.trajectories.join(keys, on=list(KEY), how="semi", maintain_order="left")
 
     def method(self, name: str) -> str:
         """Of a task: that which was asked for, or Monte Carlo where the outcome is no set of tokens."""

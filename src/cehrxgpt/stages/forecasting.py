@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
 _ROWS_THAT_DIFFER = 20  # so many risks that are all but one are a thing to tell
+_SHOWN = 8  # prediction times whose futures a run keeps, for the report
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
 
@@ -336,7 +337,8 @@ def forecast_all(
     rows = choose_rows(tables, dataset, split=settings.split, max_rows=settings.max_rows, seed=settings.seed)
     chosen = {name: getattr(settings, name) for name in ("estimator", "samples", "seed", "max_new_tokens", "target_std_error")}
     pools = pools_folder(out)
-    config = from_dict(ForecastConfig, chosen | {"trajectories": settings.estimator != "reach"}, where="forecast")
+    drawn = {"trajectories": settings.estimator != "reach", "trajectories_of": 8 * _SHOWN}  # some of them may be refused
+    config = from_dict(ForecastConfig, chosen | drawn, where="forecast")
     asked = _asked(rows, [load_task(task) for task in tasks])
     found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, progress=progress)
     told = found.predictions
@@ -351,8 +353,10 @@ def forecast_all(
         found.samples.write_parquet(partial / "samples.parquet")
         if found.trajectories is not None:
             (partial / "trajectories").mkdir()
-            shown = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select("subject_id", "prediction_time").head(8)
-            kept = found.trajectories.join(shown.unique(), on=["subject_id", "prediction_time"], how="semi", maintain_order="left")
+            key = ["subject_id", "prediction_time"]
+            predicted = found.predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
+            shown = predicted.join(found.trajectories, on=key, how="semi", maintain_order="left").select(key).unique(maintain_order=True).head(_SHOWN)
+            kept = found.trajectories.join(shown, on=key, how="semi", maintain_order="left")
             kept.write_parquet(partial / "trajectories" / "0.parquet")
     journal.clear()
     return {**found.summary, "notes": notes_of(found.summary, journal)}
