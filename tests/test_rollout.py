@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from signal import SIGINT, pthread_kill
-from threading import Barrier, get_ident, main_thread
+from signal import SIGINT, default_int_handler, pthread_kill, signal
+from threading import Barrier, Lock, get_ident, main_thread
 from time import sleep
 
 import numpy as np
@@ -497,25 +497,27 @@ def test_an_error_in_one_thread_ends_the_rollout(monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_what_ends_one_thread_or_the_wait_for_them_ends_all_with_the_step_they_are_at(error, monkeypatch):
-    step, steps = _Engine._step, Counter()
+    step, steps, once = _Engine._step, Counter(), Lock()
 
     def stopped(self, *args):
         steps[get_ident()] += 1
-        if steps.total() == 6 and error is OSError:
-            raise OSError
-        if steps.total() == 6:
+        enough = steps.total() >= 6
+        if enough and once.acquire(blocking=False):
+            if error is OSError:
+                raise OSError
             pthread_kill(main_thread().ident, SIGINT)  # as Ctrl-C does
-        sleep(0.01 if steps.total() < 6 else 0.1)  # on a busy machine the main thread is not there at once
+        sleep(0.1 if enough else 0.01)  # on a busy machine the main thread is not there at once
         return step(self, *args)
 
     monkeypatch.setattr(_Engine, "_step", stopped)
-    threads = torch.get_num_threads()
+    threads, handler = torch.get_num_threads(), signal(SIGINT, default_int_handler)  # a shell lets what it starts in the background ignore it
     torch.set_num_threads(2)
     try:
         with pytest.raises(error):
             rollout(make_decoder(), VOCABULARY, PROMPTS, samples=40, seed=0, max_new_tokens=24, batch_rows=16)
     finally:
         torch.set_num_threads(threads)
+        signal(SIGINT, handler)
     assert steps.total() < 40, "its share would take hundreds"
 
 
