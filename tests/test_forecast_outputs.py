@@ -16,7 +16,7 @@ from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
 from cehrxgpt.forecast import Journal, forecast, one_pass
 from cehrxgpt.forecast.futures import open_visits
 from cehrxgpt.forecast.rows import refusals
-from cehrxgpt.stages.forecasting import open_journal
+from cehrxgpt.stages.forecasting import _stamps, open_journal
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import label, load_task
 from test_evaluate_predictions import labels_frame
@@ -262,3 +262,15 @@ def test_labels_of_another_definition_of_the_task_are_refused(run, tmp_path: Pat
             run("other.parquet", labels=["own.parquet"])
     (tmp_path / "toy.yaml").write_text(TASK + "censoring: closed_world\n")  # how silence is read, and who is asked, is the labels' own
     run("other.parquet", labels=["own.parquet"])
+
+
+def test_events_behind_a_link_are_known_by_their_files_too(tmp_path: Path) -> None:
+    real, dataset = tmp_path / "real" / "train", tmp_path / "events [a]"
+    real.mkdir(parents=True)
+    dataset.mkdir()
+    pl.DataFrame({"subject_id": [1]}).write_parquet(real / "0.parquet")
+    (dataset / "data").symlink_to(tmp_path / "real", target_is_directory=True)
+    before = _stamps(dataset)
+    assert [name for name, *_ in before] == ["data/train/0.parquet"]
+    pl.DataFrame({"subject_id": [1, 2]}).write_parquet(real / "0.parquet")
+    assert _stamps(dataset) != before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +202,8 @@ def _one_pass(
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a folder's files: whether events have changed since, without reading them all."""
-    files = sorted(path for path in folder.rglob("*.parquet"))
+    """Names, sizes and times of a folder's files, behind links too: whether events have changed since, without reading them all."""
+    files = sorted(Path(path) for path in glob(f"{escape(str(folder))}/**/*.parquet", recursive=True))  # `rglob` enters no links
     return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
