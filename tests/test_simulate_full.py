@@ -85,6 +85,11 @@ def test_every_concept_has_a_name_and_a_domain(folders: dict[str, Path]) -> None
         finer = ancestors.filter((pl.col("ancestor_concept_id") == 201826) & (pl.col("min_levels_of_separation") == 1))["descendant_concept_id"]
         assert set(finer) == set(ENTRY["diabetes"].codes) - {201826}
         assert set(CLASSES) <= set(ancestors["ancestor_concept_id"])
+        climbs = set(ancestors.filter(pl.col("min_levels_of_separation") > 0).select("ancestor_concept_id", "descendant_concept_id").iter_rows())
+        assert not climbs & {(below, above) for above, below in climbs}
+        # What is worse, a stage or a product is under what it is of, whichever of them an entry writes more often.
+        assert {(255573, 257004), (46271022, 443597), (46271022, 443612), (46271022, 193782), (4283893, 4294548)} <= climbs
+        assert not {(193782, 443612), (1502905, 1596977)} & climbs
 
 
 def test_entries_name_panels_and_events_that_exist() -> None:

@@ -29,11 +29,23 @@ CLASSES: dict[int, tuple[str, tuple[int, ...]]] = {
     443784: ("Disease of blood vessels", (321052, 44782746, 45768439, 381591)),
     381591: ("Disease of the brain's vessels", (443454,)),
     320136: ("Disease of the airways", (255573, 317009, 255848, 260139, 319049, 40481087, 4294548, 4283893, 313459)),
-    4180628: ("Disease of a part of the body", (80180, 80809, 198199, 443597)),
+    4180628: ("Disease of a part of the body", (80180, 80809, 198199, 46271022)),
     201820: ("Diabetes", (201826,)),
     432851: ("Cancer that has spread", (4311765,)),
     443392: ("Cancer", (4180790, 4112853, 432851)),
     4027384: ("Inflammation", (198809, 440448, 199074)),
+}  # fmt: skip
+
+CLIMBS: dict[int, int | None] = {
+    # codes of an entry that are not under its usual one, or are its usual one and the finer themselves -> what they are under
+    257004: 255573, 255573: None,  # an exacerbation is of the disease
+    443597: 46271022, 443612: 46271022, 193782: 46271022, 46271022: None,  # stages of chronic kidney disease
+    4294548: 4283893, 40481087: 4283893, 4283893: None, 4112343: None,  # sinusitis, by what causes it; a sore throat
+    4217975: 4299535, 4188598: 4299535, 4299535: None,  # pregnancies
+    444362: 4303690, 4303690: None,  # harm to oneself
+    196456: None, 442752: None, 4096715: None, 78272: None,  # gallstones, pain of muscles, vomiting, a wrist: things of their own
+    4156265: None, 4155034: None, 4109685: None, 4059173: None, 4237458: None, 4142905: None,  # other cuts, other bones
+    1596977: None,  # another insulin
 }  # fmt: skip
 
 
@@ -87,15 +99,16 @@ def names(entries: Sequence[Entry], medicines: Sequence[Medicine]) -> dict[int, 
 
 
 def ancestors(entries: Sequence[Entry], medicines: Sequence[Medicine], known: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(ancestor, descendant, levels): the finer codes of an entry under its usual one, products under ingredients, diseases under classes."""
+    """(ancestor, descendant, levels): the finer codes of an entry under its usual one, products under ingredients, but for CLIMBS; diseases under
+    classes."""
     parents: dict[int, set[int]] = {}
-    for entry in entries:
-        usual, *finer = entry.codes or (0,)
+    for usual, *finer in [*(list(entry.codes or (0,)) for entry in entries), *([medicine.concept, *medicine.products] for medicine in medicines)]:
         for concept in finer:
-            parents.setdefault(concept, set()).add(usual)
-    for medicine in medicines:
-        for concept in medicine.products:
-            parents.setdefault(concept, set()).add(medicine.concept)
+            if concept not in CLIMBS:
+                parents.setdefault(concept, set()).add(usual)
+    for concept, parent in CLIMBS.items():
+        if parent is not None and concept in known:
+            parents.setdefault(concept, set()).add(parent)
     for ancestor, (_, members) in CLASSES.items():
         for concept in members:
             if concept in known:
