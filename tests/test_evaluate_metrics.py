@@ -61,6 +61,25 @@ def test_slope_and_intercept_recover_what_was_done():
     assert together[1] == pytest.approx(calibration.slope(truth, lp, weights[1])[0], abs=1e-8)
 
 
+@pytest.mark.parametrize(("risk", "futures"), [(0.1, 20), (0.01, 50), (0.002, 50)])
+def test_shares_of_few_futures_of_a_right_model_are_neither_too_high_nor_too_low(risk: float, futures: int):
+    """Most shares of a rare outcome are 0. Kept from there by half a future, they would count as risks, and all together as too high."""
+    rng = np.random.default_rng(5)
+    p = rng.beta(2, 2 / risk - 2, 100_000)
+    truth, shares = rng.random(p.size) < p, rng.binomial(futures, p) / futures
+    limit = 4 / np.sqrt(truth.sum())
+    assert calibration.intercept(truth, calibration.logit(shares, clip=0))[0] == pytest.approx(0, abs=limit)
+    assert calibration.intercept(truth, calibration.logit(shares / 2, clip=0))[0] > 0.5
+    if risk < 0.05:
+        assert calibration.intercept(truth, calibration.logit(shares, clip=calibration.clip_for_samples(futures)))[0] < -0.4
+
+
+def test_an_intercept_that_no_shift_can_reach_is_not_told():
+    for risks in ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.5, 0.0]):  # who was told 0 stays there: one of three cannot be two of three
+        assert np.isnan(calibration.intercept([1, 0, 1], calibration.logit(risks, clip=0))[0])
+    assert np.isfinite(calibration.intercept([1, 0, 1, 0], calibration.logit([0.0, 0.5, 0.9, 0.9], clip=0))[0])
+
+
 def test_slope_where_there_is_none():
     assert np.isnan(calibration.slope([0, 1], [0.3, 0.3])[0])  # a constant predictor
     assert np.isnan(calibration.slope([0, 0, 1, 1], [-2.0, -1.0, 1.0, 2.0])[0])  # separated

@@ -71,17 +71,31 @@ def test_held_out_labels_are_not_looked_at(both):
 
 def test_maps_by_hand():
     step = fit_isotonic([0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5], np.ones(5))
-    assert step([0.05, 0.2, 0.3, 0.35, 0.4, 0.9], 0) == pytest.approx([0, 0.5, 0.5, 0.75, 1, 1])
+    least = 0.5 / 6  # of five rows none says never, or always
+    assert step([0.05, 0.2, 0.3, 0.35, 0.4, 0.9]) == pytest.approx([least, 0.5, 0.5, (1.5 - least) / 2, 1 - least, 1 - least])
     weighted = fit_isotonic([0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.4, 0.5], [1, 3, 1, 1, 1])
-    assert weighted([0.25], 0) == pytest.approx([0.75])
-    same = fit_platt([0, 0, 1, 1], np.zeros(4), [1, 1, 1, 5])
-    assert same([0.5, 0.5], 1e-6) == pytest.approx([0.75, 0.75])
-    backward = fit_platt([1, 0, 1, 0, 0, 0], [-2.0, -1, 0, 1, 2, 3], np.ones(6))  # who is told least has it most often
-    assert backward([0.1, 0.5, 0.9], 1e-6) == pytest.approx([1 / 3] * 3)
-    reversed_altogether = fit_platt([1, 1, 0, 0], [-2.0, -1, 1, 2], [1, 1, 1, 3])
-    assert reversed_altogether([0.1, 0.9], 1e-6) == pytest.approx([1 / 3] * 2)
+    assert weighted([0.25]) == pytest.approx([0.75])
+    same = fit_platt([0, 0, 1, 1], np.full(4, 0.5), [1, 1, 1, 5])
+    assert same([0.5, 0.5]) == pytest.approx([0.75, 0.75])
+    rising = 1 / (1 + np.exp(-np.array([-2.0, -1, 0, 1, 2, 3])))
+    backward = fit_platt([1, 0, 1, 0, 0, 0], rising, np.ones(6))  # who is told least has it most often
+    assert backward([0.1, 0.5, 0.9]) == pytest.approx([1 / 3] * 3)
+    reversed_altogether = fit_platt([1, 1, 0, 0], rising[[0, 1, 3, 4]], [1, 1, 1, 3])
+    assert reversed_altogether([0.1, 0.9]) == pytest.approx([1 / 3] * 2)
     with pytest.raises(InputError, match="separate"):
-        fit_platt([0, 0, 1, 1], [-2.0, -1, 1, 2], np.ones(4))
+        fit_platt([0, 0, 1, 1], rising[[0, 1, 3, 4]], np.ones(4))
+
+
+def test_a_risk_is_mapped_the_same_whatever_futures_other_rows_have(both):
+    """Shares of 50 futures, fitted on tuning rows of as many: one judged row of 4 futures moves the others' mapped risks not at all."""
+    labels, tuning, held = both
+    shares = [
+        rows.with_columns((pl.col("predicted_boolean_probability") * 50).round() / 50, num_samples=pl.lit(50), method=pl.lit("monte_carlo"))
+        for rows in (tuning, held)
+    ]
+    few = shares[1].with_columns(num_samples=pl.when(pl.int_range(pl.len()) == 0).then(4).otherwise(50))
+    found = [recalibrate(rows, shares[0], labels, ["platt"])["predicted_boolean_probability"] for rows in (shares[1], few)]
+    assert found[0].equals(found[1])
 
 
 def test_refusals(both):

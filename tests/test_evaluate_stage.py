@@ -17,7 +17,7 @@ from cehrxgpt.errors import MismatchError, OutputExistsError
 from cehrxgpt.evaluate import evaluate_predictions
 from cehrxgpt.report.run import RunFolder
 from cehrxgpt.stages.judging import curves_beside
-from test_evaluate_predictions import curves_frame, labels_frame
+from test_evaluate_predictions import curves_frame, labels_frame, relabelled
 
 
 @pytest.fixture
@@ -103,10 +103,47 @@ def test_metrics_of_few_events_are_said_to_be(files):
         rows = pl.concat([mine.filter(pl.col("known")).head(positive), mine.filter(~pl.col("known")).head(negative)])
         rows.drop("known").write_parquet(files / "risk.parquet")
         notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet", files / "u.parquet"], None)["notes"]
-        said = [note for note in notes if "fewer than 11 of the judged rows" in note]
+        said = [note for note in notes if "fewer than 11 people of the judged rows" in note]
         assert said == (
-            [f"t: fewer than 11 of the judged rows {which}; metrics say little then, and their intervals are too narrow"] if which else []
+            [f"t: fewer than 11 people of the judged rows {which}; metrics say little then, and their intervals are too narrow"] if which else []
         )
+
+
+def test_risks_of_a_few_people_are_in_no_note(files):
+    """That ten people's risks are alike would say these risks."""
+    (files / "risk.curves.parquet").unlink()
+    risk = pl.read_parquet(files / "risk.parquet").filter(pl.col("task") == "t").with_columns(pl.lit(0.25).alias("predicted_boolean_probability"))
+    for people, told in ((10, False), (11, True)):
+        risk.head(people).write_parquet(files / "risk.parquet")
+        notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet"], None)["notes"]
+        assert any("0.2500" in note for note in notes) == told
+
+
+def test_what_methods_do_not_share_and_weights_at_their_limit_are_said(files):
+    (files / "risk.curves.parquet").unlink()
+    risk, labels = pl.read_parquet(files / "risk.parquet").filter(pl.col("task") == "t"), pl.read_parquet(files / "t.parquet")
+    other = risk.with_columns(
+        pl.lit("reach").alias("method"),
+        pl.when(pl.int_range(pl.len()) >= 40).then("predicted_boolean_probability").alias("predicted_boolean_probability"),
+    )
+    pl.concat([risk, other]).write_parquet(files / "risk.parquet")
+    notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet"], None)["notes"]
+    (note,) = [note for note in notes if "compared on the rows that all of them predict" in note]
+    assert note.endswith("left out, though predicted: zero-shot: 40")
+    assert not any("stand for more" in note for note in notes)
+    gone = pl.int_range(pl.len()) % 40 > 0  # all but one in forty are lost before their windows close
+    lost = labels.with_columns(
+        pl.when(gone).then(None).otherwise(pl.int_range(pl.len()) % 80 == 0).alias("boolean_value"),
+        pl.when(gone).then(1.0).otherwise(30.0).alias("time_to_event_days"),
+    )
+    relabelled(lost, lost["boolean_value"]).write_parquet(files / "t.parquet")
+    notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet"], None)["notes"]
+    (note,) = [note for note in notes if "stand for more" in note]
+    assert note.startswith("t: under one in 20 was followed for long enough;")
+    unfinished = risk.with_columns(pl.when(pl.int_range(pl.len()) < 80).then(0.0).otherwise(1.0).alias("completion"))
+    unfinished.write_parquet(files / "risk.parquet")
+    notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet"], None)["notes"]
+    assert any(note.startswith("t: zero-shot: no future was finished in 2 of ") for note in notes)  # all but one in forty are lost
 
 
 def test_both_maps_and_other_people(files):

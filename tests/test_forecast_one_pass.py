@@ -162,6 +162,13 @@ def test_silence_is_known(model: Loaded) -> None:
     assert risks(model, known, task(), 4, 10, 5000) == pytest.approx([early, *[constant(0.001, 0.002, 365)] * 2], rel=1e-5)
 
 
+def test_nothing_is_told_after_a_silence_that_no_token_can_say(model: Loaded) -> None:
+    known, longest = head({OUTCOME: [0.002], DEATH: [0.001]}), model.vocabulary.longest_gap_days
+    found = one_pass(model, history(1), at(longest, longest + 1), [task()], head=known)
+    assert found.predictions["predicted_boolean_probability"].is_null().to_list() == [False, True]
+    assert "nothing happened between" in found.predictions["note"][1]
+
+
 def test_curves_end_in_the_prediction(model: Loaded) -> None:
     known = head({OUTCOME: [0.01, 0.001], DEATH: [0.002, 0.004]}, (100.0,), states=True)
     found = one_pass(model, history(2), at(1, 30), [task()], OnePassConfig(curve_points=12), head=known)

@@ -399,6 +399,21 @@ def test_drawing_until_the_error_is_small_does_not_stop_where_chance_has_shown_n
     assert found["predicted_boolean_probability"].mean() / truth == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+def test_how_many_futures_are_drawn_does_not_move_the_risk(estimator: str) -> None:
+    """Of a rare outcome, with a target that is larger than the risk: most first futures show nothing, and what they show is not kept."""
+    people = 800
+    model, rows = markov(bare_chain({5: 1.0}, 0.01, 0.005)), at(people, LAST + timedelta(days=1))
+    truth = exact_risk({5: 1.0}, 0.01, 0.005, elapsed=1, horizon=12)
+    config = ForecastConfig(samples=400, max_new_tokens=60, estimator=estimator, target_std_error=0.03)
+    found = forecast(model, history(people), rows, [task(horizon=12)], config).predictions
+    told = found["predicted_boolean_probability"]
+    assert truth < 0.03
+    assert found["num_samples"].n_unique() > 1 or estimator != "mc"
+    assert abs(told.mean() - truth) < 3 * told.std() / np.sqrt(people)
+    assert told.std() < 0.03
+
+
 MORNINGS = {BENIGN: {"D1": 0.5, "D20": 0.5}, "D1": {"[VS]": 1.0}, "D20": {"[VS]": 1.0}, "[VS]": {"Visit/9201": 1.0}}
 MORNINGS |= {"i-H9": {OUTCOME: 1.0}, "i-H18": {OUTCOME: 1.0}, OUTCOME: {"[VE]": 1.0}, "[VE]": {"D60": 1.0}, "D60": {BENIGN: 1.0}}
 

@@ -18,9 +18,10 @@ _STEPS = 30
 
 
 def logit(probability: npt.ArrayLike, *, clip: float = CLIP) -> Array:
-    """log p/(1-p), with p kept `clip` away from 0 and 1."""
+    """log p/(1-p), with p kept `clip` away from 0 and 1; by 0 those have no finite one."""
     bounded = np.clip(np.asarray(probability, dtype=np.float64), clip, 1 - clip)
-    return np.log(bounded) - np.log1p(-bounded)
+    with np.errstate(divide="ignore"):
+        return np.log(bounded) - np.log1p(-bounded)
 
 
 def clip_for_samples(num_samples: npt.ArrayLike) -> float:
@@ -55,18 +56,25 @@ def _two_classes(truth: Array, weights: Array) -> npt.NDArray[np.bool_]:
 
 
 def intercept(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:
-    """Calibration in the large: a in logit(y) = a + lp, by Newton, float64[B]; NaN where a weighting has one class only."""
+    """Calibration in the large: a in logit(y) = a + lp, by Newton, float64[B].
+
+    At a = 0 the mean of the risks is the outcome's share. A risk of 0 or 1 (lp infinite) stays what it is, whatever a: kept away from there, the many
+    shares of 0 in so many futures of a rare outcome would count as risks. NaN where a weighting has one class only, or the other risks cannot make up
+    the outcome's share.
+    """
     truth, lp = np.asarray(outcome, dtype=np.float64), np.asarray(linear_predictor, dtype=np.float64)
     every = as_weights(weights, truth.size)
+    share, least, most = every @ truth, every @ (lp == np.inf), every @ (lp > -np.inf)
+    fine = _two_classes(truth, every) & (least < share) & (share < most)
     a = np.zeros(every.shape[0])
     for _ in range(_STEPS):
         p = _sigmoid(a[:, None] + lp)
         gradient, curvature = (every * (truth - p)).sum(axis=1), (every * p * (1 - p)).sum(axis=1)
-        step = np.divide(gradient, curvature, out=np.zeros_like(a), where=curvature > 1e-12)
+        step = np.divide(gradient, curvature, out=np.zeros_like(a), where=fine & (curvature > 1e-12))
         a = a + np.clip(step, -2, 2)
         if np.abs(step).max(initial=0.0) < 1e-10:
             break
-    return np.where(_two_classes(truth, every), a, np.nan)
+    return np.where(fine, a, np.nan)
 
 
 def slope(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:

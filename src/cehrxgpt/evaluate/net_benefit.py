@@ -7,14 +7,10 @@ row. It is compared with treating everybody, and nobody (0).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
 from cehrxgpt.evaluate.discrimination import Array, as_weights
-
-Mask = npt.NDArray[np.bool_]
 
 THRESHOLDS = tuple(round(step / 1000, 3) for step in [*range(1, 10), *range(10, 1000, 10)])
 """0.001 to 0.009 (rare outcomes), then 0.01 to 0.99."""
@@ -42,39 +38,6 @@ def net_benefit(
     false_positives = np.concatenate([nobody, np.cumsum(ordered * ~cases, axis=1)], axis=1)[:, treated]
     total = every.sum(axis=1, keepdims=True)
     return np.divide(true_positives - false_positives * (at / (1 - at)), total, out=np.full(true_positives.shape, np.nan), where=total > 0)
-
-
-def tellable(treated: Iterable[Mask], known: Iterable[Mask], subject_id: npt.ArrayLike, least: int, *, add: bool = True) -> Mask:
-    """Of which sets of rows a net benefit, or another sum over them, may be told, one after another, without giving anybody away; bool[k].
-
-    The outcomes of those who are in one set and not in another can be worked out from the two sums, so any two that are told differ by `least`
-    people, or not at all.
-
-    Args:
-        treated: bool[n] each, k of them.
-        known: bool[n] each: sets of which it is known anyway.
-        subject_id: int[n], of the rows.
-        least: people.
-        add: hold each that may be told against those after it, too.
-    """
-    person = np.asarray(subject_id)
-    of_one = int(np.unique(person, return_counts=True)[1].max(initial=0))
-    there = [np.packbits(one) for one in known]
-
-    def apart(difference: npt.NDArray[np.uint8], rows: int) -> bool:
-        if not least <= rows < least * of_one:
-            return rows >= least
-        return np.unique(person[np.unpackbits(difference, count=person.size).astype(bool)]).size >= least
-
-    told = []
-    for one in treated:
-        packed = np.packbits(one)
-        differences = np.array(there) ^ packed
-        rows = np.bitwise_count(differences).sum(axis=1)
-        told.append(bool((rows == 0).any()) or all(map(apart, differences, rows.tolist())))
-        if told[-1] and add:
-            there.append(packed)
-    return np.array(told, dtype=bool)
 
 
 def treat_all(outcome: npt.ArrayLike, thresholds: npt.ArrayLike = THRESHOLDS, weights: npt.ArrayLike | None = None) -> Array:

@@ -17,22 +17,26 @@ from cehrxgpt import schema as s
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.evaluate import calibration
 from cehrxgpt.evaluate.predictions import by_method
-from cehrxgpt.evaluate.rows import Array, Judged, clip, join_labels
+from cehrxgpt.evaluate.rows import Array, Judged, clip, join_labels, share
 
 PLATT, ISOTONIC = "platt", "isotonic"
 KINDS = (PLATT, ISOTONIC)
 
-Map = Callable[[npt.ArrayLike, float], Array]
-"""(probabilities, how far from 0 and 1 their logits are kept) -> probabilities."""
+Map = Callable[[npt.ArrayLike], Array]
+"""Probabilities -> probabilities."""
 
 
-def fit_platt(outcome: npt.ArrayLike, logit: npt.ArrayLike, weights: npt.ArrayLike) -> Map:
+def fit_platt(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike, *, clip: float = calibration.CLIP) -> Map:
     """p -> sigmoid(a + b logit(p)), b not negative. The outcome's share where all predictions are one, or rank the wrong way round.
+
+    Args:
+        outcome, probability, weights: float[n].
+        clip: how far from 0 and 1 probabilities are kept before their logits are taken, those that are mapped as those that it is fitted on.
 
     Raises:
         InputError: the predictions separate the outcomes perfectly; no line fits.
     """
-    truth, lp = np.asarray(outcome, dtype=np.float64), np.asarray(logit, dtype=np.float64)
+    truth, lp = np.asarray(outcome, dtype=np.float64), calibration.logit(probability, clip=clip)
     w = np.asarray(weights, dtype=np.float64)
     # The line rises as the weighted covariance does: at b = 0 that is the slope of the likelihood.
     rises = np.ptp(lp) > 0 and float((w * (lp - np.average(lp, weights=w)) * truth).sum()) > 0
@@ -42,29 +46,33 @@ def fit_platt(outcome: npt.ArrayLike, logit: npt.ArrayLike, weights: npt.ArrayLi
         a, b = float(calibration.logit(calibration.prevalence(truth, weights))[0]), 0.0
     if not np.isfinite(a + b):
         raise InputError("recalibrate: the tuning predictions separate the outcomes perfectly, so that no Platt line fits; use isotonic")
-    return lambda p, bound: 1.0 / (1.0 + np.exp(-(a + b * calibration.logit(p, clip=bound))))
+    return lambda p: 1.0 / (1.0 + np.exp(-(a + b * calibration.logit(p, clip=clip))))
 
 
 def fit_isotonic(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike) -> Map:
-    """The weighted least-squares map that never falls; straight between its steps, flat beyond them."""
+    """The weighted least-squares map that never falls; straight between its steps, flat beyond them, and half a row of those it is fitted on away
+    from 0 and 1: no n rows say that something never happens."""
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    least = 0.5 / (np.size(outcome) + 1.0)
+    fitted = IsotonicRegression(y_min=least, y_max=1.0 - least, out_of_bounds="clip")
     fitted.fit(np.asarray(probability, dtype=np.float64), np.asarray(outcome, dtype=np.float64), sample_weight=np.asarray(weights, dtype=np.float64))
-    return lambda p, bound: np.asarray(fitted.predict(np.asarray(p, dtype=np.float64).ravel()), dtype=np.float64).reshape(np.shape(p))
+    return lambda p: np.asarray(fitted.predict(np.asarray(p, dtype=np.float64).ravel()), dtype=np.float64).reshape(np.shape(p))
 
 
 def _fit(kind: str, rows: Judged) -> Map:
-    return fit_platt(rows.truth, rows.logit, rows.weight) if kind == PLATT else fit_isotonic(rows.truth, rows.probability, rows.weight)
+    if kind == PLATT:
+        return fit_platt(rows.truth, rows.probability, rows.weight, clip=clip(rows.table))
+    return fit_isotonic(rows.truth, rows.probability, rows.weight)
 
 
 def _apply(found: Map, predictions: pl.DataFrame, method: str) -> pl.DataFrame:
     """The predictions mapped; bounds too, the standard error, which is of the raw risk, is left out."""
-    bound, columns = clip(predictions), {}
+    columns = {}
     for name in ("predicted_boolean_probability", "lower_bound", "upper_bound"):
         if name in predictions.columns:
             given = predictions[name].cast(pl.Float64)
-            mapped = found(given.fill_null(0.5).to_numpy(), bound)
+            mapped = found(given.fill_null(0.5).to_numpy())
             columns[name] = pl.select(pl.when(given.is_not_null()).then(pl.Series(mapped, dtype=pl.Float64))).to_series()
     fresh = predictions.with_columns(*(column.alias(name) for name, column in columns.items()), pl.lit(method).alias("method"))
     if "predicted_boolean_value" in fresh.columns:
@@ -101,16 +109,16 @@ def recalibrate(predictions: pl.DataFrame, tuning: pl.DataFrame, labels: pl.Data
             f"recalibrate: {both.height} subjects of the tuning predictions are among those to be judged (first: {first}); "
             "forecast the tuning split for the one, held_out for the other"
         )
-    there = {(task, method): Judged.of(group) for task, method, group in by_method(join_labels(tuning, labels))}
+    there = {(task, method): Judged.of(share(group)) for task, method, group in by_method(join_labels(tuning, labels))}
     parts = []
     for task, method, group in by_method(predictions):
         rows = there.get((task, method))
         if rows is None:
             raise MismatchError(f"recalibrate: no tuning predictions of {task} by {method}; there are: {', '.join(f'{t} by {m}' for t, m in there)}")
-        positives = int(rows.truth.sum())
-        if min(positives, rows.truth.size - positives) < s.SMALL_CELL:
+        if min(rows.subjects) < s.SMALL_CELL:
             raise InputError(
-                f"recalibrate: fewer than {s.SMALL_CELL} tuning rows of {task} by {method} have the outcome, or have not; forecast more of them"
+                f"recalibrate: fewer than {s.SMALL_CELL} people of the tuning rows of {task} by {method} have the outcome, or have not; "
+                "forecast more of them"
             )
         parts += [_apply(_fit(kind, rows), group, f"{method}+{kind}") for kind in kinds]
     return pl.concat(parts) if parts else predictions.clear()

@@ -90,16 +90,40 @@ def ipcw(joined: pl.DataFrame) -> npt.NDArray[np.float64]:
     return censoring_weights(_days(joined), lost)
 
 
+SHARED = "_shared"
+
+
+def share(predictions: pl.DataFrame) -> pl.DataFrame:
+    """Predictions, joined or not, with `_shared`: is the row predicted, and by every method of its task? One that predicts nothing at all does not
+    count.
+
+    Raises:
+        MismatchError: the methods of a task have no row in common.
+    """
+    told = predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
+    by_task = told.group_by("task").agg(pl.col("method").n_unique().alias("_methods"))
+    by_row = told.group_by(KEY).len("_told").join(by_task, on="task")
+    shared = by_row.filter(pl.col("_told") == pl.col("_methods")).select(*KEY, pl.lit(True).alias(SHARED))
+    for task in by_task["task"].sort().to_list():
+        if not (shared["task"] == task).any():
+            counts = told.filter(pl.col("task") == task).group_by("method", maintain_order=True).len().rows()
+            each = ", ".join(f"{method}: {rows:,}" for method, rows in counts)
+            raise MismatchError(f"predictions: no row of {task} is predicted by all of its methods ({each} rows); judge them one by one")
+    placed = predictions.join(shared, on=list(KEY), how="left", maintain_order="left")
+    return placed.with_columns(pl.col(SHARED).fill_null(False) & pl.col("predicted_boolean_probability").is_not_null())
+
+
 LEFT_OUT = {
     "censored": pl.col("label").is_null(),
     "refused": pl.col("label").is_not_null() & pl.col("predicted_boolean_probability").is_null(),
+    "unshared": pl.col("label").is_not_null() & pl.col("predicted_boolean_probability").is_not_null() & ~pl.col(SHARED),
 }
-"""Which joined rows are not judged: the label is not known; it is, the prediction is not there."""
+"""Which joined rows are not judged: the label is not known; it is, the prediction is not there; it is, that of another method is not."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The n rows of one task and method that have both a prediction and a known label.
+    """The n rows of one task and method that every method of the task predicts and whose label is known.
 
     Attributes:
         table: the rows.
@@ -119,15 +143,16 @@ class Judged:
 
     @classmethod
     def of(cls, group: pl.DataFrame, *, weighted: bool = True) -> Judged:
-        """From joined rows of one task and method; weights are estimated on them."""
-        weights = ipcw(group) if weighted else np.ones(group.height)
-        left_out = group.select(**LEFT_OUT)
-        use = ~left_out.to_numpy().any(axis=1)
-        rows = group.filter(pl.Series(use))
+        """From joined rows of one task and method that know what is `share`d; weights are estimated on these, lost ones included."""
+        asked = group.filter(SHARED)
+        weights = ipcw(asked) if weighted else np.ones(asked.height)
+        known = asked["label"].is_not_null()
+        rows = asked.filter(known)
         p = rows["predicted_boolean_probability"].cast(pl.Float64).to_numpy()
-        counts = {"rows": rows.height} | {name: int(left_out[name].sum()) for name in LEFT_OUT}
+        left_out = group.select(**LEFT_OUT).sum()
+        counts = {"rows": rows.height} | {name: int(left_out[name][0]) for name in LEFT_OUT}
         truth = rows["label"].cast(pl.Boolean).to_numpy().astype(bool)
-        return cls(rows, truth, p, weights[use], calibration.logit(p, clip=clip(rows)), counts)
+        return cls(rows, truth, p, weights[known.to_numpy()], calibration.logit(p, clip=clip(rows)), counts)
 
     @property
     def subject_id(self) -> npt.NDArray[np.int64]:
@@ -148,12 +173,6 @@ def clip(rows: pl.DataFrame) -> float:
         return calibration.CLIP
     shares = rows.filter(~pl.col("method").is_in(["scope", "reach"]) & ~pl.col("method").str.contains("+", literal=True))
     return calibration.clip_for_samples(shares["num_samples"].cast(pl.Float64).fill_null(0).to_numpy())
-
-
-def follow_up(group: pl.DataFrame, *, weighted: bool = True) -> tuple[pl.DataFrame, FollowUp]:
-    """The joined rows with a prediction, those lost from sight included, and when and how each ended; weights are estimated on all rows."""
-    predicted = group["predicted_boolean_probability"].is_not_null()
-    return group.filter(predicted), ended(group, weighted=weighted).take(predicted.to_numpy())
 
 
 def ended(group: pl.DataFrame, *, weighted: bool = True) -> FollowUp:

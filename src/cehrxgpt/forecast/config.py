@@ -20,8 +20,9 @@ class ForecastConfig:
     Attributes:
         estimator: `mc`, `scope` or `reach` (`estimators`). Where a task's outcome is no set of tokens it is mc all the same, and the row says so.
         samples: futures per prediction time; with `target_std_error` at most so many.
-        target_std_error: draw until the standard error is no larger, for each prediction time by itself; None: all draw `samples`.
-        least_samples: drawn before a standard error is looked at.
+        target_std_error: draw as many as make the standard error no larger, for each prediction time by itself; None: all draw `samples`.
+        least_samples: those by which it is decided how many that are. They are left out of the risk: who shows nothing at first would draw few, and
+            keep that nothing, so that risks came out too low. As many at least are drawn behind them.
         seed: futures are a function of it, of subject, prediction time and sample number.
         max_new_tokens: budget of one future. At least half of the model's context is kept for the history all the same.
         batch_rows: futures written side by side.
@@ -69,10 +70,10 @@ class ForecastConfig:
             raise ValueError(f"least_samples is {self.least_samples}; fewer than 20 futures say too little of their own error")
         if self.target_std_error is not None and not 0 < self.target_std_error < 0.5:
             raise ValueError(f"target_std_error is {self.target_std_error}; it must lie between 0 and 0.5")
-        if self.target_std_error is not None and self.samples <= self.least_samples:
+        if self.target_std_error is not None and self.samples < 2 * self.least_samples:
             raise ValueError(
-                f"samples is {self.samples}; with target_std_error that is the most that may be drawn, and the error is first looked at after "
-                f"{self.least_samples}: it must be more"
+                f"samples is {self.samples}; with target_std_error that is the most that may be drawn, and the first {self.least_samples} decide how "
+                f"many: it must be at least {2 * self.least_samples}"
             )
         if self.trajectories and self.estimator == "reach":
             raise ValueError("estimator reach draws futures without the outcome, which nobody should keep as trajectories; use mc or scope")
@@ -87,7 +88,8 @@ class ForecastConfig:
         return self.moments if self.target_std_error is not None else max(1, min(self.moments, POOL_FUTURES // self.samples))
 
     def next_samples(self, drawn: int) -> int:
-        """How many futures to draw next of a prediction time that has `drawn`: 20, then as many as there are, `samples` in all at most."""
+        """How many futures to draw next of a prediction time that has `drawn` for its risk: all; with `target_std_error` as many as decide, then half
+        as many again each time, so that prediction times which need different numbers are drawn together."""
         if self.target_std_error is None:
             return self.samples - drawn
-        return min(max(self.least_samples, drawn), self.samples - drawn) if drawn else min(self.least_samples, self.samples)
+        return min(max(self.least_samples, drawn // 2), self.samples - self.least_samples - drawn)

@@ -165,7 +165,10 @@ def _mean_left(rest: Float) -> Float:
 
 
 class _Masses:
-    """How much each future counts, times n, as time goes on: more, once others have stopped unfinished while it was still running."""
+    """How much each future counts, times n, as time goes on: more, once others have stopped unfinished while it was still running.
+
+    `left_over`: mass of those that stopped when none was running, float64[P]; `effective`: how many futures the known answers are worth, float64[P].
+    """
 
     def __init__(self, evidence: Evidence):
         rows, samples = evidence.shape
@@ -175,6 +178,9 @@ class _Masses:
         running = samples - 1 - np.arange(samples)
         factor = np.where(unfinished & (running > 0), 1 + 1 / np.maximum(running, 1), 1.0)
         self.mass = np.cumprod(factor, axis=1)
+        counted = np.where(unfinished, 0.0, self.mass)
+        # Kish: as many futures that count alike would say as much as those whose answer is known and which count for more the later they end.
+        self.effective = counted.sum(axis=1) ** 2 / np.maximum((counted**2).sum(axis=1), 1.0)
         self.left_over = np.where(unfinished[:, -1], self.mass[:, -1], 0.0) / samples  # none was running when the last one stopped
         self.stops = np.flatnonzero(unfinished)
         ends = np.take_along_axis(evidence.end_minutes, order, 1)
@@ -198,8 +204,8 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     Args:
         evidence: of the prediction times.
         open_minutes, close_minutes: the window, from the prediction time; None: the close is not known.
-        expect_little: see `_unseen_error`. Not where the error decides whether to draw more: the rows in which chance has shown nothing yet
-            would stop first.
+        expect_little: see `_unseen_error`. Not where the error decides how many to draw: rows in which chance has shown nothing yet would draw the
+            fewest.
     """
     samples = evidence.shape[1]
     masses, row = _Masses(evidence), evidence.future // samples
@@ -223,8 +229,20 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
         unseen = _unseen_error(evidence, evidence.chance_span, close, open_minutes, decided, expect_little=expect_little)[:, 0]
         error = np.hypot(_mean_error(weighted, found, decided, unseen), left_over * jeffreys_std_error(later, decided))
     else:
-        error = jeffreys_std_error(probability, decided)
+        error = np.hypot((1 - left_over) * jeffreys_std_error(probability, masses.effective), left_over * jeffreys_std_error(later, decided))
     return Risk(probability, error, decided / samples, lower, upper)
+
+
+def futures_needed(std_error: Float, futures: int, target: float) -> Float:
+    """How many futures, not these, make the standard error `target` where so many `futures` have had `std_error`, [P].
+
+    Stein's two-stage sample size (Annals of Mathematical Statistics 1945, 16:243): the error falls with the root of the number, and the first
+    futures' error is itself unsure, which the quantile of Student's t in place of the normal one allows for.
+    """
+    from scipy.stats import norm, t
+
+    unsure = float(t.ppf(0.975, futures - 1) / norm.ppf(0.975))
+    return np.ceil(futures * (unsure * np.nan_to_num(std_error, nan=np.inf) / target) ** 2)
 
 
 def _sums(evidence: Evidence, amount: Float) -> Float:

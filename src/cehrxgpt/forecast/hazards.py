@@ -29,7 +29,8 @@ from torch import Tensor
 from cehrxgpt.errors import refuse_name
 from cehrxgpt.events import EventDataset
 from cehrxgpt.forecast.cover import Cover, events_of, find_cover
-from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
+from cehrxgpt.forecast.notes import unanswered
+from cehrxgpt.forecast.rows import CURVE_TYPES, DEAD, NO_TOKEN, RISK_TYPES, UNSAID, Key, Questions, answer, ask, ends_in_death, refusals, wrong_onset
 from cehrxgpt.model.reading import pooled_states
 from cehrxgpt.objectives.event_errors import HazardErrors
 from cehrxgpt.objectives.heads import load_heads
@@ -79,12 +80,13 @@ class OnePassConfig:
             raise ValueError("batch_tokens must be at least 1 and curve_points not negative")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OnePass:
     """What `one_pass` found.
 
     Attributes:
-        predictions: PREDICTION_SCHEMA, one row per (row of `at`, task); `completion` and `num_samples` are null, as there are no futures.
+        predictions: PREDICTION_SCHEMA, one row per (row of `at`, task); `completion` and `num_samples` are null, as there are no futures
+            (a refused row has `num_samples` 0).
         curves: CURVE_SCHEMA, one row per point of each prediction.
         summary: counts, and which of the head's events each task's risk is made of; plain JSON.
     """
@@ -92,6 +94,14 @@ class OnePass:
     predictions: pl.DataFrame
     curves: pl.DataFrame
     summary: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """What its reader ought to know and no risk shows, a line each."""
+        return unanswered(self.summary)
+
+    def __repr__(self) -> str:
+        return f"OnePass({self.summary['predicted']:,} of {self.summary['rows']:,} rows predicted)"
 
 
 @dataclass(frozen=True)
@@ -244,6 +254,8 @@ def _readings(
     for place, (moment, why) in enumerate(zip(moments.index.tolist(), moments.refusal(config.max_unknown_share), strict=True)):
         if why is None and ends_in_death(histories.token_id[histories.history(place)], kind):
             why = DEAD
+        if why is None and elapsed[place] // MINUTES_PER_DAY > model.vocabulary.longest_gap_days:
+            why = UNSAID  # nobody whom the head has learned from was out of sight for so long
         if why is not None:
             found.note |= {(name, moment): why for name in questions.asked[moment]}
         elif any((name, moment) not in found.note for name in questions.asked[moment]):

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from cehrxgpt.forecast import Journal
+from typing import Any
 
 _MUCH_REMOVED = 0.05  # of the probability of a token, by the grammar: a model that was trained for minutes is below a hundredth
 _COMPLETE = 0.95  # share of answers that are known, below which one is told
 
 
-def notes_of(summary: Mapping[str, Any], journal: Journal) -> list[str]:
-    """What the reader ought to know, a line each."""
-    again = [f"went on from what was drawn before: pools of futures in {journal.folder} ({journal.pools_read:,})"] if journal.pools_read else []
-    size = journal.others()
-    left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
+def notes_of(summary: Mapping[str, Any]) -> list[str]:
+    """What the reader ought to know of a forecast by futures with such a `Forecast.summary`, a line each."""
     instead = [f"{task}: by Monte Carlo, as {why}" for task, why in summary["monte_carlo_instead"].items()]
     unmet = [
         f"{task}: no future meets {', '.join(sets)}, which should compete: not in the vocabulary"
@@ -33,19 +27,24 @@ def notes_of(summary: Mapping[str, Any], journal: Journal) -> list[str]:
     if completion < _COMPLETE:
         guessed.append(f"{1 - completion:.0%} of futures end before the answer is known (completion): report the bounds{_remedy(summary['stopped'])}")
     if missed:
-        guessed.append(f"--target-std-error was missed in {missed:,} of {summary['rows']:,} rows; more --samples would reach it")
+        guessed.append(
+            f"the standard error is above --target-std-error in {missed:,} of {summary['rows']:,} rows; "
+            "more --samples, or a smaller target, would help"
+        )
     removed = (summary["removed_by_grammar"] or {"per_token": 0.0})["per_token"]
     untaught = (
         [f"the model gave {removed:.0%} of its probability to tokens that cannot follow: it is hardly trained, and these risks say little"]
         if removed > _MUCH_REMOVED
         else []
     )
-    return [*again, *instead, *coarse, *unmet, *guessed, *untaught, *unanswered(summary), *left]
+    return [*instead, *coarse, *unmet, *guessed, *untaught, *unanswered(summary)]
 
 
 def _remedy(stopped: Mapping[str, int]) -> str:
     """What lets more futures end: where none ran out of tokens, it is stays that last longer than they are followed."""
-    return "; a larger --max-tokens would help" if stopped["budget"] else "; stays go on for longer than they are simulated (stay_days)"
+    return (
+        "; a larger --max-tokens (max_new_tokens) would help" if stopped["budget"] else "; stays go on for longer than they are simulated (stay_days)"
+    )
 
 
 def unanswered(summary: Mapping[str, Any]) -> list[str]:

@@ -24,10 +24,11 @@ from cehrxgpt.errors import refuse_name
 from cehrxgpt.events import EVENT_DTYPES, EventDataset
 from cehrxgpt.forecast.admission import admit, idle_competitors
 from cehrxgpt.forecast.config import METHODS, ForecastConfig
-from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate
+from cehrxgpt.forecast.estimators import Curves, Evidence, Risk, curves, estimate, futures_needed
 from cehrxgpt.forecast.futures import Case, Pool, draw_pool, make_cases
 from cehrxgpt.forecast.increments import expected, observed, whole_dates
 from cehrxgpt.forecast.journal import Found, Journal, Removed
+from cehrxgpt.forecast.notes import notes_of
 from cehrxgpt.forecast.rows import CURVE_TYPES, KEY, LEFT, NONE_FINISHED, RISK_TYPES, UNSAID, Questions, answer, ask, refusals
 from cehrxgpt.forecast.verdict import judge
 from cehrxgpt.tasks import Task, can_be_said, outcome_tokens
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from cehrxgpt.model.hub import Loaded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forecast:
     """What `forecast` found.
 
@@ -59,6 +60,15 @@ class Forecast:
     trajectories: pl.DataFrame | None
     curves: pl.DataFrame | None
     summary: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """What its reader ought to know and no risk shows, a line each."""
+        return notes_of(self.summary)
+
+    def __repr__(self) -> str:
+        drawn = f"{self.summary['futures']:,} futures of {self.summary['prediction_times']:,} prediction times"
+        return f"Forecast({self.summary['predicted']:,} of {self.summary['rows']:,} rows predicted, {drawn}, {len(self.notes)} notes)"
 
 
 def forecast(
@@ -121,6 +131,7 @@ class _Worker:
     ):
         self.vocabulary, self.config, self.progress = model.vocabulary, config, progress
         self.tasks, self.asked = questions.tasks, questions.asked
+        self.kept = None if config.trajectories_of is None else questions.moments.head(config.trajectories_of)
         self.timeline, self.journal = Timeline(model.vocabulary), journal
         self.decoder = model.decoder
         dtype = None if config.dtype is None else cast(torch.dtype, getattr(torch, config.dtype))
@@ -208,29 +219,36 @@ class _Worker:
         self.found.add(done)
 
     def _drawn(self, group: _Group, cases: list[Case]) -> Found:
-        """Draw futures, all at once or until their error is small enough, and estimate the risks."""
+        """Draw futures, all at once or as many as the first ones say are needed, and estimate the risks."""
         found, evidence, drawn = Found(), dict[str, Evidence](), 0
+        needed, first = np.full(len(cases), self.config.samples), 0
+        if self.config.target_std_error is not None:
+            needed, first = self._needed(group, cases, found), self.config.least_samples
         while cases:
             count = self.config.next_samples(drawn)
-            pool = self._futures(group, cases, count, drawn, found)
+            pool = self._futures(group, cases, count, first + drawn, found)
             unsaid = np.zeros(len(cases), dtype=bool)
             unsaid[pool.rollouts.prompt_index[~pool.rollouts.conditioned]] = True
             for name in group.names:
                 more = self._evidence(name, group, pool)
                 evidence[name] = evidence[name].beside(more) if drawn else more
             drawn += count
-            risks = {name: self._risk(name, evidence[name]) for name in group.names}
-            go_on = np.zeros(len(cases), dtype=bool)
-            if self.config.target_std_error is not None and drawn < self.config.samples:
-                for name in group.names:
-                    go_on |= ~(self._risk(name, evidence[name], expect_little=False).std_error <= self.config.target_std_error)
-            go_on &= ~unsaid
+            go_on = (needed > drawn) & ~unsaid
             for name in group.names:
-                self._tell(name, cases, np.flatnonzero(~go_on & ~unsaid), risks[name], evidence[name], drawn, found)
+                self._tell(name, cases, np.flatnonzero(~go_on & ~unsaid), self._risk(name, evidence[name]), evidence[name], drawn, found)
                 found.note(name, [cases[place].moment for place in np.flatnonzero(unsaid)], UNSAID)
             left = np.flatnonzero(go_on)
-            cases, evidence = [cases[place] for place in left], {name: one.take(left) for name, one in evidence.items()}
+            cases, needed = [cases[place] for place in left], needed[left]
+            evidence = {name: one.take(left) for name, one in evidence.items()}
         return found
+
+    def _needed(self, group: _Group, cases: list[Case], found: Found) -> npt.NDArray[np.int64]:
+        """How many futures make the error of every task small enough, by first futures that are then left out, int64[cases]."""
+        target, first = self.config.target_std_error, self.config.least_samples
+        assert target is not None
+        pool = self._futures(group, cases, first, 0, found)
+        errors = [self._risk(name, self._evidence(name, group, pool), expect_little=False).std_error for name in group.names]
+        return np.minimum(futures_needed(np.max(errors, axis=0), first, target), self.config.samples - first).astype(np.int64)
 
     def _futures(self, group: _Group, cases: list[Case], count: int, first_sample: int, found: Found) -> Pool:
         """A pool of `count` further futures of each case."""
@@ -275,13 +293,7 @@ class _Worker:
 
     def _kept(self, pool: Pool) -> pl.DataFrame:
         """The futures, as events, of those prediction times whose futures are kept."""
-        first = self.config.trajectories_of
-        if first is None:
-            return pool.trajectories
-        kept = [case.prompt for case in pool.cases if case.moment < first]
-        times = np.array([prompt.prediction_time for prompt in kept], dtype="datetime64[us]")
-        keys = pl.DataFrame({"subject_id": np.array([prompt.subject_id for prompt in kept], dtype=np.int64), "prediction_time": times})
-        return pool.trajectories.join(keys, on=list(KEY), how="semi", maintain_order="left")
+        return pool.trajectories if self.kept is None else pool.trajectories.join(self.kept, on=list(KEY), how="semi", maintain_order="left")
 
     def method(self, name: str) -> str:
         """Of a task: that which was asked for, or Monte Carlo where the outcome is no set of tokens."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path, refuse_existing
@@ -79,6 +79,7 @@ def tokenize(
     """
     from cehrxgpt.events import EventDataset
     from cehrxgpt.store.writer import write_store
+    from cehrxgpt.tasks import load_task, resolve_all
     from cehrxgpt.timeline import Timeline, TimelineConfig
 
     if vocabulary is not None:
@@ -101,6 +102,8 @@ def tokenize(
                 f"--values split: no code has bins of numeric values from {config.min_subjects} training patients, so that nothing was split"
             )
     outcomes = _outcomes(asked, dataset, timeline.vocabulary)
+    own = {load_task(task).name for task in tasks}
+    notes += _unlearned(resolve_all([task for task in asked if task.name in own], dataset.codes), outcomes, timeline.vocabulary)
     facts = write_store(dataset, timeline, out, outcomes=outcomes, force=force, progress=progress)
     return {name: value for name, value in facts.items() if name != "splits"} | ({"notes": notes} if notes else {})
 
@@ -129,6 +132,18 @@ def _outcomes(tasks: Sequence[Task], dataset: EventDataset, vocabulary: Vocabula
 
     found = {task.name: events_of(task, vocabulary) for task in resolve_all(tasks, dataset.codes)}
     return {name: events for name, events in found.items() if events}
+
+
+def _unlearned(tasks: Sequence[Task], outcomes: Mapping[str, Sequence[int]], vocabulary: Vocabulary) -> list[str]:
+    """A line for each of these tasks whose outcome the time-to-event head will not learn as such: why."""
+    from cehrxgpt.tasks.tokens import HasCodes, why_no_tokens
+
+    lines = []
+    for task in tasks:
+        if task.name not in outcomes:
+            why = why_no_tokens(task, cast(HasCodes, vocabulary), by_stay=True) or "the vocabulary has no token of it"
+            lines.append(f"{task.name}: the time-to-event head does not learn its outcome: {why}")
+    return lines
 
 
 def _ontology_notes(dataset: EventDataset, config: TimelineConfig) -> list[str]:

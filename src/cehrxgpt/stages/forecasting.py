@@ -15,7 +15,6 @@ from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
 from cehrxgpt.manifest import code_fingerprint, content_fingerprint, versions
-from cehrxgpt.stages.forecast_notes import notes_of, unanswered
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.stages.metric_tables import alike
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, refuse_other_format, silent, write_table
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from cehrxgpt.tasks import Task
 
 TIME_TO_EVENT = "time_to_event"  # the estimator that draws no futures
-_ROWS_THAT_DIFFER = 20  # so many risks that are all but one are a thing to tell
+_PEOPLE_WHO_DIFFER = 20  # so many people's risks that are all but one are a thing to tell
 _SHOWN = 8  # prediction times whose futures a run keeps, for the report
 CURVE_POINTS = 24  # times at which a curve is told, evenly over the window
 
@@ -267,18 +266,26 @@ def forecast(
         _write(told.predictions, told.curves if curves else None, out, force=force)
         if timeline is None and told.summary["predicted"]:
             notes.append("std_error is null: give --timeline, the store that the model was trained on, to have it")
-        notes += alike(told.predictions, "the model is hardly trained, or these rows are alike", least_rows=_ROWS_THAT_DIFFER)
-        return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *unanswered(told.summary)]}
+        notes += alike(told.predictions, "the model is hardly trained, or these rows are alike", least_people=_PEOPLE_WHO_DIFFER)
+        return {"mean_risk": _mean_risk(told.predictions), **told.summary, "notes": [*notes, *told.notes]}
     pools = pools_folder(out)
     found, journal = _forecast(model, dataset, rows, asked, config, pools=pools, share=share or (0, 1), progress=progress, say=say)
     if share is not None:
         notes.append(f"kept in {pools}: when all {share[1]} shares are drawn, the same command without a share writes {out}")
-        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *notes_of(found.summary, journal)]}
+        return {"share": f"{share[0] + 1}/{share[1]}", "kept": str(pools), **found.summary, "notes": [*notes, *_notes(found, journal)]}
     _write(found.predictions, found.curves, out, found, trajectories, force=force)
     if curves:
         notes += [f"{task.name}: no curve, as its window ends with a stay" for task in asked if task.follow_days is None]
     journal.clear()
-    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *notes_of(found.summary, journal)]}
+    return {"mean_risk": _mean_risk(found.predictions), **found.summary, "notes": [*notes, *_notes(found, journal)]}
+
+
+def _notes(found: Forecast, journal: Journal) -> list[str]:
+    """What is to say of a forecast, and of pools that were drawn before."""
+    again = [f"went on from what was drawn before: pools of futures in {journal.folder} ({journal.pools_read:,})"] if journal.pools_read else []
+    size = journal.others()
+    left = [f"{size / 2**20:.1f} MiB of other forecasts that were not finished lie in {journal.folder}; they are not used"] if size else []
+    return [*again, *found.notes, *left]
 
 
 def _refuse_without_head(model: Path, of_futures: Mapping[str, object]) -> None:
@@ -360,4 +367,4 @@ def forecast_all(
             kept = found.trajectories.join(shown, on=key, how="semi", maintain_order="left")
             kept.write_parquet(partial / "trajectories" / "0.parquet")
     journal.clear()
-    return {**found.summary, "notes": notes_of(found.summary, journal)}
+    return {**found.summary, "notes": _notes(found, journal)}

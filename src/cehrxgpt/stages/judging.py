@@ -12,14 +12,15 @@ from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, MismatchError
 from cehrxgpt.stages.metric_tables import (
     alike,
+    cautions,
     headline_metrics,
     headline_rows,
     metric_figures,
     metric_tables,
-    of_few,
     rounded,
     subgroup_tables,
     unjudged,
+    unshared,
 )
 from cehrxgpt.stages.tables import (
     check_subjects,
@@ -97,11 +98,11 @@ def evaluate_predictions(
     judged = judge.evaluate_predictions(every, truth, curves=points, groups=groups, seed=seed)
     beside, fitted_on = references(every, truth, dataset=dataset, tuning=tuning, seed=seed)
     metrics = pl.concat([judged, judge.evaluate_predictions(beside, truth, seed=seed)])
-    undrawn = [] if out is None else _write_judgement(out, metrics, every, truth, mapped, seed=seed, force=force)
+    undrawn = [] if out is None else _write_judgement(out, metrics, every, truth, mapped, groups, seed=seed, force=force)
     everybody = metrics.filter(pl.col("subgroup").is_null())
     return {
         "metrics": metric_figures(everybody),
-        "notes": [*unjudged(judged), *of_few(every, truth), *alike(every), *notes, *fitted_on, *undrawn],
+        "notes": [*unjudged(judged), *unshared(judged), *cautions(every, truth), *alike(every), *notes, *fitted_on, *undrawn],
         "tables": metric_tables(everybody),
         "subgroups": subgroup_tables(metrics),
     }
@@ -168,7 +169,15 @@ def _groups(dataset: EventDataset, predictions: pl.DataFrame, tasks: Sequence[st
 
 
 def _write_judgement(
-    out: Path, metrics: pl.DataFrame, predictions: pl.DataFrame, labels: pl.DataFrame, mapped: pl.DataFrame | None, *, seed: int, force: bool
+    out: Path,
+    metrics: pl.DataFrame,
+    predictions: pl.DataFrame,
+    labels: pl.DataFrame,
+    mapped: pl.DataFrame | None,
+    groups: pl.DataFrame | None,
+    *,
+    seed: int,
+    force: bool,
 ) -> list[str]:
     """The folder: tables, a chart of each kind and task, recalibrated predictions, and MEDS predictions by task and method.
 
@@ -180,7 +189,8 @@ def _write_judgement(
     from cehrxgpt.evaluate.predictions import calibration_table, net_benefit_table
     from cehrxgpt.report.judging_charts import calibration_chart, net_benefit_chart
 
-    tables = {"calibration": calibration_table(predictions, labels, seed=seed), "net_benefit": net_benefit_table(predictions, labels, seed=seed)}
+    make = {"calibration": calibration_table, "net_benefit": net_benefit_table}
+    tables = {kind: table(predictions, labels, groups=groups, seed=seed) for kind, table in make.items()}
     charts = {"calibration": calibration_chart, "net_benefit": net_benefit_chart}
     tasks, methods = (safe_names(predictions[column].unique(maintain_order=True)) for column in ("task", "method"))
     lacking = {"calibration": f"no method has two bins of {s.SMALL_CELL} people or more", "net_benefit": "no method has rows to judge"}
@@ -280,7 +290,8 @@ def evaluate_all(run: Path, out: Path, *, progress: Progress = silent) -> dict[s
             predictions.append(truth.join(asked, on=key, how="semi", maintain_order="left"))
         names = list(s.PREDICTION_SCHEMA.names)
         curves = _read_curves(risk_file, risks)
-        parts += [judge(frame.select(names), labels, curves=curves) for frame in predictions if frame.height]
+        every = pl.concat([frame.select(names) for frame in predictions if frame.height], how="vertical_relaxed")
+        parts.append(judge(every, labels, curves=curves))
     metrics = pl.concat(parts)
     progress(len(tasks), len(tasks) + 1, "synthetic patients")
     with atomic_path(out, folder=True, force=True) as partial:

@@ -39,24 +39,51 @@ def unjudged(metrics: pl.DataFrame) -> list[str]:
     ]
 
 
-def of_few(predictions: pl.DataFrame, truth: pl.DataFrame) -> list[str]:
-    """A line for each task where few of the judged rows have the outcome, or few have it not: resamples of so few know nothing of the others."""
+def unshared(metrics: pl.DataFrame) -> list[str]:
+    """A line for each task of which some methods predict rows that others do not: these are compared for none."""
     import polars as pl
 
-    key = ["task", "subject_id", "prediction_time"]
-    told = predictions.filter(pl.col("predicted_boolean_probability").is_not_null()).select(key).unique(maintain_order=True)
-    judged = told.join(truth.filter(pl.col("boolean_value").is_not_null()), on=key, maintain_order="left")
     lines = []
-    for (task,), rows in judged.group_by("task", maintain_order=True):
-        positive = int(rows["boolean_value"].sum())
-        if min(positive, rows.height - positive) < s.SMALL_CELL:
-            which = "have the outcome" if positive <= rows.height - positive else "do not have the outcome"
-            lines.append(f"{task}: fewer than {s.SMALL_CELL} of the judged rows {which}; metrics say little then, and their intervals are too narrow")
+    left = metrics.filter(pl.col("subgroup").is_null(), pl.col("metric") == "unshared", pl.col("value") > 0)
+    for (task,), rows in left.group_by("task", maintain_order=True):
+        each = ", ".join(f"{method_name(row['method'])}: {row['value']:,.0f}" for row in rows.iter_rows(named=True))
+        lines.append(f"{task}: its methods are compared on the rows that all of them predict; left out, though predicted: {each}")
     return lines
 
 
-def alike(predictions: pl.DataFrame, remark: str = "the slope of risks so much alike says little", *, least_rows: int = 2) -> list[str]:
-    """A line, with a remark, for each task and method with `least_rows` risks or more that hardly differ: a slope over them is chance."""
+def cautions(predictions: pl.DataFrame, truth: pl.DataFrame) -> list[str]:
+    """Lines for each task where few people of the judged rows have the outcome, or have it not (resamples of so few know nothing of others), where
+    rows would stand for more others than they may, and where risks are of no future that was finished."""
+
+    from cehrxgpt.evaluate.bootstrap import LARGEST_WEIGHT
+    from cehrxgpt.evaluate.rows import Judged, join_labels, share
+
+    lines, said = [], set()
+    for (task, _), group in share(join_labels(predictions, truth)).group_by("task", "method", maintain_order=True):
+        rows = Judged.of(group)
+        if "completion" in rows.table.columns and (guessed := int((rows.table["completion"] == 0).sum())):
+            method = method_name(str(rows.table["method"][0]))
+            lines.append(f"{task}: {method}: no future was finished in {guessed:,} of {rows.counts['rows']:,} judged rows: extrapolations are judged")
+        if task in said or not rows.counts["rows"]:
+            continue
+        said.add(task)
+        _, having, lacking = rows.subjects
+        if min(having, lacking) < s.SMALL_CELL:
+            which = "have the outcome" if having <= lacking else "do not have the outcome"
+            lines.append(
+                f"{task}: fewer than {s.SMALL_CELL} people of the judged rows {which}; metrics say little then, and their intervals are too narrow"
+            )
+        if capped := int((rows.weight >= LARGEST_WEIGHT).sum()):
+            lines.append(
+                f"{task}: under one in {LARGEST_WEIGHT:.0f} was followed for long enough; {capped:,} of the judged rows would have to stand for more "
+                f"than {LARGEST_WEIGHT:.0f}, which is the limit, so that metrics still lean towards those who were lost late"
+            )
+    return lines
+
+
+def alike(predictions: pl.DataFrame, remark: str = "the slope of risks so much alike says little", *, least_people: int = s.SMALL_CELL) -> list[str]:
+    """A line, with a remark, for each task and method with risks of `least_people` or more that hardly differ: a slope over them is chance. Of fewer
+    people no risk is told."""
     import numpy as np
     import polars as pl
 
@@ -66,7 +93,7 @@ def alike(predictions: pl.DataFrame, remark: str = "the slope of risks so much a
     known = predictions.filter(pl.col("predicted_boolean_probability").is_not_null())
     for (task, method), rows in known.group_by("task", "method", maintain_order=True):
         risks = rows["predicted_boolean_probability"].to_numpy()
-        if len(risks) < least_rows:
+        if rows["subject_id"].n_unique() < least_people:
             continue
         low, high = np.quantile(risks, _MIDDLE)
         name = f"{task}: {method_name(str(method))}"
@@ -174,7 +201,7 @@ def _auroc_text(row: dict[str, Any], rows: int) -> str:
 
 def _metric(name: str, value: float | None) -> str:
     """A metric's value as text; counts without decimals."""
-    return f"{value:,.0f}" if name in ("rows", "censored", "refused") and value is not None else number(value)
+    return f"{value:,.0f}" if name in ("rows", "censored", "refused", "unshared") and value is not None else number(value)
 
 
 def rounded(value: float | None) -> float | None:

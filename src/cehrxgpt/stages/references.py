@@ -21,7 +21,7 @@ _THEMSELVES = "of the very rows that are judged"
 def references(
     predictions: pl.DataFrame, labels: pl.DataFrame, *, dataset: EventDataset | None, tuning: pl.DataFrame | None, seed: int = 0
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Predictions of `constant`, and with a data set of `age+sex`, for every row that some method predicts, but where they are among the predictions.
+    """Predictions of `constant`, and with a data set of `age+sex`, but where they are among the predictions, for the rows that all methods predict.
 
     They are fitted on known labels of people who are not judged: of the training split, else of the tuning split, else of the tuning
     predictions. Where there are none, the constant is the prevalence of the judged rows themselves.
@@ -38,11 +38,12 @@ def references(
     """
     import polars as pl
 
+    from cehrxgpt.evaluate.rows import SHARED, share
     from cehrxgpt.features.probe import PREDICTION_DTYPES
 
     frames, notes = [pl.DataFrame(schema=PREDICTION_DTYPES)], []
     typed = [pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us"))]
-    predicted = predictions.drop_nulls("predicted_boolean_probability").with_columns(typed)
+    predicted = share(predictions).filter(SHARED).with_columns(typed)
     people = None if dataset is None else _people(dataset)
     for task in predicted["task"].unique(maintain_order=True).to_list():
         mine = predicted.filter(pl.col("task") == task)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cehrxgpt.errors import InputError, SchemaError
 from cehrxgpt.timeline.kinds import Kind
+from cehrxgpt.timeline.time import DAYS_PER_YEAR
 from cehrxgpt.visits import has_hours
 
 VOCABULARY_FILE = "vocabulary.parquet"
@@ -138,6 +139,14 @@ class Vocabulary:
     def ids_of_kind(self, *kinds: Kind) -> npt.NDArray[np.int64]:
         """Ids of all tokens of these kinds, ascending."""
         return np.flatnonzero(np.isin(self.kind, [int(kind) for kind in kinds])).astype(np.int64)
+
+    @cached_property
+    def longest_gap_days(self) -> float:
+        """The longest time between two events outside of stays that the tokens can say; infinite with [LT] ("or more")."""
+        if len(self.ids_of_kind(Kind.LONG_GAP)):
+            return float("inf")
+        days, years = (int(self.amount[self.ids_of_kind(kind)].max(initial=0)) for kind in (Kind.DAY_GAP, Kind.YEAR_GAP))
+        return max(days, years * DAYS_PER_YEAR + DAYS_PER_YEAR - 1 if years else 0)
 
     @cached_property
     def amount_to_id(self) -> dict[Kind, dict[int, int]]:

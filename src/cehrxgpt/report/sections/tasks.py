@@ -34,7 +34,7 @@ _METRICS = {
     "auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "calibration_slope": "Slope", "calibration_intercept": "Intercept",
     "correlation_with_truth": "Corr. with truth", "rmse_to_truth": "RMSE to truth",
 }  # fmt: skip
-_COUNTS = ("rows", "censored", "refused")
+_COUNTS = ("rows", "censored", "refused", "unshared")
 _ALIASES = {
     "roc_auc": "auroc", "average_precision": "auprc", "brier_score": "brier", "slope": "calibration_slope", "intercept": "calibration_intercept",
     "truth_correlation": "correlation_with_truth", "true_risk_correlation": "correlation_with_truth", "correlation": "correlation_with_truth",

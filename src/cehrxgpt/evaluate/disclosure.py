@@ -1,0 +1,156 @@
+"""Whose outcomes may be summed in what is told of a task, so that no difference of two sums is of few people.
+
+Metrics, bins of a calibration curve and net benefits are sums of outcomes over sets of rows: everybody, a level of a subgroup, a bin, those above a
+threshold. Of two sets that differ by a few people the two sums tell what became of these few. So any two sets of which something is told, those of
+all methods and of all tables together, differ by `schema.SMALL_CELL` people at least, or by none; and as a sum over everybody is told too, each set
+stands for the rest as well. Asked first is told first: levels, then bins, then thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cehrxgpt import schema as s
+from cehrxgpt.evaluate import calibration
+from cehrxgpt.evaluate.net_benefit import THRESHOLDS
+from cehrxgpt.evaluate.rows import KEY, Judged, Mask
+
+_Part = TypeVar("_Part")
+
+
+class Told:
+    """Sets of a task's n rows of which sums have been told.
+
+    Args:
+        subject_id: int[n], the patient of each row.
+        least: people by which any two sets differ, if they do.
+    """
+
+    def __init__(self, subject_id: npt.ArrayLike, least: int = s.SMALL_CELL) -> None:
+        self._person, self._least = np.asarray(subject_id), least
+        self._rows_of_one = int(np.unique(self._person, return_counts=True)[1].max(initial=0))
+        self._sets = np.zeros((64, len(np.packbits(np.zeros(self._person.size, dtype=bool)))), dtype=np.uint8)
+        self._count = 1  # nobody, whose complement is everybody
+
+    def may(self, rows: Mask) -> bool:
+        """Whether a sum over these rows, bool[n], gives nobody away."""
+        differences = self._sets[: self._count] ^ np.packbits(rows)
+        apart = np.bitwise_count(differences).sum(axis=1, dtype=np.int64)
+        near = np.minimum(apart, rows.size - apart)
+        if (near == 0).any():  # it is known already
+            return True
+        if (near < self._least).any():
+            return False
+        for place in np.flatnonzero(near < self._least * self._rows_of_one):  # rows enough, perhaps of fewer people
+            differing = np.unpackbits(differences[place], count=rows.size).astype(bool)
+            if min(np.unique(self._person[part]).size for part in (differing, ~differing)) < self._least:
+                return False
+        return True
+
+    def add(self, rows: Mask) -> None:
+        """A sum over these rows, bool[n], is told."""
+        if self._count == len(self._sets):
+            self._sets = np.concatenate([self._sets, np.zeros_like(self._sets)])
+        self._sets[self._count] = np.packbits(rows)
+        self._count += 1
+
+
+class Disclosure:
+    """What may be told of one task.
+
+    Args:
+        methods: method -> its rows, the same ones in the same order (`rows.shared`).
+        groups: see `predictions.evaluate_predictions`.
+        bins: of the calibration curve.
+
+    Attributes:
+        levels: subgroup -> level -> its rows, bool[n], of those that may be shown.
+        withheld: subgroup -> how many levels may not.
+        bins: method -> which bins of its calibration curve may say what was observed, bool[bins].
+        thresholds: method -> at which of `net_benefit.THRESHOLDS` the net benefit may be told, bool[m]; found when first asked for.
+    """
+
+    def __init__(self, methods: Mapping[str, Judged], groups: pl.DataFrame | None = None, bins: int = 10) -> None:
+        first = next(iter(methods.values()))
+        self._methods, self._truth, self._person = methods, first.truth, first.subject_id
+        self._told = Told(self._person)
+        self.levels: dict[str, dict[str, Mask]] = {}
+        self.withheld: dict[str, int] = {}
+        if groups is not None:
+            placed = first.table.select(KEY).with_row_index("_row").join(groups, on=list(KEY), maintain_order="left")
+            for subgroup in groups["subgroup"].unique(maintain_order=True).to_list():
+                self._add_levels(subgroup, placed.filter(pl.col("subgroup") == subgroup))
+        self.bins = {method: self._add_bins(rows, bins) for method, rows in methods.items()}
+
+    def _add_levels(self, subgroup: str, placed: pl.DataFrame) -> None:
+        """The levels that are large enough; not the next smallest either, where what everybody has more than those shown would be small."""
+        rows = {level: self._mask(placed.filter(pl.col("level") == level)["_row"].to_numpy()) for level in placed["level"].unique().sort().to_list()}
+        fewest = {level: self._fewest(mask) for level, mask in rows.items()}
+        small: list[str | None] = [level for level, mask in rows.items() if fewest[level] < s.SMALL_CELL or not self._told.may(mask)]
+        rest = sorted((level for level in rows if level not in small), key=lambda level: fewest[level])
+        nowhere = ~np.logical_or.reduce([*rows.values(), self._mask()])
+        if nowhere.any() and (small or self._fewest(nowhere) < s.SMALL_CELL):
+            small.append(None)
+        of_level = {**rows, None: nowhere}
+        hidden = _hidden(small, rest, lambda levels: self._fewest(np.logical_or.reduce([of_level[level] for level in levels])))
+        self.levels[subgroup] = {level: mask for level, mask in rows.items() if level not in hidden}
+        self.withheld[subgroup] = len(rows) - len(self.levels[subgroup])
+        for mask in self.levels[subgroup].values():
+            self._told.add(mask)
+
+    def _add_bins(self, rows: Judged, bins: int) -> Mask:
+        """The bins, but small ones and those of which, or of an edge of which, few people part what is told already."""
+        number = calibration.bins_of(rows.probability, bins=bins)
+        members = [number == one for one in range(int(number.max(initial=-1)) + 1)]
+        below = list(np.logical_or.accumulate(np.array(members))) if members else []
+        people = [self._people(mask) for mask in members]
+        edge = [True, *(self._told.may(mask) for mask in below)]
+        fine = [people[index] >= s.SMALL_CELL and self._told.may(mask) for index, mask in enumerate(members)]
+        small = [index for index in range(len(members)) if not (fine[index] and edge[index] and edge[index + 1])]
+        rest = sorted((index for index in range(len(members)) if index not in small), key=lambda index: people[index])
+        hidden = set(_hidden(small, rest, lambda those: sum(people[index] for index in those)))
+        for index, (mask, so_far) in enumerate(zip(members, below, strict=True)):
+            if index not in hidden:
+                self._told.add(mask)
+            if not {index, index + 1} <= hidden:
+                self._told.add(so_far)
+        return np.array([index not in hidden for index in range(len(members))], dtype=bool)
+
+    @cached_property
+    def thresholds(self) -> dict[str, Mask]:
+        """As above; the highest of all methods come first."""
+        told: dict[str, list[bool]] = {method: [] for method in self._methods}
+        for threshold in reversed(THRESHOLDS):
+            for method, rows in self._methods.items():
+                treated = rows.probability >= threshold
+                told[method].append(self._told.may(treated))
+                if told[method][-1]:
+                    self._told.add(treated)
+        return {method: np.array(found[::-1], dtype=bool) for method, found in told.items()}
+
+    def _mask(self, places: npt.ArrayLike = ()) -> Mask:
+        found = np.zeros(self._person.size, dtype=bool)
+        found[np.asarray(places, dtype=np.int64)] = True
+        return found
+
+    def _people(self, rows: Mask) -> int:
+        return int(np.unique(self._person[rows]).size)
+
+    def _fewest(self, rows: Mask) -> int:
+        """People with the outcome among these rows, or without it, whichever are fewer."""
+        return min(self._people(rows & self._truth), self._people(rows & ~self._truth))
+
+
+def _hidden(small: list[_Part], rest: list[_Part], people: Callable[[list[_Part]], float]) -> list[_Part]:
+    """The small parts of what is known whole, and of the `rest`, smallest first, as many as it takes: one part alone, or parts that together have
+    few `people`, would be told by subtraction."""
+    hidden, rest = list(small), list(rest)
+    while rest and hidden and (len(hidden) == 1 or people(hidden) < s.SMALL_CELL):
+        hidden.append(rest.pop(0))
+    return hidden
