@@ -197,6 +197,8 @@ def test_futures_are_drawn_until_the_error_is_small(estimator: str) -> None:
     assert told.summary["error_above_target"] == above.height < found.height / 2
     assert (found["std_error"] < 0.045).all()
     assert found["std_error"].mean() < 0.03
+    assert [note.split(" is ")[0] for note in told.notes] == ["the standard error"] * (above.height > 0)
+    assert repr(told).startswith("Forecast(22 of 22 rows predicted, ")
     assert found["num_samples"].min() >= 20
     assert found["num_samples"].max() < 640
     for name, horizon in (("near", 30), ("far", 60)):

@@ -16,6 +16,7 @@ from cehrxgpt.errors import InputError, MismatchError, OutputExistsError
 from cehrxgpt.forecast import Journal, forecast, one_pass
 from cehrxgpt.forecast.futures import open_visits
 from cehrxgpt.forecast.rows import refusals
+from cehrxgpt.manifest import content_fingerprint
 from cehrxgpt.stages.forecasting import _stamps, open_journal
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.tasks import label, load_task
@@ -270,7 +271,8 @@ def test_events_behind_a_link_are_known_by_their_files_too(tmp_path: Path) -> No
     dataset.mkdir()
     pl.DataFrame({"subject_id": [1]}).write_parquet(real / "0.parquet")
     (dataset / "data").symlink_to(tmp_path / "real", target_is_directory=True)
-    before = _stamps(dataset)
+    before, contents = _stamps(dataset), content_fingerprint(dataset)
     assert [name for name, *_ in before] == ["data/train/0.parquet"]
     pl.DataFrame({"subject_id": [1, 2]}).write_parquet(real / "0.parquet")
     assert _stamps(dataset) != before
+    assert content_fingerprint(dataset) != contents

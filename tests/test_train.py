@@ -65,7 +65,17 @@ def test_it_learns_and_leaves_a_model_folder(store: Path, tmp_path: Path) -> Non
     loaded = load_model(tmp_path / "model")
     assert loaded.vocabulary.fingerprint == toy_vocabulary(days=61).fingerprint
     assert loaded.config.width == 16
+    assert (
+        repr(loaded)
+        == f"Loaded('{tmp_path / 'model'}': 16 wide, {loaded.config.layers} layers, context {loaded.config.context}, {len(loaded.vocabulary)} tokens)"
+    )
     assert json.loads((tmp_path / "model" / "manifest.json").read_text())["figures"]["tokens_seen"] == summary.tokens_seen
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    """A recipe's types are checked as it is read; in Python nothing else would say so."""
+    with pytest.raises(ValueError, match=r"epochs is None; it must be a number \(as 10\)"):
+        TrainConfig(epochs=None, steps=10)  # type: ignore[arg-type]
 
 
 def test_the_decoder_is_told_the_care_settings_of_the_vocabulary_unless_the_recipe_names_its_own(store: Path, tmp_path: Path) -> None:

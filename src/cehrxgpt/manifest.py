@@ -10,6 +10,7 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from functools import cache
+from glob import escape, glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,11 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """A file, or all files of a folder in order, behind links too (which `Path.rglob` does not enter) and but for hidden ones."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
+    return sorted(file for file in map(Path, glob(f"{escape(str(path))}/**", recursive=True)) if file.is_file())
 
 
 def content_fingerprint(path: Path) -> str:
@@ -52,7 +54,7 @@ def content_fingerprint(path: Path) -> str:
     if not path.exists():
         return "absent"
     digest = hashlib.blake2b(digest_size=8)
-    for file in _files(path):
+    for file in files_of(path):
         digest.update(str(file.relative_to(path)).encode())
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
@@ -63,7 +65,7 @@ def content_fingerprint(path: Path) -> str:
 def _sizes(path: Path) -> dict[str, int] | None:
     if not path.exists():
         return None
-    return {str(file.relative_to(path)): file.stat().st_size for file in _files(path)}
+    return {str(file.relative_to(path)): file.stat().st_size for file in files_of(path)}
 
 
 def describe(name: str, *, inputs: list[Path], settings: Any) -> dict[str, Any]:

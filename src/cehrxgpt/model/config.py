@@ -16,6 +16,8 @@ def check_numbers(settings: Any) -> None:
     """Raise `ValueError` where a field of a settings dataclass is infinite, no number, or an integer that no tensor could hold."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        if value is None and isinstance(field.default, (int, float)):
+            raise ValueError(f"{field.name} is None; it must be a number (as {field.default})")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{field.name} is {value}; it must be a finite number")
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:

@@ -68,6 +68,10 @@ class Loaded:
     folder: Path
     population: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        shape = f"{self.config.width} wide, {self.config.layers} layers, context {self.config.context:,}, {len(self.vocabulary):,} tokens"
+        return f"Loaded({str(self.folder)!r}: {shape})"
+
 
 def save_model(folder: str | Path, decoder: Decoder, vocabulary: Vocabulary, extra: Mapping[str, Any] | None = None) -> None:
     """Write a model into an existing folder (make it with `atomic.atomic_path(..., folder=True)`).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from cehrxgpt.atomic import atomic_path, refuse_existing
 from cehrxgpt.config import fingerprint, from_dict
 from cehrxgpt.console import Progress
 from cehrxgpt.errors import ConfigError, InputError, MismatchError
-from cehrxgpt.manifest import code_fingerprint, content_fingerprint, versions
+from cehrxgpt.manifest import code_fingerprint, content_fingerprint, files_of, versions
 from cehrxgpt.stages.judging import curves_beside
 from cehrxgpt.stages.metric_tables import alike
 from cehrxgpt.stages.tables import Settings, check_subjects, label_files, read_labels, refuse_other_format, silent, write_table
@@ -201,8 +200,8 @@ def _one_pass(
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a folder's files, behind links too: whether events have changed since, without reading them all."""
-    files = sorted(Path(path) for path in glob(f"{escape(str(folder))}/**/*.parquet", recursive=True))  # `rglob` enters no links
+    """Names, sizes and times of a folder's Parquet files: whether events have changed since, without reading them all."""
+    files = [path for path in files_of(folder) if path.suffix == ".parquet"]
     return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 

@@ -37,6 +37,9 @@ class Timeline:
         self.aliases = aliases or Aliases()
         self.calendar = calendar or str(vocabulary.settings.get("calendar", "true"))
 
+    def __repr__(self) -> str:
+        return f"Timeline({len(self.vocabulary):,} tokens, calendar {self.calendar!r})"
+
     @cached_property
     def grammar(self) -> Grammar:
         """Which token may follow which."""
