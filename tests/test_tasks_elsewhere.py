@@ -432,6 +432,9 @@ def test_label_folders_without_labels(tmp_path: Path) -> None:
         read_labels(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         read_labels(tmp_path / "nowhere.parquet")
+    (tmp_path / "labels.csv").write_text("subject_id,prediction_time\n")
+    with pytest.raises(InputError, match=r"not a readable Parquet file \(.csv is another format\)"):
+        read_labels(tmp_path / "labels.csv")
     (tmp_path / "0.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match="not a readable Parquet file"):
         read_labels(tmp_path)

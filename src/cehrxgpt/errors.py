@@ -89,3 +89,9 @@ def refuse_name(given: object, what: str, reader: str) -> None:
     """Raise `InputError` where `given` is only the name of a folder, and not what `reader` makes of it; `what`: "events are", "model is"."""
     if isinstance(given, (str, Path)):
         raise InputError(f"{what} a {type(given).__name__}; give {reader}({str(given)!r})")
+
+
+def no_parquet(path: Path) -> str:
+    """In words, that a file cannot be read as Parquet, and why it may be so."""
+    table = path.suffix.lower() in (".csv", ".tsv", ".txt", ".gz", ".xlsx")
+    return f"{path}: not a readable Parquet file ({f'{path.suffix} is another format' if table else 'truncated or damaged?'})"

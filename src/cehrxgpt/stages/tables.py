@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cehrxgpt import schema as s
 from cehrxgpt.atomic import atomic_path
-from cehrxgpt.errors import InputError, MismatchError, SchemaError
+from cehrxgpt.errors import InputError, MismatchError, SchemaError, no_parquet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +40,7 @@ def read_table(path: Path, schema: Any, *, what: str, optional: Sequence[str] = 
     try:
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file (truncated or damaged?); expected {what}") from error
+        raise InputError(f"{no_parquet(path)}; expected {what}") from error
     try:
         s.check_columns(frame.to_arrow(), schema, where=str(path), optional=optional)
     except SchemaError as error:

@@ -16,7 +16,7 @@ from typing import cast
 import polars as pl
 
 from cehrxgpt import schema as s
-from cehrxgpt.errors import InputError, SchemaError
+from cehrxgpt.errors import InputError, SchemaError, no_parquet
 from cehrxgpt.tasks.entries import Entries
 from cehrxgpt.tasks.labeler import LABEL_DTYPES
 
@@ -85,7 +85,7 @@ def _read(path: Path) -> pl.DataFrame:
         try:
             frames.append(pl.read_parquet(file, glob=False))
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{file}: not a readable Parquet file (truncated or damaged?); expected {_EXPECTED}") from error
+            raise InputError(f"{no_parquet(file)}; expected {_EXPECTED}") from error
     try:
         return pl.concat(frames, how="diagonal_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
     except pl.exceptions.PolarsError as error:
