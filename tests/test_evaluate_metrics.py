@@ -75,7 +75,12 @@ def test_shares_of_few_futures_of_a_right_model_are_neither_too_high_nor_too_low
 
 
 def test_an_intercept_that_no_shift_can_reach_is_not_told():
-    for risks in ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.5, 0.0]):  # who was told 0 stays there: one of three cannot be two of three
+    for risks in (
+        [0.0, 0.0, 0.0],
+        [1.0, 1.0, 1.0],
+        [0.0, 0.5, 0.0],
+        [1e-15, 1e-15, 1e-15],
+    ):  # who was told 0 stays there: one of three cannot be two of three
         assert np.isnan(calibration.intercept([1, 0, 1], calibration.logit(risks, clip=0))[0])
     assert np.isfinite(calibration.intercept([1, 0, 1, 0], calibration.logit([0.0, 0.5, 0.9, 0.9], clip=0))[0])
 

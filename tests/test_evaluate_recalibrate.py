@@ -86,6 +86,19 @@ def test_maps_by_hand():
         fit_platt([0, 0, 1, 1], rising[[0, 1, 3, 4]], np.ones(4))
 
 
+def test_no_step_is_the_share_of_a_few_people():
+    rng = np.random.default_rng(2)
+    p = rng.random(300)
+    subjects, truth = np.arange(300) // 2, rng.random(300) < p
+    step = fit_isotonic(truth, p, np.ones(300), subjects)
+    ends, place = np.unique(step(p), return_inverse=True)
+    flat = [one for one in range(len(ends)) if (place == one).sum() > 1]
+    assert min(np.unique(subjects[place == one]).size for one in flat) >= 11
+    at = np.linspace(0, 1, 200)
+    assert (np.diff(step(at)) >= 0).all()
+    assert np.abs(step(at) - fit_isotonic(truth, p, np.ones(300))(at)).mean() < 0.03
+
+
 def test_a_risk_is_mapped_the_same_whatever_futures_other_rows_have(both):
     """Shares of 50 futures, fitted on tuning rows of as many: one judged row of 4 futures moves the others' mapped risks not at all."""
     labels, tuning, held = both

@@ -50,7 +50,9 @@ def test_a_folder_of_tables_and_charts(files):
     metrics = pl.read_parquet(files / "out" / "metrics.parquet")
     s.check_columns(metrics.to_arrow(), s.METRIC_SCHEMA, where="metrics")
     assert metrics["method"].unique(maintain_order=True).to_list() == ["monte_carlo", "monte_carlo+platt", "constant"]
-    assert figures["metrics"]["t monte_carlo auroc"] == pytest.approx(metrics["value"][0], abs=1e-4)
+    assert figures["metrics"]["t monte_carlo auroc"] == pytest.approx(metrics["value"][0], abs=5e-4)
+    exact = metrics.filter(pl.col("metric").is_in(["rows", "censored", "refused", "unshared"]).not_(), pl.col("value").is_not_null())
+    assert exact["value"].equals(exact["value"].round_sig_figs(3))  # of 200 people: whoever has the risks does not solve exact figures for outcomes
     assert metrics.filter(pl.col("metric") == "integrated_brier").select("task", "method").rows() == [("t", "monte_carlo")]
     mapped = pl.read_parquet(files / "out" / "recalibrated.parquet")
     s.check_columns(mapped.to_arrow(), s.PREDICTION_SCHEMA, where="recalibrated")

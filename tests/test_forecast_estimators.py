@@ -199,3 +199,25 @@ def test_sums_of_chances_are_averaged_and_their_spread_is_the_error() -> None:
     assert (risk.probability[0], risk.std_error[0]) == (pytest.approx(0.3), pytest.approx(0.1))
     assert risk.lower_bound[0] == risk.upper_bound[0] == pytest.approx(0.3)
     assert curves(evidence, np.array([12, 18, 100])).incidence[0] == pytest.approx([0.05, 0.15, 0.3])
+
+
+@pytest.mark.parametrize(("budget", "samples"), [(5, 60), (8, 60), (5, 200)])
+def test_the_error_holds_where_futures_stop_after_so_many_events(budget: int, samples: int) -> None:
+    """As a budget of tokens stops them, all at about one time: what one of them would have said moves what all others count for."""
+    rng, rows = np.random.default_rng(budget), 800
+    day = np.where(rng.random((rows, samples, 30)) < 0.5, 5, 9).cumsum(axis=2)
+    event = rng.random((rows, samples, 30))
+    outcome, died, unfinished = (np.zeros((rows, samples), dtype=bool) for _ in range(3))
+    end = np.full((rows, samples), 60.0)
+    for step in range(budget):
+        running = ~(outcome | died) & (day[:, :, step] <= 60)
+        had, dead = running & (event[:, :, step] < 0.15), running & (event[:, :, step] >= 0.15) & (event[:, :, step] < 0.2)
+        outcome, died = outcome | had, died | dead
+        end = np.where(had | dead, day[:, :, step], end)
+    unfinished = ~(outcome | died) & (day[:, :, budget - 1] <= 60)
+    end = np.where(unfinished, day[:, :, budget - 1], end)
+    found = estimate(estimators.monte_carlo(outcome, unfinished, (end * 1440).astype(np.int64), died=died), close_minutes=60 * 1440)
+    assert found.completion.mean() < 0.9
+    spread = found.probability.std()
+    assert 0.95 * spread < np.sqrt((found.std_error**2).mean()) < 1.2 * spread
+    assert (np.abs(found.probability - found.probability.mean()) < 1.96 * found.std_error).mean() > 0.91

@@ -309,6 +309,9 @@ def test_bounds_are_compared_as_numbers_are_kept():
     """9.1 as a float32 is more than 9.1."""
     rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.1), END]
     assert one(rows, simple(outcome=Outcome(concepts="b", above=9.1)))["boolean_value"] is False
+    told = label(table(rows), simple(outcome=Outcome(concepts="b", above=90))).note
+    assert told == "no row has the outcome (b above 90, of any unit): does the range mean the unit of the data?"
+    assert label(table(rows), simple(outcome=Outcome(concepts="b", at_least=9.1))).note is None
     assert one(rows, simple(outcome=Outcome(concepts="b", at_least=9.1)))["boolean_value"] is True
 
 

@@ -74,7 +74,9 @@ def intercept(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: 
         a = a + np.clip(step, -2, 2)
         if np.abs(step).max(initial=0.0) < 1e-10:
             break
-    return np.where(fine, a, np.nan)
+    # Of risks as near to 0 or 1 as numbers can be there is no slope to follow: what is not found is not told.
+    missed = np.abs((every * (truth - _sigmoid(a[:, None] + lp))).sum(axis=1)) > 1e-6 * every.sum(axis=1)
+    return np.where(fine & ~missed, a, np.nan)
 
 
 def slope(outcome: npt.ArrayLike, linear_predictor: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:

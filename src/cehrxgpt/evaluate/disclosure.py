@@ -3,11 +3,13 @@
 Metrics, bins of a calibration curve and net benefits are sums of outcomes over sets of rows: everybody, a level of a subgroup, a bin, those above a
 threshold. Of two sets that differ by a few people the two sums tell what became of these few. So any two sets of which something is told, those of
 all methods and of all tables together, differ by `schema.SMALL_CELL` people at least, or by none; and as a sum over everybody is told too, each set
-stands for the rest as well. Asked first is told first: levels, then bins, then thresholds.
+stands for the rest as well. Unions of a subgroup's levels and of neighbouring bins count as told with them. Asked first is told first: levels, then
+bins, then thresholds.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TypeVar
@@ -43,13 +45,13 @@ class Told:
         differences = self._sets[: self._count] ^ np.packbits(rows)
         apart = np.bitwise_count(differences).sum(axis=1, dtype=np.int64)
         near = np.minimum(apart, rows.size - apart)
-        if (near == 0).any():  # it is known already
-            return True
-        if (near < self._least).any():
+        if ((near > 0) & (near < self._least)).any():
             return False
-        for place in np.flatnonzero(near < self._least * self._rows_of_one):  # rows enough, perhaps of fewer people
+        enough = self._least * self._rows_of_one  # rows that are of people enough, whosever they are
+        for place in np.flatnonzero((near > 0) & (near < enough)):
             differing = np.unpackbits(differences[place], count=rows.size).astype(bool)
-            if min(np.unique(self._person[part]).size for part in (differing, ~differing)) < self._least:
+            parts = (part for part in (differing, ~differing) if np.count_nonzero(part) < enough)
+            if any(np.unique(self._person[part]).size < self._least for part in parts):
                 return False
         return True
 
@@ -71,7 +73,6 @@ class Disclosure:
 
     Attributes:
         levels: subgroup -> level -> its rows, bool[n], of those that may be shown.
-        withheld: subgroup -> how many levels may not.
         bins: method -> which bins of its calibration curve may say what was observed, bool[bins].
         thresholds: method -> at which of `net_benefit.THRESHOLDS` the net benefit may be told, bool[m]; found when first asked for.
     """
@@ -81,7 +82,6 @@ class Disclosure:
         self._methods, self._truth, self._person = methods, first.truth, first.subject_id
         self._told = Told(self._person)
         self.levels: dict[str, dict[str, Mask]] = {}
-        self.withheld: dict[str, int] = {}
         if groups is not None:
             placed = first.table.select(KEY).with_row_index("_row").join(groups, on=list(KEY), maintain_order="left")
             for subgroup in groups["subgroup"].unique(maintain_order=True).to_list():
@@ -98,28 +98,34 @@ class Disclosure:
         if nowhere.any() and (small or self._fewest(nowhere) < s.SMALL_CELL):
             small.append(None)
         of_level = {**rows, None: nowhere}
-        hidden = _hidden(small, rest, lambda levels: self._fewest(np.logical_or.reduce([of_level[level] for level in levels])))
-        self.levels[subgroup] = {level: mask for level, mask in rows.items() if level not in hidden}
-        self.withheld[subgroup] = len(rows) - len(self.levels[subgroup])
-        for mask in self.levels[subgroup].values():
-            self._told.add(mask)
+        while True:
+            hidden = _hidden(small, rest, lambda levels: self._fewest(np.logical_or.reduce([of_level[level] for level in levels])))
+            self.levels[subgroup] = {level: mask for level, mask in rows.items() if level not in hidden}
+            unions = _unions(list(self.levels[subgroup].values()))
+            if all(map(self._told.may, unions)):
+                break
+            shown = [level for level in rest if level not in hidden]
+            small, rest = [*hidden, shown[0]], shown[1:]  # the smallest goes, until no union of the others gives anybody away
+        for union in unions:
+            self._told.add(union)
 
     def _add_bins(self, rows: Judged, bins: int) -> Mask:
-        """The bins, but small ones and those of which, or of an edge of which, few people part what is told already."""
+        """The bins, but small ones and those of which few people part what is told already: the bin, what lies below an edge of it, neighbours."""
         number = calibration.bins_of(rows.probability, bins=bins)
         members = [number == one for one in range(int(number.max(initial=-1)) + 1)]
-        below = list(np.logical_or.accumulate(np.array(members))) if members else []
-        people = [self._people(mask) for mask in members]
-        edge = [True, *(self._told.may(mask) for mask in below)]
-        fine = [people[index] >= s.SMALL_CELL and self._told.may(mask) for index, mask in enumerate(members)]
-        small = [index for index in range(len(members)) if not (fine[index] and edge[index] and edge[index + 1])]
-        rest = sorted((index for index in range(len(members)) if index not in small), key=lambda index: people[index])
-        hidden = set(_hidden(small, rest, lambda those: sum(people[index] for index in those)))
-        for index, (mask, so_far) in enumerate(zip(members, below, strict=True)):
-            if index not in hidden:
-                self._told.add(mask)
-            if not {index, index + 1} <= hidden:
-                self._told.add(so_far)
+        below = list(np.logical_or.accumulate(np.array(members)))[:-1]  # of the last it is everybody
+        inside = {(first, last): below[last] & ~below[first - 1] for last in range(1, len(below)) for first in range(1, last + 1)}
+        apart = [last for last, mask in enumerate(below) if not self._told.may(mask)]
+        small = {index for index, mask in enumerate(members) if self._people(mask) < s.SMALL_CELL or not self._told.may(mask)}
+        small |= {*apart, *(last + 1 for last in apart)} | {last for (_, last), mask in inside.items() if not self._told.may(mask)}
+        rest = sorted((index for index in range(len(members)) if index not in small), key=lambda index: self._people(members[index]))
+        hidden = set(_hidden(sorted(small), rest, lambda those: self._people(np.logical_or.reduce([members[index] for index in those]))))
+        shown = [mask for index, mask in enumerate(members) if index not in hidden]
+        shown += [mask for (first, last), mask in inside.items() if not hidden & {*range(first, last + 1)}]
+        # An edge may be told by a threshold: so it counts, though it is not, where a bin beside it is shown.
+        shown += [mask for last, mask in enumerate(below) if not {last, last + 1} <= hidden]
+        for mask in shown:
+            self._told.add(mask)
         return np.array([index not in hidden for index in range(len(members))], dtype=bool)
 
     @cached_property
@@ -145,6 +151,12 @@ class Disclosure:
     def _fewest(self, rows: Mask) -> int:
         """People with the outcome among these rows, or without it, whichever are fewer."""
         return min(self._people(rows & self._truth), self._people(rows & ~self._truth))
+
+
+def _unions(parts: list[Mask], most: int = 8) -> list[Mask]:
+    """Of disjoint sets, all unions of some of them, themselves included; of more than `most` those of one and of two."""
+    counts = range(1, len(parts) + 1) if len(parts) <= most else (1, 2)
+    return [np.logical_or.reduce(some) for count in counts for some in itertools.combinations(parts, count)]
 
 
 def _hidden(small: list[_Part], rest: list[_Part], people: Callable[[list[_Part]], float]) -> list[_Part]:

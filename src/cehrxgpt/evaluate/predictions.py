@@ -16,9 +16,9 @@ from cehrxgpt import schema as s
 from cehrxgpt.errors import MismatchError
 from cehrxgpt.evaluate import calibration, discrimination
 from cehrxgpt.evaluate.bootstrap import bootstrap, bootstrap_curve
-from cehrxgpt.evaluate.disclosure import Disclosure
+from cehrxgpt.evaluate.disclosure import Disclosure, Told
 from cehrxgpt.evaluate.net_benefit import THRESHOLDS, net_benefit, treat_all
-from cehrxgpt.evaluate.rows import KEY, LEFT_OUT, SHARED, Array, Judged, ended, join_labels, share
+from cehrxgpt.evaluate.rows import KEY, LEFT_OUT, SHARED, Array, Judged, check_groups, ended, join_labels, share
 from cehrxgpt.evaluate.time_to_event import Concordance, IntegratedBrier
 
 METRIC_DTYPES: dict[str, pl.DataType] = {
@@ -78,9 +78,11 @@ def evaluate_predictions(
 
     Raises:
         MismatchError: the tables do not belong together; the methods of a task have no row in common; some rows of a method have a curve and others
-            none.
+            none; a row has two levels in one subgroup.
     """
     parts = [pl.DataFrame(schema=METRIC_DTYPES)]
+    if groups is not None:
+        groups = check_groups(groups)
     for task, methods in _by_task(predictions, labels):
         settings = {"seed": seed, "bins": bins}
         shown = _levels(methods, groups, bins=bins) if groups is not None else {}
@@ -142,10 +144,11 @@ def _subgroup_rows(
 ) -> Iterator[pl.DataFrame]:
     """Metric rows of the levels that may be shown, then how many may not, subgroup by subgroup."""
     placed = group.with_row_index("_place").join(groups, on=list(KEY), how="inner", maintain_order="left")
+    counted = {name: Told(group["subject_id"]) for name in LEFT_OUT}
     for subgroup in groups["subgroup"].unique(maintain_order=True).to_list():
         mine = placed.filter(pl.col("subgroup") == subgroup)
         levels = {level: mine.filter(pl.col("level") == level) for level in mine["level"].unique().sort().to_list()}
-        few, told = _few(levels), [level for level in levels if level in shown.get(subgroup, [])]
+        few, told = _few(group, levels, counted), [level for level in levels if level in shown.get(subgroup, [])]
         for level in told:
             rows = levels[level]
             part = None if incidence is None else (incidence[0], incidence[1][rows["_place"].to_numpy()])
@@ -155,10 +158,25 @@ def _subgroup_rows(
             yield _table(named | {"subgroup": subgroup}, {WITHHELD: (float(withheld), np.nan, np.nan)}, 0, 0)
 
 
-def _few(levels: dict[str, pl.DataFrame]) -> list[str]:
-    """Which counts of rows that are left out are of few people in some level, and so are told of none: the rest would tell them by subtraction."""
-    people = {name: [rows.filter(which)["subject_id"].n_unique() for rows in levels.values()] for name, which in LEFT_OUT.items()}
-    return [name for name, counts in people.items() if any(0 < count < s.SMALL_CELL for count in counts)]
+def _few(group: pl.DataFrame, levels: dict[str, pl.DataFrame], counted: dict[str, Told]) -> list[str]:
+    """Which counts of rows that are left out are of few people in some level, in none, or but for what another subgroup tells, and so are told of no
+    level: the rest would tell them by subtraction. What is told is added to `counted`."""
+    few = []
+    for name, which in LEFT_OUT.items():
+        left = group.select(which).to_series().to_numpy()
+        parts = []
+        for rows in levels.values():
+            part = np.zeros(group.height, dtype=bool)
+            part[rows["_place"].to_numpy()] = True
+            parts.append(part & left)
+        nowhere = left & ~np.logical_or.reduce([*parts, np.zeros_like(left)])
+        people = [np.unique(group["subject_id"].to_numpy()[part]).size for part in (*parts, nowhere)]
+        if any(0 < count < s.SMALL_CELL for count in people) or not all(counted[name].may(part) for part in parts if part.any()):
+            few.append(name)
+        else:
+            for part in parts:
+                counted[name].add(part)
+    return few
 
 
 def _rows(
@@ -258,6 +276,7 @@ def calibration_table(
     figures = ("predicted", "observed", "lower", "upper", "rows", "subjects")
     types: dict[str, pl.DataType] = {"task": pl.String(), "method": pl.String(), **dict.fromkeys(figures, pl.Float64())}
     parts: list[dict[str, str | float | None]] = []
+    groups = None if groups is None else check_groups(groups)
     for task, judged in _judged(predictions, labels, weighted=weighted):
         told = Disclosure(judged, groups, bins=bins).bins
         for method, rows in judged.items():
@@ -295,6 +314,7 @@ def net_benefit_table(
     """
     types = {"task": pl.String()} | {"method": pl.String()} | dict.fromkeys(("threshold", "net_benefit", "lower", "upper", "treat_all"), pl.Float64())
     parts = [pl.DataFrame(schema=types)]
+    groups = None if groups is None else check_groups(groups)
     for task, judged in _judged(predictions, labels, weighted=weighted):
         thresholds = Disclosure(judged, groups, bins=bins).thresholds
         for method, rows in judged.items():

@@ -49,21 +49,42 @@ def fit_platt(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.A
     return lambda p: 1.0 / (1.0 + np.exp(-(a + b * calibration.logit(p, clip=clip))))
 
 
-def fit_isotonic(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike) -> Map:
+def fit_isotonic(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: npt.ArrayLike, subject_id: npt.ArrayLike | None = None) -> Map:
     """The weighted least-squares map that never falls; straight between its steps, flat beyond them, and half a row of those it is fitted on away
-    from 0 and 1: no n rows say that something never happens."""
+    from 0 and 1: no n rows say that something never happens.
+
+    Args:
+        outcome, probability, weights: float[n].
+        subject_id: int[n]; steps of fewer than 11 people are joined with the nearer neighbour, as a share of so few says what became of them, and
+            little of anybody else. None: they are left.
+    """
     from sklearn.isotonic import IsotonicRegression
 
-    least = 0.5 / (np.size(outcome) + 1.0)
-    fitted = IsotonicRegression(y_min=least, y_max=1.0 - least, out_of_bounds="clip")
-    fitted.fit(np.asarray(probability, dtype=np.float64), np.asarray(outcome, dtype=np.float64), sample_weight=np.asarray(weights, dtype=np.float64))
-    return lambda p: np.asarray(fitted.predict(np.asarray(p, dtype=np.float64).ravel()), dtype=np.float64).reshape(np.shape(p))
+    p, y, w = (np.asarray(values, dtype=np.float64) for values in (probability, outcome, weights))
+    least = 0.5 / (y.size + 1.0)
+    fitted = IsotonicRegression(y_min=least, y_max=1.0 - least).fit_transform(p, y, sample_weight=w)
+    steps = [np.flatnonzero(fitted == value) for value in np.unique(fitted)]
+    values = [float(fitted[step[0]]) for step in steps]
+    person = None if subject_id is None else np.asarray(subject_id)
+    while person is not None and len(steps) > 1:
+        people = [np.unique(person[step]).size for step in steps]
+        few = int(np.argmin(people))
+        if people[few] >= s.SMALL_CELL:
+            break
+        sides = [side for side in (few - 1, few + 1) if 0 <= side < len(steps)]
+        first = min(few, min(sides, key=lambda side: abs(values[side] - values[few])))
+        joined = np.concatenate([steps[first], steps[first + 1]])
+        steps[first : first + 2] = [joined]
+        values[first : first + 2] = [float(np.clip(np.average(y[joined], weights=w[joined]), least, 1.0 - least))]
+    ends = np.array([(p[step].min(), p[step].max()) for step in steps])
+    at, to = np.unique(ends.ravel(), return_index=True)
+    return lambda given: np.interp(np.asarray(given, dtype=np.float64), at, np.repeat(values, 2)[to])
 
 
 def _fit(kind: str, rows: Judged) -> Map:
     if kind == PLATT:
         return fit_platt(rows.truth, rows.probability, rows.weight, clip=clip(rows.table))
-    return fit_isotonic(rows.truth, rows.probability, rows.weight)
+    return fit_isotonic(rows.truth, rows.probability, rows.weight, rows.subject_id)
 
 
 def _apply(found: Map, predictions: pl.DataFrame, method: str) -> pl.DataFrame:

@@ -43,8 +43,13 @@ def join_labels(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame
     _check_labels(labels)
     if labels.select(KEY).is_duplicated().any():
         raise MismatchError("labels: a (task, subject_id, prediction_time) stands twice; expected one label each")
-    if predictions.select(*KEY, "method").is_duplicated().any():
-        raise MismatchError("predictions: a (task, method, subject_id, prediction_time) stands twice; expected one prediction each")
+    twice = predictions.filter(predictions.select(*KEY, "method").is_duplicated())
+    if twice.height:
+        task, method = twice.select("task", "method").row(0)
+        raise MismatchError(
+            f"predictions: {twice.height} rows share their (task, method, subject_id, prediction_time), as of {task} by {method}; expected one each "
+            "(where scope or reach cannot tell a task, their files hold monte_carlo rows too: keep those of one file)"
+        )
     there = labels.select(
         *(pl.col(name) for name in KEY), pl.col("boolean_value").alias("label"), "time_to_event_days", "end_reason", pl.lit(True).alias("_labelled")
     )
@@ -111,6 +116,22 @@ def share(predictions: pl.DataFrame) -> pl.DataFrame:
             raise MismatchError(f"predictions: no row of {task} is predicted by all of its methods ({each} rows); judge them one by one")
     placed = predictions.join(shared, on=list(KEY), how="left", maintain_order="left")
     return placed.with_columns(pl.col(SHARED).fill_null(False) & pl.col("predicted_boolean_probability").is_not_null())
+
+
+def check_groups(groups: pl.DataFrame) -> pl.DataFrame:
+    """Levels of rows in subgroups (`subgroups.subgroup_levels`), without rows whose level or subgroup is null.
+
+    Raises:
+        SchemaError: it is no table of levels.
+        MismatchError: a row has two levels in one subgroup.
+    """
+    lacking = [name for name in (*KEY, "subgroup", "level") if name not in getattr(groups, "columns", ())]
+    if lacking:
+        raise SchemaError(f"groups: no column '{lacking[0]}'; give the table that subgroup_levels makes")
+    known = groups.drop_nulls(["subgroup", "level"]).with_columns(pl.col("prediction_time").cast(pl.Datetime("us")))
+    if twice := int(known.select(*KEY, "subgroup").is_duplicated().sum()):
+        raise MismatchError(f"groups: {twice} rows share a (task, subject_id, prediction_time, subgroup); expected one level for each")
+    return known
 
 
 LEFT_OUT = {

@@ -88,6 +88,14 @@ class Evidence:
         chance_span = None if self.chance_span is None else self.chance_span[rows]
         return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], chance_span=chance_span, **wide)
 
+    def without(self, samples: Bool) -> Evidence:
+        """But for these futures of each prediction time, bool[n]."""
+        at, sample = np.divmod(self.future, self.shape[1])
+        kept, place = ~samples[sample], np.cumsum(~samples) - 1
+        wide = {name: getattr(self, name)[:, ~samples] for name in ("outcome", "unfinished", "died", "end_minutes", "rest")}
+        future = at[kept] * int(np.count_nonzero(~samples)) + place[sample[kept]]
+        return Evidence(future=future, minutes=self.minutes[kept], amount=self.amount[kept], chance_span=self.chance_span, **wide)
+
     def beside(self, other: Evidence) -> Evidence:
         """With further futures of the same prediction times."""
         total = self.shape[1] + other.shape[1]
@@ -207,6 +215,35 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
         expect_little: see `_unseen_error`. Not where the error decides how many to draw: rows in which chance has shown nothing yet would draw the
             fewest.
     """
+    found = _point(evidence, open_minutes, close_minutes)
+    if evidence.chance_span is not None:
+        close = np.array([evidence.end_minutes.max(initial=0) if close_minutes is None else close_minutes])
+        unseen = _unseen_error(evidence, evidence.chance_span, close, open_minutes, found.decided, expect_little=expect_little)[:, 0]
+        drawn = _mean_error(found.weighted, found.outcomes, found.decided, unseen)
+        error = np.hypot(drawn, found.left_over * jeffreys_std_error(found.later, found.decided))
+    else:
+        drawn = (1 - found.left_over) * jeffreys_std_error(found.probability, found.effective)
+        error = np.hypot(drawn, found.left_over * jeffreys_std_error(found.later, found.decided))
+    spread = _jackknife_error(evidence, open_minutes, close_minutes)
+    return Risk(found.probability, np.fmax(error, spread), found.decided / evidence.shape[1], found.lower, found.upper)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What an estimate and its error are made of, float64[P], but for `weighted`: the sum of each future as it counts, float64[P, n]."""
+
+    probability: Float
+    lower: Float
+    upper: Float
+    weighted: Float
+    outcomes: Float
+    decided: Float
+    effective: Float
+    left_over: Float
+    later: Float
+
+
+def _point(evidence: Evidence, open_minutes: int, close_minutes: int | None) -> _Point:
     samples = evidence.shape[1]
     masses, row = _Masses(evidence), evidence.future // samples
     weighted = _sums(evidence, evidence.amount * masses.at(row, evidence.minutes))
@@ -220,17 +257,27 @@ def estimate(evidence: Evidence, *, open_minutes: int = 0, close_minutes: int | 
     remaining = None if close_minutes is None else np.maximum(close_minutes - last, 0).astype(np.float64)
     later = _rest(found, decided, deaths, exposure, remaining)
     left_over = masses.left_over * (evidence.unfinished * evidence.rest).sum(1) / np.maximum(undecided, 1)
-    probability = weighted.sum(1) / samples + left_over * later
     lower = np.minimum(found / samples, 1.0)
     upper = np.minimum((found + (evidence.unfinished * evidence.rest).sum(1)) / samples, 1.0)
-    probability = np.clip(probability, lower, upper)
-    if evidence.chance_span is not None:
-        close = np.array([evidence.end_minutes.max(initial=0) if close_minutes is None else close_minutes])
-        unseen = _unseen_error(evidence, evidence.chance_span, close, open_minutes, decided, expect_little=expect_little)[:, 0]
-        error = np.hypot(_mean_error(weighted, found, decided, unseen), left_over * jeffreys_std_error(later, decided))
-    else:
-        error = np.hypot((1 - left_over) * jeffreys_std_error(probability, masses.effective), left_over * jeffreys_std_error(later, decided))
-    return Risk(probability, error, decided / samples, lower, upper)
+    probability = np.clip(weighted.sum(1) / samples + left_over * later, lower, upper)
+    return _Point(probability, lower, upper, weighted, found, decided, masses.effective, left_over, later)
+
+
+def _jackknife_error(evidence: Evidence, open_minutes: int, close_minutes: int | None, most: int = 20) -> Float:
+    """Standard error by leaving out a group of futures at a time, `most` groups at most, float64[P]; NaN where all are finished, or there is one.
+
+    One future that stops unfinished moves what all others count for, which no variance of their sums sees (Efron and Tibshirani 1993, chapter 11).
+    """
+    rows, samples = evidence.shape
+    error, some = np.full(rows, np.nan), np.flatnonzero(evidence.unfinished.any(axis=1))
+    groups = min(samples, most)
+    if not len(some) or groups < 2:
+        return error
+    mine = evidence.take(some)
+    group = np.arange(samples) * groups // samples
+    without = np.array([_point(mine.without(group == one), open_minutes, close_minutes).probability for one in range(groups)])
+    error[some] = np.sqrt((groups - 1) / groups * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    return error
 
 
 def futures_needed(std_error: Float, futures: int, target: float) -> Float:

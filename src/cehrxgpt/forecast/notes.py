@@ -27,10 +27,11 @@ def notes_of(summary: Mapping[str, Any]) -> list[str]:
     if completion < _COMPLETE:
         guessed.append(f"{1 - completion:.0%} of futures end before the answer is known (completion): report the bounds{_remedy(summary['stopped'])}")
     if missed:
-        guessed.append(
-            f"the standard error is above --target-std-error in {missed:,} of {summary['rows']:,} rows; "
-            "more --samples, or a smaller target, would help"
-        )
+        used_up = summary["samples_used_up"]
+        enough = f"about {summary['samples_needed']:,} are enough" if used_up else ""
+        why = f"in {used_up:,} of them --samples were used up, some of which only decide how many are drawn: {enough}"
+        small = "a smaller target would do"
+        guessed.append(f"the standard error is above --target-std-error in {missed:,} of {summary['rows']:,} rows; {why if used_up else small}")
     removed = (summary["removed_by_grammar"] or {"per_token": 0.0})["per_token"]
     untaught = (
         [f"the model gave {removed:.0%} of its probability to tokens that cannot follow: it is hardly trained, and these risks say little"]

@@ -383,7 +383,7 @@ def _collect(worker: _Worker, questions: Questions) -> Forecast:
         "completion": _mean(predictions["completion"]),
         "none_finished": int((predictions["note"] == NONE_FINISHED).sum()),
         "mean_std_error": _mean(predictions["std_error"]),
-        "error_above_target": None if worker.config.target_std_error is None else _missed(predictions, worker.config.target_std_error),
+        **_target(predictions, worker.config),
     }
     told = _curves(found, rows) if worker.config.curve_points else None
     return Forecast(predictions, _samples(found.samples), trajectories, told, summary)
@@ -397,10 +397,17 @@ def _curves(found: Found, rows: pl.DataFrame) -> pl.DataFrame:
     return joined.select(pl.col(name).cast(kind) for name, kind in CURVE_TYPES.items())
 
 
-def _missed(predictions: pl.DataFrame, target: float) -> int:
-    """Predicted rows whose error is larger, or not known (of one future)."""
-    within = (pl.col("std_error") <= target).fill_null(False)
-    return predictions.filter(pl.col("predicted_boolean_probability").is_not_null() & ~within).height
+def _target(predictions: pl.DataFrame, config: ForecastConfig) -> dict[str, int | None]:
+    """Predicted rows whose error is larger than the target, or not known; of these those that have all futures they may have; and how many samples
+    (those that decide how many are drawn included) would be enough for the last of these."""
+    names = ("error_above_target", "samples_used_up", "samples_needed")
+    if config.target_std_error is None:
+        return dict.fromkeys(names)
+    within = (pl.col("std_error") <= config.target_std_error).fill_null(False)
+    above = predictions.filter(pl.col("predicted_boolean_probability").is_not_null() & ~within)
+    full = above.filter(pl.col("num_samples") >= config.samples - config.least_samples)
+    needed = full.select((pl.col("num_samples") * (pl.col("std_error") / config.target_std_error) ** 2).ceil().max()).item()
+    return dict(zip(names, (above.height, full.height, None if needed is None else int(needed) + config.least_samples), strict=True))
 
 
 def _mean(values: pl.Series) -> float | None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from cehrxgpt.events import EventDataset
 
+_MANY = 1_000  # people, of whom figures are written with more digits
 _SAME_RISK = 1e-6  # between the end of a curve and the risk
 
 
@@ -196,7 +197,7 @@ def _write_judgement(
     lacking = {"calibration": f"no method has two bins of {s.SMALL_CELL} people or more", "net_benefit": "no method has rows to judge"}
     undrawn = []
     with atomic_path(out, folder=True, force=force) as partial:
-        metrics.write_parquet(partial / "metrics.parquet")
+        _coarse(metrics).write_parquet(partial / "metrics.parquet")
         for kind, table in tables.items():
             table.write_parquet(partial / f"{kind}.parquet")
             for task in table["task"].unique(maintain_order=True).to_list():
@@ -211,6 +212,21 @@ def _write_judgement(
         for (task, method), rows in meds_predictions(predictions, labels).items():
             rows.write_parquet(partial / "meds" / f"{tasks[task]}.{methods[method]}.parquet")
     return undrawn
+
+
+def _coarse(metrics: pl.DataFrame) -> pl.DataFrame:
+    """The rows with five significant digits, three of levels and of fewer than 1,000 people: whoever has the risks could solve exact figures for the
+    outcomes of each."""
+    import polars as pl
+
+    from cehrxgpt.evaluate.predictions import COUNTS, WITHHELD
+
+    few = pl.col("subgroup").is_not_null() | (pl.col("subjects") < _MANY)
+    counted = pl.col("metric").is_in([*COUNTS, WITHHELD])
+    return metrics.with_columns(
+        pl.when(counted).then(name).when(few).then(pl.col(name).round_sig_figs(3)).otherwise(pl.col(name).round_sig_figs(5)).alias(name)
+        for name in ("value", "lower", "upper")
+    )
 
 
 def _sample(dataset: EventDataset, split: str | None, subjects: int = 20_000) -> pl.DataFrame:

@@ -32,10 +32,15 @@ def unjudged(metrics: pl.DataFrame) -> list[str]:
 
     if metrics.is_empty():
         return ["there is nothing to judge: the predictions have no row"]
-    bare = metrics.filter(pl.col("subgroup").is_null(), pl.col("metric") == "rows", pl.col("value") == 0)
+    everybody = metrics.filter(pl.col("subgroup").is_null())
+    others = {
+        (task, method) for task, method in everybody.filter(pl.col("metric") == "unshared", pl.col("value") > 0).select("task", "method").rows()
+    }
+    bare = everybody.filter(pl.col("metric") == "rows", pl.col("value") == 0)
     return [
-        f"{row['task']}: {method_name(row['method'])} has no row with both a prediction and a known label, and so no metrics"
+        f"{row['task']}: {method_name(row['method'])} has no row with both a prediction{of_all} and a known label, and so no metrics"
         for row in bare.iter_rows(named=True)
+        for of_all in [" by every method" if (row["task"], row["method"]) in others else ""]
     ]
 
 

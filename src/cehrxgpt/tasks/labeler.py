@@ -68,9 +68,12 @@ class Labelled:
 
     @property
     def note(self) -> str | None:
-        """Why there are no rows, if there are none."""
+        """Why there are no rows, if there are none; that none has an outcome which hangs on values, whose range may be of another unit."""
         if self.labels.height:
-            return None
+            valued = [leaf.describe_concepts() for _, leaf in self.task.outcome.leaves() if leaf.by_value and not leaf.units]
+            if not valued or self.counts["positive"]:
+                return None
+            return f"no row has the outcome ({' or '.join(valued)}, of any unit): does the range mean the unit of the data?"
         empty = next((step for step in self.attrition if step["rows"] == 0), None)
         return None if empty is None else (empty["note"] or f"nobody is left after: {empty['step']}")
 
