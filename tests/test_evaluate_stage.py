@@ -148,6 +148,22 @@ def test_what_methods_do_not_share_and_weights_at_their_limit_are_said(files):
     assert any(note.startswith("t: zero-shot: no future was finished in 2 of ") for note in notes)  # all but one in forty are lost
 
 
+def test_lost_rows_without_times_and_tasks_in_vain_are_said(files):
+    (files / "risk.curves.parquet").unlink()
+    labels = pl.read_parquet(files / "t.parquet")
+    lost = labels.with_columns(pl.when(pl.int_range(pl.len()) % 4 > 0).then("boolean_value").alias("boolean_value"))
+    silent = relabelled(lost, lost["boolean_value"]).with_columns(pl.lit(None, dtype=pl.Float64).alias("time_to_event_days"))
+    silent.write_parquet(files / "t.parquet")
+    pl.read_parquet(files / "risk.parquet").filter(pl.col("task") == "t").write_parquet(files / "risk.parquet")
+    notes = stages.evaluate_predictions(files / "risk.parquet", [files / "t.parquet", files / "u.parquet"], None, tasks=["death_1y", "t2dm_hf_1y"])[
+        "notes"
+    ]
+    assert [note for note in notes if note.startswith("--task")] == [
+        f"--task {name}: no prediction is of it, and it says nothing here" for name in ("death_1y", "t2dm_hf_1y")
+    ]
+    assert any("labels are not known and say no time, so that no row can stand for these" in note for note in notes)
+
+
 def test_both_maps_and_other_people(files):
     labels = [files / "t.parquet", files / "u.parquet"]
     figures = stages.evaluate_predictions(files / "risk.parquet", labels, None, recalibrate=str(files / "tuning.parquet"))

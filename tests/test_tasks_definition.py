@@ -222,6 +222,8 @@ def test_outcomes_in_words():
 def test_unknown_names_and_files(tmp_path):
     with pytest.raises(TaskError, match="no library task 'nothing'; a task of your own"):
         load_task("nothing")
+    with pytest.raises(TaskError, match=r"no library task 'T2DM_HF_1Y'; did you mean 't2dm_hf_1y'"):
+        load_task("T2DM_HF_1Y")
     with pytest.raises(TaskError, match=r"no library task 't2dm_hf'; did you mean 't2dm_hf_1y'\? A task of your own"):
         load_task("t2dm_hf")
     with pytest.raises(TaskError, match="no such file"):

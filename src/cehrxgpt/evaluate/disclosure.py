@@ -39,9 +39,28 @@ class Told:
         self._rows_of_one = int(np.unique(self._person, return_counts=True)[1].max(initial=0))
         self._sets = np.zeros((64, len(np.packbits(np.zeros(self._person.size, dtype=bool)))), dtype=np.uint8)
         self._count = 1  # nobody, whose complement is everybody
+        self._loose: list[list[Mask]] = []
 
     def may(self, rows: Mask) -> bool:
         """Whether a sum over these rows, bool[n], gives nobody away."""
+        return self._apart(rows) and all(map(self._apart, itertools.chain(*self._tied(rows))))
+
+    def add(self, rows: Mask) -> None:
+        """A sum over these rows, bool[n], is told."""
+        tied = self._tied(rows)
+        self._loose = [sets for sets in self._loose if not any(sets is one for one in tied)]
+        for one in (rows, *itertools.chain(*tied)):
+            self._add(one)
+
+    def add_loose(self, sets: list[Mask]) -> None:
+        """Sums over the differences of these sets, bool[n] each, are told, but of none of them: so all are as soon as one is, or the rest of one."""
+        self._loose.append(sets)
+
+    def _tied(self, rows: Mask) -> list[list[Mask]]:
+        return [sets for sets in self._loose if any(np.array_equal(rows, one) or np.array_equal(~rows, one) for one in sets)]
+
+    def _apart(self, rows: Mask) -> bool:
+        """Whether these rows differ from all that is told by people enough, or by none."""
         differences = self._sets[: self._count] ^ np.packbits(rows)
         apart = np.bitwise_count(differences).sum(axis=1, dtype=np.int64)
         near = np.minimum(apart, rows.size - apart)
@@ -55,8 +74,7 @@ class Told:
                 return False
         return True
 
-    def add(self, rows: Mask) -> None:
-        """A sum over these rows, bool[n], is told."""
+    def _add(self, rows: Mask) -> None:
         if self._count == len(self._sets):
             self._sets = np.concatenate([self._sets, np.zeros_like(self._sets)])
         self._sets[self._count] = np.packbits(rows)
@@ -122,10 +140,19 @@ class Disclosure:
         hidden = set(_hidden(sorted(small), rest, lambda those: self._people(np.logical_or.reduce([members[index] for index in those]))))
         shown = [mask for index, mask in enumerate(members) if index not in hidden]
         shown += [mask for (first, last), mask in inside.items() if not hidden & {*range(first, last + 1)}]
-        # An edge may be told by a threshold: so it counts, though it is not, where a bin beside it is shown.
-        shown += [mask for last, mask in enumerate(below) if not {last, last + 1} <= hidden]
+        # What lies below an edge is told where all bins below it are, or all above; edges of other bins are known from one another alone.
+        loose: list[list[Mask]] = []
+        for last, mask in enumerate(below):
+            if not hidden & {*range(last + 1)} or not hidden & {*range(last + 1, len(members))}:
+                shown.append(mask)
+            elif last not in hidden:
+                loose[-1].append(mask)
+            elif last + 1 not in hidden:
+                loose.append([mask])
         for mask in shown:
             self._told.add(mask)
+        for sets in loose:
+            self._told.add_loose(sets)
         return np.array([index not in hidden for index in range(len(members))], dtype=bool)
 
     @cached_property

@@ -84,6 +84,7 @@ def evaluate_predictions(
     from cehrxgpt.evaluate import predictions as judge
     from cehrxgpt.events import EventDataset
     from cehrxgpt.stages.references import references
+    from cehrxgpt.tasks import load_task
 
     inputs = [risk, *labels, *([] if events is None else [events])]
     if out is not None:
@@ -101,6 +102,8 @@ def evaluate_predictions(
     metrics = pl.concat([judged, judge.evaluate_predictions(beside, truth, seed=seed)])
     undrawn = [] if out is None else _write_judgement(out, metrics, every, truth, mapped, groups, seed=seed, force=force)
     everybody = metrics.filter(pl.col("subgroup").is_null())
+    predicted = set(predictions["task"].to_list())
+    notes += [f"--task {task}: no prediction is of it, and it says nothing here" for task in tasks if load_task(task).name not in predicted]
     return {
         "metrics": metric_figures(everybody),
         "notes": [*unjudged(judged), *unshared(judged), *cautions(every, truth), *alike(every), *notes, *fitted_on, *undrawn],

@@ -60,6 +60,8 @@ def cautions(predictions: pl.DataFrame, truth: pl.DataFrame) -> list[str]:
     """Lines for each task where few people of the judged rows have the outcome, or have it not (resamples of so few know nothing of others), where
     rows would stand for more others than they may, and where risks are of no future that was finished."""
 
+    import polars as pl
+
     from cehrxgpt.evaluate.bootstrap import LARGEST_WEIGHT
     from cehrxgpt.evaluate.rows import Judged, join_labels, share
 
@@ -77,6 +79,11 @@ def cautions(predictions: pl.DataFrame, truth: pl.DataFrame) -> list[str]:
             which = "have the outcome" if having <= lacking else "do not have the outcome"
             lines.append(
                 f"{task}: fewer than {s.SMALL_CELL} people of the judged rows {which}; metrics say little then, and their intervals are too narrow"
+            )
+        lost = group.filter(pl.col("label").is_null())
+        if lost.height and lost["time_to_event_days"].null_count() == lost.height:
+            lines.append(
+                f"{task}: {lost.height:,} labels are not known and say no time, so that no row can stand for these: metrics are of the others alone"
             )
         if capped := int((rows.weight >= LARGEST_WEIGHT).sum()):
             lines.append(

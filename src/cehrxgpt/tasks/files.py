@@ -48,7 +48,7 @@ def task_text(name: str) -> str:
         TaskError: there is none of that name; the message names the closest.
     """
     if name not in library_tasks():
-        hint = did_you_mean(name, library_tasks(), count=3)
+        hint = did_you_mean(name.lower(), library_tasks(), count=3)
         own = "task of your own is given as its YAML file; `cehrxgpt tasks` lists the library"
         raise TaskError(f"no library task '{name}'; {f'{hint} A' if hint else 'a'} {own}")
     return (resources.files("cehrxgpt.tasks") / "library" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def load_task(name_or_path: str | Path | Task) -> Task:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
-            raise TaskError(f"{path}: no such file; give a task's YAML file or one of: {', '.join(library_tasks())}") from error
+            raise TaskError(f"{path}: no such file; give a task's YAML file, or the name of a library task (`cehrxgpt tasks` lists them)") from error
         except (IsADirectoryError, UnicodeDecodeError) as error:
             raise TaskError(f"{path}: not a YAML text file") from error
         from cehrxgpt.tasks.aces import is_aces, load_aces
