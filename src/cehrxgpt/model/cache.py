@@ -7,7 +7,8 @@ Shapes come in steps (`prefix.PLACES`, `ROWS`), because kernels are prepared onc
 what is attended, for products of strided views would copy them first: they are laid out anew each time that a step is passed, each in the
 memory of the one before, which costs one copy in `PLACES` readings. On a GPU room is doubled when it runs out and everything stays where it
 is, so that a captured step can be replayed; `layout` counts the times that it could not stay. On a CPU in 16 bits values stand column by
-column ([B, K, E, S] in memory, seen as [B, K, S, E]), for their products are quicker where what is summed over lies side by side.
+column ([B, K, E, S] in memory, seen as [B, K, S, E]), for their products are quicker where what is summed over lies side by side; but not where the
+processor multiplies tiles (AMX): there they are as quick by place, and nothing has to be written number by number.
 
 A prompt is read once. `append` copies its row for a single sample; `share` gives many samples the same row to look at, as a *prefix* (`prefix.py`)
 that stands once in memory and is attended for all its samples in one matrix product. When rows are done, `drop` moves live rows from
@@ -22,6 +23,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,6 +33,12 @@ from cehrxgpt.model.prefix import PLACES, Prefix, join, round_up
 
 ROWS = {"cpu": 16, "cuda": 128}  # batches of single tokens come in multiples of this,
 PREFIXES = 16  # and prefixes of this, where tensors are to stay
+
+
+@lru_cache
+def _has_tiles() -> bool:
+    """Does the processor multiply tiles of 16-bit numbers? The same on a machine every time, as the layout decides how sums round."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _any_memory(like_BKSE: Tensor, rows: int, places: int, by_column: bool, flat: Tensor | None = None) -> Tensor:
@@ -66,7 +74,7 @@ class KVCache:
         capacity: places to make room for at once.
         dtype, device: of keys and values.
         stays: tensors stay where they are as long as they can (for captured steps); None: on all but CPUs.
-        by_column: values stand column by column; None: on CPUs in 16 bits.
+        by_column: values stand column by column; None: on CPUs in 16 bits without tiles.
 
     Attributes:
         rows: rows in use.
@@ -95,7 +103,7 @@ class KVCache:
         self._step = PLACES[self.device.type]
         # Zeros and not any memory, here and in `reserve`: a place that is not seen has weight 0, but 0 x NaN would still be NaN.
         B, K, S, E = rows, config.kv_heads, round_up(max(capacity, 1), self._step), config.head_width
-        self._by_column = self.device.type == "cpu" and dtype.itemsize == 2 if by_column is None else by_column
+        self._by_column = self.device.type == "cpu" and dtype.itemsize == 2 and not _has_tiles() if by_column is None else by_column
         self.key_BKSE = [torch.zeros(B, K, S, E, dtype=dtype, device=device) for _ in range(config.layers)]
         self.value_BKSE = [_any_memory(key, B, S, self._by_column).zero_() for key in self.key_BKSE]
         self._read = torch.zeros(rows, dtype=torch.int64)  # tokens read, on the CPU
