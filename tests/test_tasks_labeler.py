@@ -309,10 +309,18 @@ def test_bounds_are_compared_as_numbers_are_kept():
     """9.1 as a float32 is more than 9.1."""
     rows = [row(1, "condition/1", START), counted("condition/2", 3, 9.1), END]
     assert one(rows, simple(outcome=Outcome(concepts="b", above=9.1)))["boolean_value"] is False
-    told = label(table(rows), simple(outcome=Outcome(concepts="b", above=90))).note
-    assert told == "no row has the outcome (b above 90, of any unit): does the range mean the unit of the data?"
-    assert label(table(rows), simple(outcome=Outcome(concepts="b", at_least=9.1))).note is None
     assert one(rows, simple(outcome=Outcome(concepts="b", at_least=9.1)))["boolean_value"] is True
+
+
+@pytest.mark.parametrize(("count", "bound", "said"), [(100, 90, True), (99, 90, False), (100, 9, False)])
+def test_many_people_without_a_value_in_the_range_are_a_reason_to_look_at_its_unit(count, bound, said):
+    rows = [
+        replaced | {"subject_id": who}
+        for who in range(1, count + 1)
+        for replaced in (row(1, "condition/1", START), counted("condition/2", 3, 9.1), END)
+    ]
+    told = label(table(rows), simple(outcome=Outcome(concepts="b", above=bound))).note
+    assert told == (f"no row has the outcome (b above {bound}, of any unit): does the range mean the unit of the data?" if said else None)
 
 
 def test_numbers_or_units_that_the_data_lack_are_a_reason():

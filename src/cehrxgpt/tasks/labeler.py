@@ -37,6 +37,7 @@ LABEL_DTYPES: dict[str, pl.DataType] = {
 }
 """The LabelTable's columns as Polars types (twin of `schema.LABEL_SCHEMA`)."""
 
+_MANY = 100  # rows of which none is positive that are no accident
 _QUESTION = "cehrxgpt.question"  # key in a label file
 _COLUMNS = ("subject_id", "time", "code", "end_time", "available_time", "time_precision", "visit_id", "numeric_value", "unit", "operator")
 
@@ -68,10 +69,10 @@ class Labelled:
 
     @property
     def note(self) -> str | None:
-        """Why there are no rows, if there are none; that none has an outcome which hangs on values, whose range may be of another unit."""
+        """Why there are no rows, if there are none; that of many none has an outcome which hangs on values, whose range may be of another unit."""
         if self.labels.height:
             valued = [leaf.describe_concepts() for _, leaf in self.task.outcome.leaves() if leaf.by_value and not leaf.units]
-            if not valued or self.counts["positive"]:
+            if not valued or self.counts["positive"] or self.counts["negative"] < _MANY:
                 return None
             return f"no row has the outcome ({' or '.join(valued)}, of any unit): does the range mean the unit of the data?"
         empty = next((step for step in self.attrition if step["rows"] == 0), None)
