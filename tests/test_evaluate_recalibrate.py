@@ -99,6 +99,14 @@ def test_no_step_is_the_share_of_a_few_people():
     assert np.abs(step(at) - fit_isotonic(truth, p, np.ones(300))(at)).mean() < 0.03
 
 
+@pytest.mark.parametrize("greatest", [(0.3 * 3, 0.9), (1 - 2**-53, 1.0)])
+def test_risks_that_differ_in_their_last_digit_are_mapped(greatest):
+    p, truth = np.array([*np.linspace(0.01, 0.8, 40), *greatest]), np.arange(42) % 3 == 0
+    told = fit_isotonic(truth, p, np.ones(42), np.arange(42))(p)
+    assert np.isfinite(told).all()
+    assert (np.diff(told) >= 0).all()
+
+
 def test_a_risk_is_mapped_the_same_whatever_futures_other_rows_have(both):
     """Shares of 50 futures, fitted on tuning rows of as many: one judged row of 4 futures moves the others' mapped risks not at all."""
     labels, tuning, held = both

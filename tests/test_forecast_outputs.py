@@ -252,6 +252,9 @@ def test_what_few_tokens_or_samples_leave_open_is_told(run, tmp_path: Path) -> N
     (note,) = told["notes"]
     assert note.startswith("the standard error is above --target-std-error in 2 of 2 rows; in 2 of them --samples were used up, some of which only")
     assert told["samples_needed"] > 1000
+    told = run("short.parquet", target_std_error=0.001, samples=45, max_new_tokens=3)
+    assert told["samples_needed"] is None
+    assert any(note.endswith("some of which only decide how many are drawn: more futures would have to be finished") for note in told["notes"])
 
 
 def test_labels_of_another_definition_of_the_task_are_refused(run, tmp_path: Path) -> None:

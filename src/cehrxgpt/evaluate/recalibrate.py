@@ -62,7 +62,8 @@ def fit_isotonic(outcome: npt.ArrayLike, probability: npt.ArrayLike, weights: np
 
     p, y, w = (np.asarray(values, dtype=np.float64) for values in (probability, outcome, weights))
     least = 0.5 / (y.size + 1.0)
-    fitted = IsotonicRegression(y_min=least, y_max=1.0 - least).fit_transform(p, y, sample_weight=w)
+    # Risks that differ in their last digit are one to it, so that the greatest may lie beyond what it has kept: clipped, not lost.
+    fitted = IsotonicRegression(y_min=least, y_max=1.0 - least, out_of_bounds="clip").fit_transform(p, y, sample_weight=w)
     steps = [np.flatnonzero(fitted == value) for value in np.unique(fitted)]
     values = [float(fitted[step[0]]) for step in steps]
     person = None if subject_id is None else np.asarray(subject_id)

@@ -28,7 +28,8 @@ def notes_of(summary: Mapping[str, Any]) -> list[str]:
         guessed.append(f"{1 - completion:.0%} of futures end before the answer is known (completion): report the bounds{_remedy(summary['stopped'])}")
     if missed:
         used_up = summary["samples_used_up"]
-        enough = f"about {summary['samples_needed']:,} are enough" if used_up else ""
+        needed = summary["samples_needed"]
+        enough = "more futures would have to be finished" if needed is None else f"about {needed:,} are enough"
         why = f"in {used_up:,} of them --samples were used up, some of which only decide how many are drawn: {enough}"
         small = "a smaller target would do"
         guessed.append(f"the standard error is above --target-std-error in {missed:,} of {summary['rows']:,} rows; {why if used_up else small}")

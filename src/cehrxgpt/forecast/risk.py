@@ -406,7 +406,8 @@ def _target(predictions: pl.DataFrame, config: ForecastConfig) -> dict[str, int 
     within = (pl.col("std_error") <= config.target_std_error).fill_null(False)
     above = predictions.filter(pl.col("predicted_boolean_probability").is_not_null() & ~within)
     full = above.filter(pl.col("num_samples") >= config.samples - config.least_samples)
-    needed = full.select((pl.col("num_samples") * (pl.col("std_error") / config.target_std_error) ** 2).ceil().max()).item()
+    whole = full.filter(pl.col("completion") == 1)  # of unfinished futures more would not do
+    needed = whole.select((pl.col("num_samples") * (pl.col("std_error") / config.target_std_error) ** 2).ceil().max()).item()
     return dict(zip(names, (above.height, full.height, None if needed is None else int(needed) + config.least_samples), strict=True))
 
 
