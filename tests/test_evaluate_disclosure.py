@@ -106,6 +106,19 @@ def test_edges_of_withheld_bins_that_stand_apart_are_told_by_no_threshold() -> N
     assert not {98, 101} <= treated
 
 
+def test_an_edge_that_a_level_tells_ties_the_others_of_its_bin() -> None:
+    """Bins of 20, 4, 20, 3 and 60; what lies below the third is a level. So the third bin would tell what lies below the fourth, and the last
+    what lies below itself: three people between."""
+    p = np.repeat([0.1, 0.2, 0.3, 0.4, 0.5], [20, 4, 20, 3, 60])
+    labels = labels_frame([row % 2 == 0 for row in range(107)])
+    predictions, told = predictions_frame(labels, p.tolist()), {}
+    for name, levels in (("alone", None), ("with it", ["low"] * 24 + ["high"] * 83)):
+        groups = None if levels is None else grouped(labels, levels)
+        table = calibration_table(predictions, labels, groups=groups, bins=200, replicates=0)
+        told[name] = table["observed"].is_not_null().to_list()
+    assert told == {"alone": [False, False, True, False, True], "with it": [False, False, False, False, True]}
+
+
 def test_people_of_withheld_bins_are_counted_once() -> None:
     """Seven have a row in each of two small bins: everybody but the other bins is these seven."""
     subjects = [*range(7), *range(7), *range(7, 140)]

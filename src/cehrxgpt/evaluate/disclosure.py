@@ -43,21 +43,52 @@ class Told:
 
     def may(self, rows: Mask) -> bool:
         """Whether a sum over these rows, bool[n], gives nobody away."""
-        return self._apart(rows) and all(map(self._apart, itertools.chain(*self._tied(rows))))
+        return self._apart(rows) and all(map(self._apart, itertools.chain(*self._tied([rows]))))
 
     def add(self, rows: Mask) -> None:
         """A sum over these rows, bool[n], is told."""
-        tied = self._tied(rows)
+        tied = self._tied([rows])
         self._loose = [sets for sets in self._loose if not any(sets is one for one in tied)]
         for one in (rows, *itertools.chain(*tied)):
             self._add(one)
 
-    def add_loose(self, sets: list[Mask]) -> None:
-        """Sums over the differences of these sets, bool[n] each, are told, but of none of them: so all are as soon as one is, or the rest of one."""
-        self._loose.append(sets)
+    def may_loose(self, sets: list[Mask], beside: list[Mask]) -> bool:
+        """Whether sums over the differences of these sets, bool[n] each, give nobody away where those `beside` them are told."""
+        every = [*sets, *itertools.chain(*self._tied(sets))]
+        others = Told(self._person, self._least)
+        if any(map(self._knows, every)):
+            for one in beside:
+                others._add(one)
+            return all(self._apart(one) and others._apart(one) for one in every)
+        for one in every:
+            if not others._apart(one):
+                return False
+            others._add(one)
+        return True
 
-    def _tied(self, rows: Mask) -> list[list[Mask]]:
-        return [sets for sets in self._loose if any(np.array_equal(rows, one) or np.array_equal(~rows, one) for one in sets)]
+    def add_loose(self, sets: list[Mask]) -> None:
+        """Sums over the differences of these sets are told, but of none of them: so all are as soon as one is, or the rest of one."""
+        if any(map(self._knows, sets)):
+            for one in sets:
+                self.add(one)
+        else:
+            self._loose.append(sets)
+
+    def _tied(self, rows: list[Mask]) -> list[list[Mask]]:
+        """Loose sets of which one is among these rows, or the rest of them, or among such sets."""
+        tied: list[list[Mask]] = []
+        reached, left = list(rows), list(self._loose)
+        while reached:
+            one = reached.pop()
+            met = [sets for sets in left if any(np.array_equal(one, other) or np.array_equal(~one, other) for other in sets)]
+            left = [sets for sets in left if not any(sets is other for other in met)]
+            tied += met
+            reached += itertools.chain(*met)
+        return tied
+
+    def _knows(self, rows: Mask) -> bool:
+        apart = np.bitwise_count(self._sets[: self._count] ^ np.packbits(rows)).sum(axis=1, dtype=np.int64)
+        return bool(((apart == 0) | (apart == rows.size)).any())
 
     def _apart(self, rows: Mask) -> bool:
         """Whether these rows differ from all that is told by people enough, or by none."""
@@ -136,22 +167,27 @@ class Disclosure:
         apart = [last for last, mask in enumerate(below) if not self._told.may(mask)]
         small = {index for index, mask in enumerate(members) if self._people(mask) < s.SMALL_CELL or not self._told.may(mask)}
         small |= {*apart, *(last + 1 for last in apart)} | {last for (_, last), mask in inside.items() if not self._told.may(mask)}
-        rest = sorted((index for index in range(len(members)) if index not in small), key=lambda index: self._people(members[index]))
-        hidden = set(_hidden(sorted(small), rest, lambda those: self._people(np.logical_or.reduce([members[index] for index in those]))))
-        shown = [mask for index, mask in enumerate(members) if index not in hidden]
-        shown += [mask for (first, last), mask in inside.items() if not hidden & {*range(first, last + 1)}]
-        # What lies below an edge is told where all bins below it are, or all above; edges of other bins are known from one another alone.
-        loose: list[list[Mask]] = []
-        for last, mask in enumerate(below):
-            if not hidden & {*range(last + 1)} or not hidden & {*range(last + 1, len(members))}:
-                shown.append(mask)
-            elif last not in hidden:
-                loose[-1].append(mask)
-            elif last + 1 not in hidden:
-                loose.append([mask])
-        for mask in shown:
+        while True:
+            rest = sorted((index for index in range(len(members)) if index not in small), key=lambda index: self._people(members[index]))
+            hidden = set(_hidden(sorted(small), rest, lambda those: self._people(np.logical_or.reduce([members[index] for index in those]))))
+            # What lies below an edge is told where all bins below it are, or all above; edges of other bins are known from one another alone.
+            known, loose = [], dict[int, list[Mask]]()  # loose: by the last bin
+            for last, mask in enumerate(below):
+                if not hidden & {*range(last + 1)} or not hidden & {*range(last + 1, len(members))}:
+                    known.append(mask)
+                elif last not in hidden:
+                    loose[last] = [*loose.pop(last - 1), mask]
+                elif last + 1 not in hidden:
+                    loose[last] = [mask]
+            known += [mask for index, mask in enumerate(members) if index not in hidden]
+            known += [mask for (first, last), mask in inside.items() if not hidden & {*range(first, last + 1)}]
+            lost = {last for last, sets in loose.items() if not self._told.may_loose(sets, known)}
+            if not lost:
+                break
+            small = hidden | lost
+        for mask in known:
             self._told.add(mask)
-        for sets in loose:
+        for sets in loose.values():
             self._told.add_loose(sets)
         return np.array([index not in hidden for index in range(len(members))], dtype=bool)
 
